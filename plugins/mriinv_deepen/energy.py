@@ -1,0 +1,92 @@
+"""The DEEPEN energy E: C^m -> R+ in its published and its residual form."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mriinv import ComponentSettings, Prior, setting
+from mriinv_deepen.networks import NoiseNetwork, PublishedNetwork
+
+
+class DeepenEnergy(Prior):
+    r"""Energy of a complex image, the negative log-prior of the posterior C(x) = ½‖Ax − b‖² + E(x) (paper, eq. 6).
+
+    ``form="residual"``, the default,
+
+    .. math:: E_σ(x) = w\,e^{s}\,σ_0^2\,\tfrac12 ‖N_θ(x/σ, \log σ)‖^2
+
+    where N estimates the noise in x in units of σ. Up to the factor e^s (σ₀/σ)² this is ½‖x − D_σ(x)‖² with the
+    denoiser D_σ(x) = x − σN; s is learned and carries the η² that the paper absorbs into the energy. Smooth, any
+    matrix size. With ``conditional`` the energy is meant for every level σ in `noise_range`; the posterior is the one
+    at σ₀ = ``noise_range[0]``, and higher levels serve to approach it (`mm-cg`). Without it σ = σ₀ = 0.1 is a fixed
+    scale of the input.
+
+    ``form="published"`` is section III-B: five convolutions, ReLU, linear, |·|. Its gradient is piecewise constant,
+    so no Lipschitz constant of it exists; solvers rely on backtracking. It has no noise level.
+    """
+
+    name = "deepen"
+    provides = frozenset({"energy", "gradient", "denoiser", "noise-conditional"})
+
+    class Settings(ComponentSettings):
+        form: Literal["residual", "published"] = setting("residual", "residual (default) or the form of the paper")
+        widths: tuple[int, ...] = setting(
+            (32, 64), "channels per resolution, finest first; one: no U-Net", min_length=1
+        )
+        blocks: int = setting(2, "convolutions per resolution on the way down, and again on the way up", ge=1)
+        unshuffle: Literal[1, 2] = setting(2, "1: full resolution; 2: work on 2x2 patches as channels")
+        conditional: bool = setting(True, "whether the energy depends on a noise level")
+        noise_range: tuple[float, float] = setting(
+            (0.008, 0.15), "trained noise levels, lowest first", unit="std per real component, image scale 1"
+        )
+        activation: Literal["silu", "softplus", "relu"] = setting("silu", "nonlinearity between convolutions")
+        head: Literal["sum", "flatten"] = setting("sum", "published form: linear layer shared by all pixels, or not")
+        matrix: tuple[int, int] = setting((320, 320), "published form with head=flatten: matrix size", unit="pixels")
+        initial_scale: float = setting(0.3, "e^s before training", gt=0)
+        weight: float = setting(1.0, "w, a factor on the energy at reconstruction; 1 is what was learned", gt=0)
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        s = self.settings
+        self.network: nn.Module
+        if s.form == "published":
+            self.network = PublishedNetwork(s.widths[0], s.activation, s.head, s.matrix)
+        else:
+            self.network = NoiseNetwork(s.widths, s.blocks, s.unshuffle, s.conditional, s.activation)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(s.initial_scale)))
+        self.residual = s.form == "residual"
+        self.noise_range = s.noise_range if s.conditional and self.residual else None
+        self.reference_level = s.noise_range[0] if self.noise_range else 0.1
+
+    def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
+        factor = self.settings.weight * self.log_scale.double().exp()
+        if not self.residual:
+            channels = torch.view_as_real(image).movedim(-1, 1)
+            return factor * self.network(channels).abs()
+        level = self._level(image, noise_level)
+        return factor * self.reference_level**2 * self._half_square(image, level)
+
+    def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
+        """Return x − ∇(½‖σN(x/σ)‖²), the denoiser that denoising score matching trains."""
+        if not self.residual:
+            raise self._missing("denoiser in its published form")
+        level = self._level(image, noise_level)
+        with torch.enable_grad():
+            leaf = image.detach().requires_grad_()
+            potential = (level.double().square() * self._half_square(leaf, level)).sum()
+            (gradient,) = torch.autograd.grad(potential, leaf, create_graph=create_graph)
+        return image - gradient
+
+    def _level(self, image: Tensor, noise_level: float | Tensor | None) -> Tensor:
+        level = self.reference_level if noise_level is None or self.noise_range is None else noise_level
+        return torch.as_tensor(level, dtype=image.real.dtype, device=image.device).expand(image.shape[0])
+
+    def _half_square(self, image: Tensor, level: Tensor) -> Tensor:
+        """Return ½‖N(x/σ, log σ)‖² per image, summed in float64."""
+        channels = torch.view_as_real(image).movedim(-1, 1) / level.view(-1, 1, 1, 1)
+        noise = self.network(channels, level.log())
+        return 0.5 * noise.double().square().sum(dim=(1, 2, 3))

@@ -1,0 +1,114 @@
+"""Networks inside the energies. All take and return real tensors ``(batch, channel, y, x)``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softplus, "relu": nn.ReLU}
+
+
+def conv3x3(inputs: int, outputs: int, *, bias: bool = False) -> nn.Conv2d:
+    """Return a 3×3 convolution that keeps the matrix size."""
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+
+
+class _Block(nn.Module):
+    """Two-term sum of the identity and one activated convolution: keeps gradients alive through many layers."""
+
+    def __init__(self, width: int, activation: type[nn.Module]) -> None:
+        super().__init__()
+        self.conv, self.activation = conv3x3(width, width), activation()
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.activation(self.conv(h))
+
+
+class _Level(nn.Module):
+    """One resolution of the network; the levels below it see the image at half of it."""
+
+    def __init__(self, widths: tuple[int, ...], blocks: int, activation: type[nn.Module]) -> None:
+        super().__init__()
+        width = widths[0]
+        self.first = nn.Sequential(*[_Block(width, activation) for _ in range(blocks)])
+        self.lower: nn.Module | None = None
+        if len(widths) > 1:
+            self.lower = nn.Sequential(
+                nn.Conv2d(width, widths[1], 2, stride=2, bias=False),
+                _Level(widths[1:], blocks, activation),
+                nn.ConvTranspose2d(widths[1], width, 2, stride=2, bias=False),
+            )
+            self.last = nn.Sequential(*[_Block(width, activation) for _ in range(blocks)])
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = self.first(h)
+        return h if self.lower is None else self.last(h + self.lower(h))
+
+
+class NoiseNetwork(nn.Module):
+    """N(u, log σ), the estimate of the noise in u = x/σ in units of σ; without biases.
+
+    One width gives a stack of convolutions at one resolution, several a U-Net. With ``unshuffle=2`` the network works
+    on the four pixels of every 2×2 patch as channels: a quarter of the cost and twice the receptive field. Any matrix
+    size is accepted; the image is extended by zeros to the next multiple that the resolutions need.
+
+    Parameters
+    ----------
+    widths : channels per resolution, finest first
+    blocks : convolutions per resolution (before and, in a U-Net, after the coarser ones)
+    conditional : append the constant images 1 and log σ to the input
+    """
+
+    def __init__(
+        self, widths: tuple[int, ...], blocks: int, unshuffle: int, conditional: bool, activation: str
+    ) -> None:
+        super().__init__()
+        self.unshuffle, self.conditional = unshuffle, conditional
+        self.multiple = unshuffle * 2 ** (len(widths) - 1)
+        channels = 2 * unshuffle**2
+        self.inlet = nn.Sequential(conv3x3(channels + 2 * conditional, widths[0]), ACTIVATIONS[activation]())
+        self.body = _Level(widths, blocks, ACTIVATIONS[activation])
+        self.outlet = conv3x3(widths[0], channels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        with torch.no_grad():
+            self.outlet.weight.mul_(0.05)  # start near the energy 0: inputs are large at low noise levels
+
+    def forward(self, u: Tensor, log_level: Tensor) -> Tensor:
+        """Map ``(batch, 2, y, x)`` and ``(batch,)`` to ``(batch, 2, y, x)``."""
+        rows, columns = u.shape[-2:]
+        padding = (0, -columns % self.multiple, 0, -rows % self.multiple)
+        if any(padding):
+            u = functional.pad(u, padding)
+        h = functional.pixel_unshuffle(u, self.unshuffle)
+        if self.conditional:
+            level = log_level.to(h.dtype).view(-1, 1, 1, 1).expand(-1, 1, *h.shape[-2:])
+            h = torch.cat([h, torch.ones_like(level), level], dim=1)
+        h = self.outlet(self.body(self.inlet(h.contiguous(memory_format=torch.channels_last))))
+        return functional.pixel_shuffle(h, self.unshuffle)[..., :rows, :columns]
+
+
+class PublishedNetwork(nn.Module):
+    """The published energy before |·|: five 3×3 convolutions with ReLU between them, then a linear layer (sec. III-B).
+
+    With ``head="flatten"`` the linear layer sees every pixel, which fits the published number of parameters and ties
+    the network to one matrix size; with ``"sum"`` its weights are shared by all pixels, and any size will do.
+    """
+
+    def __init__(self, width: int, activation: str, head: str, matrix: tuple[int, int]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [conv3x3(2, width, bias=True)]
+        for _ in range(4):
+            layers += [ACTIVATIONS[activation](), conv3x3(width, width, bias=True)]
+        self.convolutions = nn.Sequential(*layers)
+        self.head = head
+        self.linear = nn.Linear(width * (matrix[0] * matrix[1] if head == "flatten" else 1), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, 2, y, x)`` to ``(batch,)`` in float64."""
+        h = self.convolutions(x)
+        h = h.flatten(1) if self.head == "flatten" else h.double().sum(dim=(-2, -1))
+        weight, bias = self.linear.weight[0].double(), self.linear.bias.double()
+        return h.double() @ weight + bias

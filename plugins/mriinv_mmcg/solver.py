@@ -1,0 +1,176 @@
+"""MM-CG: minimise C(x) = ½‖Ax − b‖² + E(x) by quadratic majorisers (paper, eq. 14-15)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, Solver, largest_curvature, setting
+
+GROWTH, DECAY = 1.6, 0.9  # of L after a refused and after an accepted step
+MAX_REFUSALS = 12  # then the step is below rounding
+
+
+class MMCG(Solver):
+    r"""Majorise-minimise with conjugate gradients.
+
+    Each step minimises the majoriser of eq. 14,
+
+    .. math:: x_{n+1} = (A^HA + L I)^{-1} (A^Hb + L x_n − ∇E(x_n)),
+
+    by conjugate gradients that start at x_n. L begins at an estimate of the curvature of E and is raised until
+    E(x_{n+1}) ≤ E(x_n) + Re⟨∇E(x_n), d⟩ + ½L‖d‖²; a step that does not pass is not taken, so the cost never increases.
+    Afterwards L may shrink again. It is per image, and an image that has converged is left alone.
+
+    A noise-conditional energy is approached through a falling noise level: the first iterates minimise C with E_σ for
+    σ from the highest trained level down to the lowest, a few steps each; then the last level runs to convergence.
+    The stopping rule is the paper's: |C(x_{n+1}) − C(x_n)| ≤ `tolerance`·C(x_n), or `max_iterations`.
+    """
+
+    name = "mm-cg"
+    requires = (frozenset({"energy", "gradient"}),)
+
+    class Settings(ComponentSettings):
+        tolerance: float = setting(1e-6, "relative change of the cost at which to stop", gt=0)
+        max_iterations: int = setting(500, "largest number of steps, those at higher noise levels included", ge=1)
+        cg_iterations: int = setting(15, "largest number of conjugate-gradient iterations in a step", ge=1)
+        cg_tolerance: float = setting(1e-4, "relative residual at which they stop", gt=0)
+        initial_curvature: float | None = setting(None, "first L; none: 0.5 of the measured curvature of E", gt=0)
+        levels: int = setting(9, "noise levels of the continuation, the last one included; 1: none", ge=1)
+        steps_per_level: int = setting(3, "steps at each level but the last", ge=1)
+        highest_level: float | None = setting(
+            0.1, "first noise level; none: the highest trained", gt=0, unit="std per real component, image scale 1"
+        )
+
+    def solve(
+        self,
+        problem: InverseProblem,
+        prior: Prior | None,
+        *,
+        initial: Tensor | None,
+        generator: torch.Generator,
+        monitor: Monitor | None,
+    ) -> Solution:
+        assert prior is not None
+        s = self.settings
+        state = _State(problem, prior, problem.sense() if initial is None else initial.clone())
+        levels = self._levels(prior)
+        for position, level in enumerate(levels):
+            last = position == len(levels) - 1
+            self._enter(state, level, generator)
+            budget = s.max_iterations - len(state.history) if last else s.steps_per_level
+            for _ in range(budget):
+                self._step(state)
+                if monitor is not None:
+                    monitor(len(state.history), {"cost": float(state.cost.mean())})
+                if last:
+                    state.converged |= state.change <= s.tolerance
+                if state.converged.all():
+                    break
+            if len(state.history) >= s.max_iterations:
+                break
+        history = {name: torch.stack([row[name] for row in state.history]) for name in state.history[0]}
+        return Solution(state.image, state.converged, state.iterations, history, {"gradients": state.gradients})
+
+    def _levels(self, prior: Prior) -> list[float | None]:
+        """Return the noise levels, falling geometrically; [None] for an energy without."""
+        s = self.settings
+        if prior.noise_range is None or s.levels == 1:
+            return [None]
+        low, high = prior.noise_range
+        high = min(high, s.highest_level or high)
+        return [high * (low / high) ** (k / (s.levels - 1)) for k in range(s.levels - 1)] + [low]
+
+    def _enter(self, state: _State, level: float | None, generator: torch.Generator) -> None:
+        """Set the noise level; measure the curvature of the energy there."""
+        state.level = level
+        state.cost, state.energy, state.gradient = state.evaluate(state.image)
+        if self.settings.initial_curvature is not None:
+            state.curvature = torch.full_like(state.cost, self.settings.initial_curvature)
+            return
+        curvature, state.direction = largest_curvature(
+            lambda x: state.prior.gradient(x, level),
+            state.image,
+            generator,
+            iterations=3 if state.direction is None else 1,  # the direction changes little between levels
+            initial=state.direction,
+        )
+        state.gradients += 4 if state.direction is None else 2
+        state.curvature = 0.5 * curvature.double().clamp_min(1e-4)
+
+    def _step(self, state: _State) -> None:
+        """Take one step for every image that has not converged, raising L until its majoriser holds."""
+        s = self.settings
+        pending = ~state.converged
+        state.change = torch.full_like(state.cost, 0.0)
+        for _ in range(MAX_REFUSALS):
+            L = state.curvature.to(state.image.real.dtype)  # noqa: N806 - the paper's name
+            rhs = state.back_projection + L.view(-1, 1, 1) * state.image - state.gradient
+            cg = state.problem.operator.solve_normal(
+                rhs, L, initial=state.image, tolerance=s.cg_tolerance, max_iterations=s.cg_iterations
+            )
+            step = cg.solution - state.image
+            cost, energy, gradient = state.evaluate(cg.solution)
+            slope = _real_inner(state.gradient, step)
+            bound = state.energy + slope + 0.5 * state.curvature * step.abs().square().flatten(1).double().sum(1)
+            accepted = pending & (energy <= bound) & (cost <= state.cost)
+            state.accept(accepted, cg.solution, cost, energy, gradient)
+            state.curvature = torch.where(accepted, DECAY * state.curvature, state.curvature)
+            pending &= ~accepted
+            state.curvature = torch.where(pending, GROWTH * state.curvature, state.curvature)
+            if not pending.any():
+                break
+        state.record(cg.iterations)
+
+
+@dataclass
+class _State:
+    """What a solve carries from step to step; all quantities are per image."""
+
+    problem: InverseProblem
+    prior: Prior
+    image: Tensor
+    level: float | None = None
+    gradients: int = 0
+    direction: Tensor | None = None
+    history: list[dict[str, Tensor]] = field(default_factory=list)
+    cost: Tensor = field(init=False)
+    energy: Tensor = field(init=False)
+    gradient: Tensor = field(init=False)
+    curvature: Tensor = field(init=False)
+    change: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.back_projection = self.problem.back_projection()
+        batch, device = len(self.image), self.image.device
+        self.converged = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.iterations = torch.zeros(batch, dtype=torch.int64, device=device)
+
+    def evaluate(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return cost, energy and the gradient of the energy: one evaluation of the network."""
+        energy, gradient = self.prior.energy_and_gradient(image, self.level)
+        self.gradients += 1
+        return self.problem.data_term(image) + energy, energy, gradient
+
+    def accept(self, which: Tensor, image: Tensor, cost: Tensor, energy: Tensor, gradient: Tensor) -> None:
+        """Move the images selected by `which`; `change` is the relative decrease of their cost."""
+        pixels = which.view(-1, 1, 1)
+        self.change = torch.where(which, (self.cost - cost) / self.cost.clamp_min(1e-300), self.change)
+        self.image = torch.where(pixels, image, self.image)
+        self.gradient = torch.where(pixels, gradient, self.gradient)
+        self.cost, self.energy = torch.where(which, cost, self.cost), torch.where(which, energy, self.energy)
+
+    def record(self, cg_iterations: Tensor) -> None:
+        """Append a row to the history and count the step for the images that still move."""
+        self.iterations += ~self.converged
+        level = torch.full_like(self.cost, float("nan") if self.level is None else self.level)
+        row = {"cost": self.cost, "data": self.cost - self.energy, "energy": self.energy, "curvature": self.curvature}
+        self.history.append(row | {"noise_level": level, "cg_iterations": cg_iterations.to(self.cost)})
+
+
+def _real_inner(a: Tensor, b: Tensor) -> Tensor:
+    """Return Re⟨a, b⟩ per image in float64."""
+    products = torch.view_as_real(a).double() * torch.view_as_real(b).double()
+    return products.flatten(1).sum(1)

@@ -1,0 +1,95 @@
+"""mriinv: name an operator, a prior and a solver; get the image or posterior samples from k-space.
+
+The names below are the public interface. They are imported on first use, so that ``import mriinv`` needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mriinv.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from mriinv.compose import Reconstruction as Reconstruction
+    from mriinv.compose import make_operator as make_operator
+    from mriinv.compose import make_prior as make_prior
+    from mriinv.compose import make_problem as make_problem
+    from mriinv.compose import make_solver as make_solver
+    from mriinv.compose import make_trainer as make_trainer
+    from mriinv.core.component import ComponentSettings as ComponentSettings
+    from mriinv.core.component import setting as setting
+    from mriinv.core.operator import Operator as Operator
+    from mriinv.core.prior import Prior as Prior
+    from mriinv.core.problem import InverseProblem as InverseProblem
+    from mriinv.core.problem import Samples as Samples
+    from mriinv.core.problem import Solution as Solution
+    from mriinv.core.solver import Monitor as Monitor
+    from mriinv.core.solver import Sampler as Sampler
+    from mriinv.core.solver import Solver as Solver
+    from mriinv.core.trainer import Loss as Loss
+    from mriinv.core.trainer import Trainer as Trainer
+    from mriinv.data.acquisition import Acquisition as Acquisition
+    from mriinv.data.masks import make_mask as make_mask
+    from mriinv.data.noise import complex_noise as complex_noise
+    from mriinv.data.readers import open_scan as open_scan
+    from mriinv.data.simulate import simulate_acquisition as simulate_acquisition
+    from mriinv.data.training import ProblemSource as ProblemSource
+    from mriinv.errors import CompatibilityError as CompatibilityError
+    from mriinv.errors import InputError as InputError
+    from mriinv.errors import MriinvError as MriinvError
+    from mriinv.numerics.cg import CGResult as CGResult
+    from mriinv.numerics.cg import conjugate_gradient as conjugate_gradient
+    from mriinv.numerics.curvature import largest_curvature as largest_curvature
+    from mriinv.training.losses import denoising_score_matching as denoising_score_matching
+    from mriinv.training.losses import log_uniform as log_uniform
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Reconstruction": "compose",
+    "make_operator": "compose",
+    "make_prior": "compose",
+    "make_problem": "compose",
+    "make_solver": "compose",
+    "make_trainer": "compose",
+    "ComponentSettings": "core.component",
+    "setting": "core.component",
+    "Operator": "core.operator",
+    "Prior": "core.prior",
+    "InverseProblem": "core.problem",
+    "Samples": "core.problem",
+    "Solution": "core.problem",
+    "Monitor": "core.solver",
+    "Sampler": "core.solver",
+    "Solver": "core.solver",
+    "Loss": "core.trainer",
+    "Trainer": "core.trainer",
+    "Acquisition": "data.acquisition",
+    "make_mask": "data.masks",
+    "complex_noise": "data.noise",
+    "open_scan": "data.readers",
+    "simulate_acquisition": "data.simulate",
+    "ProblemSource": "data.training",
+    "CompatibilityError": "errors",
+    "InputError": "errors",
+    "MriinvError": "errors",
+    "CGResult": "numerics.cg",
+    "conjugate_gradient": "numerics.cg",
+    "largest_curvature": "numerics.curvature",
+    "denoising_score_matching": "training.losses",
+    "log_uniform": "training.losses",
+}
+__all__ = ["__version__", "hookimpl", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mriinv' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"mriinv.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,134 @@
+"""How names become objects, and objects a reconstruction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mriinv.core.operator import Operator
+from mriinv.core.prior import Prior
+from mriinv.core.problem import InverseProblem, Solution
+from mriinv.core.solver import Monitor, Solver
+from mriinv.core.trainer import Trainer
+from mriinv.data.acquisition import Acquisition
+from mriinv.errors import SettingsError, UnknownNameError, WeightsError
+from mriinv.manifest import WeightEntry
+from mriinv.registry import package_folder, registry
+from mriinv.weights import load_prior
+
+UNTRAINED = "none"
+
+
+def make_operator(name: str, acquisition: Acquisition, **settings: Any) -> Operator:
+    """Build a registered operator for `acquisition`; it calibrates itself on the data."""
+    operator: Operator = registry().load("operator", name).from_acquisition(acquisition, **settings)
+    return operator
+
+
+def make_prior(name: str, *, weights: str | None = None, **settings: Any) -> Prior:
+    """Build a registered prior in evaluation mode.
+
+    Parameters
+    ----------
+    weights : name in the catalogue, path of a weight file, ``"none"`` for an untrained prior; None takes the default
+        of the catalogue, or no weights for a prior that has none
+    settings : of the prior; those stored with the weights apply unless given here
+    """
+    cls = registry().load("prior", name)
+    path, checksum = find_weights(name, weights)
+    prior: Prior = cls(**settings) if path is None else load_prior(cls, path, settings, checksum)
+    return prior.eval().requires_grad_(False)
+
+
+def find_weights(prior: str, weights: str | None) -> tuple[Path | None, str | None]:
+    """Return the file and the expected checksum that `weights` stands for; (None, None) for an untrained prior."""
+    component = registry().find("prior", prior)
+    entries: dict[str, WeightEntry] = {w.name: w for w in component.entry.weights}
+    if weights == UNTRAINED or (weights is None and not entries):
+        return None, None
+    entry = next(iter(entries.values())) if weights is None else entries.get(weights)
+    if entry is not None:
+        return package_folder(component.entry.target.partition(":")[0].split(".")[0]) / entry.file, entry.sha256
+    assert weights is not None
+    path = Path(weights)
+    if path.suffix != ".safetensors" and not path.exists():
+        raise UnknownNameError(f"weights of prior '{prior}'", weights, entries)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weight file")
+    return path, None
+
+
+def make_solver(name: str, **settings: Any) -> Solver:
+    """Build a registered solver."""
+    solver: Solver = registry().load("solver", name)(**settings)
+    return solver
+
+
+def make_trainer(name: str, **settings: Any) -> Trainer:
+    """Build a registered trainer."""
+    trainer: Trainer = registry().load("trainer", name)(**settings)
+    return trainer
+
+
+def make_problem(acquisition: Acquisition, operator: str | Operator = "sense", **settings: Any) -> InverseProblem:
+    """Build the inverse problem of an acquisition.
+
+    Parameters
+    ----------
+    operator : a registered name, with `settings`, or an operator
+    """
+    built = make_operator(operator, acquisition, **settings) if isinstance(operator, str) else operator
+    return InverseProblem(built, acquisition.kspace, acquisition.noise_std)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device of ``auto`` (CUDA where there is one), ``cpu`` or ``cuda[:n]``."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise SettingsError(f"device: found '{device}'; expected auto, cpu, cuda or cuda:<number>") from None
+    if found.type not in ("cpu", "cuda"):
+        raise SettingsError(f"device: found '{device}'; expected auto, cpu, cuda or cuda:<number>")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise SettingsError(f"device: found '{device}'; this machine has {torch.cuda.device_count()} CUDA devices")
+    return found
+
+
+class Reconstruction:
+    """A prior and a solver, combined; call it with a problem.
+
+    Parameters
+    ----------
+    prior, solver : registered names or objects; a solver such as ``cg-sense`` takes no prior
+
+    Examples
+    --------
+    >>> reconstruct = Reconstruction(prior="deepen", solver="mm-cg")  # doctest: +SKIP
+    >>> solution = reconstruct(make_problem(simulate_acquisition()))  # doctest: +SKIP
+    """
+
+    def __init__(self, prior: str | Prior | None = None, solver: str | Solver = "mm-cg", device: str = "auto") -> None:
+        if isinstance(solver, str) and (prior is None or isinstance(prior, str)):
+            registry().match(prior, solver)  # before anything heavy
+        self.device = resolve_device(device)
+        self.solver = make_solver(solver) if isinstance(solver, str) else solver
+        built = make_prior(prior) if isinstance(prior, str) else prior
+        self.prior = None if built is None else built.to(self.device)
+
+    def __call__(
+        self,
+        problem: InverseProblem | Acquisition,
+        *,
+        seed: int = 0,
+        initial: torch.Tensor | None = None,
+        monitor: Monitor | None = None,
+    ) -> Solution:
+        """Reconstruct a problem, or an acquisition through the SENSE operator."""
+        if isinstance(problem, Acquisition):
+            problem = make_problem(problem.to(self.device))
+        generator = torch.Generator(problem.data.device).manual_seed(seed)
+        return self.solver(problem, self.prior, initial=initial, generator=generator, monitor=monitor)

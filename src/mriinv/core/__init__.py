@@ -1,0 +1,1 @@
+"""The abstract interfaces and what they exchange."""

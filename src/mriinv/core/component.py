@@ -1,0 +1,66 @@
+"""What every registered component shares: a name and validated settings."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, ClassVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mriinv.errors import SettingsError
+
+
+class ComponentSettings(BaseModel):
+    """Settings of one component: unknown fields are refused, values are checked, instances are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def setting(default: Any, help: str, *, unit: str = "", **constraints: Any) -> Any:
+    """Declare one setting: its default, what it does, its unit, and pydantic constraints such as ``ge=0``."""
+    return Field(default, description=help, json_schema_extra={"unit": unit} if unit else None, **constraints)
+
+
+def validate_settings(model: type[ComponentSettings], owner: str, values: dict[str, Any]) -> ComponentSettings:
+    """Build `model` from `values`, or raise a `SettingsError` that names the nearest field or the allowed values."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise SettingsError("; ".join(explain(model, problem, owner) for problem in error.errors())) from None
+
+
+def explain(model: type[BaseModel], problem: Any, owner: str = "") -> str:
+    """Return in words what pydantic refused: the field, what was found, and the nearest name or the bounds."""
+    *path, field = [str(part) for part in problem["loc"]]
+    where = ".".join([owner, *path] if owner else path)
+    if problem["type"] == "extra_forbidden":
+        known = list(_nested(model, path).model_fields)
+        close = difflib.get_close_matches(field, known, n=1, cutoff=0.4)
+        hint = f"did you mean '{close[0]}'?" if close else f"it has: {', '.join(known) or 'no settings'}"
+        return f"{where or 'the configuration'} has no setting '{field}'; {hint}"
+    return f"{'.'.join(filter(None, [where, field]))}: found {problem['input']!r}; {problem['msg']}"
+
+
+def _nested(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    """Return the model of the field at `path`; optional fields are looked through."""
+    for name in path:
+        field = model.model_fields.get(name)
+        options = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), model)
+    return model
+
+
+class Component:
+    """Base of operators, priors, solvers and trainers.
+
+    A subclass declares a nested ``Settings`` model; keyword arguments of the constructor are validated against it.
+    """
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
+    Settings: ClassVar[type[ComponentSettings]] = ComponentSettings
+
+    @classmethod
+    def parse_settings(cls, values: dict[str, Any]) -> Any:
+        """Validate `values` against this component's settings (`SettingsError` when they do not fit)."""
+        return validate_settings(cls.Settings, cls.name, values)

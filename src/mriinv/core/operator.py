@@ -1,0 +1,125 @@
+"""The forward model b = A x + n."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mriinv.core.component import Component
+from mriinv.core.types import Image, PerImage
+from mriinv.numerics.cg import CGResult, conjugate_gradient
+
+if TYPE_CHECKING:
+    from mriinv.data.acquisition import Acquisition
+
+
+class Operator(Component, ABC):
+    """A linear map from images ``(batch, y, x)`` to data. Immutable: a new mask is a new operator.
+
+    A plug-in implements `forward` and `adjoint`; `gram` and `solve_normal` have exact defaults that it may replace by
+    faster ones. `norm_bound` is an upper bound of the spectral norm (1 unless overridden), on which step sizes rely.
+    """
+
+    kind = "operator"
+    norm_bound: float = 1.0
+    notes: tuple[str, ...] = ()  # remarks for the user, such as "one coil map cannot explain 30 % of the head"
+    provides: ClassVar[frozenset[str]] = frozenset({"linear"})
+
+    @classmethod
+    def from_acquisition(cls, acquisition: Acquisition, **settings: Any) -> Operator:
+        """Build the operator for `acquisition`, calibrating what it needs (coil maps) from the data themselves."""
+        raise NotImplementedError(f"operator '{cls.name}' is built from tensors, not from an acquisition")
+
+    @abstractmethod
+    def forward(self, image: Image) -> Tensor:
+        """Return A x."""
+
+    @abstractmethod
+    def adjoint(self, data: Tensor) -> Image:
+        """Return Aᴴ y."""
+
+    def gram(self, image: Image) -> Image:
+        """Return Aᴴ A x."""
+        return self.adjoint(self.forward(image))
+
+    def solve_normal(
+        self,
+        rhs: Image,
+        shift: float | PerImage,
+        *,
+        initial: Image | None = None,
+        tolerance: float = 1e-6,
+        max_iterations: int = 50,
+    ) -> CGResult:
+        """Solve (AᴴA + shift·I) x = rhs by conjugate gradients, each image stopping on its own.
+
+        `shift` is one number or one per image; `tolerance` is on the residual relative to the right-hand side.
+        """
+        scale = torch.as_tensor(shift, device=rhs.device, dtype=rhs.real.dtype).reshape(-1, 1, 1)
+        return conjugate_gradient(
+            lambda x: self.gram(x).add_(scale * x),
+            rhs,
+            initial=initial,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
+
+    def fully_sampled_image(self, data: Tensor) -> Image | None:
+        """Return the image that fully sampled `data` show through this operator, None where that has no meaning."""
+        return None
+
+    def exported_maps(self) -> dict[str, Tensor]:
+        """Tensors worth storing with a result, by name (coil maps, calibration eigenvalues)."""
+        return {}
+
+    def to(self, device: torch.device | str) -> Operator:
+        """Return this operator on `device`."""
+        raise NotImplementedError(f"operator '{self.name}' cannot be moved between devices")
+
+    def __call__(self, image: Image) -> Tensor:
+        return self.forward(image)
+
+    @property
+    def H(self) -> Operator:  # noqa: N802 - the field's notation
+        """The adjoint operator."""
+        return _Adjoint(self)
+
+    def __matmul__(self, other: Operator) -> Operator:
+        return _Composition(self, other)
+
+
+class _Adjoint(Operator):
+    name = "adjoint"
+
+    def __init__(self, base: Operator) -> None:
+        self._base, self.norm_bound = base, base.norm_bound
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self._base.adjoint(image)
+
+    def adjoint(self, data: Tensor) -> Tensor:
+        return self._base.forward(data)
+
+    @property
+    def H(self) -> Operator:  # noqa: N802
+        return self._base
+
+
+class _Composition(Operator):
+    name = "composition"
+
+    def __init__(self, outer: Operator, inner: Operator) -> None:
+        self._outer, self._inner = outer, inner
+        self.norm_bound = outer.norm_bound * inner.norm_bound
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self._outer.forward(self._inner.forward(image))
+
+    def adjoint(self, data: Tensor) -> Tensor:
+        return self._inner.adjoint(self._outer.adjoint(data))
+
+    def gram(self, image: Tensor) -> Tensor:
+        return self._inner.adjoint(self._outer.gram(self._inner.forward(image)))

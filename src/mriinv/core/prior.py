@@ -1,0 +1,67 @@
+"""What is believed about images before any data."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mriinv.core.component import Component
+from mriinv.core.types import Image, PerImage
+from mriinv.errors import CompatibilityError
+
+
+class Prior(Component, nn.Module, ABC):
+    """A prior on complex images ``(batch, y, x)`` whose reference scale is 1 (99th percentile of the magnitude).
+
+    A plug-in declares in `provides` what it implements and overrides those methods. Two capabilities derive from
+    others, here and nowhere else: the gradient of an energy (autograd) and the score of a denoiser (Tweedie).
+
+    `noise_level` is the standard deviation, per real component, of the white noise at which a noise-conditional prior
+    is evaluated (one number or one per image); None means the level that the prior is meant to be used at. Priors
+    that do not depend on it ignore it.
+    """
+
+    kind = "prior"
+    provides: ClassVar[frozenset[str]] = frozenset()
+    noise_range: tuple[float, float] | None = None  # lowest and highest trained level of a noise-conditional prior
+
+    def __init__(self, **settings: Any) -> None:
+        nn.Module.__init__(self)
+        self.settings = self.parse_settings(settings)
+
+    def energy(self, image: Image, noise_level: float | Tensor | None = None) -> PerImage:
+        """Return E(x) per image in float64: the negative log-prior with η² absorbed (paper, eq. 4 and 6)."""
+        raise self._missing("energy")
+
+    def gradient(self, image: Image, noise_level: float | Tensor | None = None) -> Image:
+        """Return ∇E(x) with respect to real and imaginary part, as ∂Re + i∂Im; builds no graph for the caller."""
+        return self.energy_and_gradient(image, noise_level)[1]
+
+    def energy_and_gradient(
+        self, image: Image, noise_level: float | Tensor | None = None, *, create_graph: bool = False
+    ) -> tuple[PerImage, Image]:
+        """Return E(x) and ∇E(x) from one evaluation; `create_graph` keeps the graph to the parameters (training)."""
+        with torch.enable_grad():
+            leaf = image if create_graph and image.requires_grad else image.detach().requires_grad_()
+            energy = self.energy(leaf, noise_level)
+            (gradient,) = torch.autograd.grad(energy.sum(), leaf, create_graph=create_graph)
+        return (energy, gradient) if create_graph else (energy.detach(), gradient)
+
+    def denoise(self, image: Image, noise_level: float | Tensor, *, create_graph: bool = False) -> Image:
+        """Return the estimate of the clean image from one with white noise of `noise_level` per real component.
+
+        `create_graph` keeps the graph to the parameters (training).
+        """
+        raise self._missing("denoiser")
+
+    def score(self, image: Image, noise_level: float | Tensor) -> Image:
+        """Return ∇ log p_σ(x) = (D_σ(x) − x)/σ² (Tweedie)."""
+        sigma = torch.as_tensor(noise_level, dtype=image.real.dtype, device=image.device).reshape(-1, 1, 1)
+        return (self.denoise(image, noise_level) - image) / sigma**2
+
+    def _missing(self, capability: str) -> CompatibilityError:
+        provided = ", ".join(sorted(self.provides)) or "nothing"
+        return CompatibilityError(f"prior '{self.name}' has no {capability}; it provides: {provided}")

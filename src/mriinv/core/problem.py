@@ -1,0 +1,133 @@
+"""What the interfaces exchange: the problem in, a solution or samples out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mriinv.core.operator import Operator
+from mriinv.core.types import Image, PerImage
+from mriinv.errors import InputError
+
+SCALE_QUANTILE = 0.99
+SENSE_REGULARISATION = 0.01
+
+
+def reference_scale(image: Image) -> PerImage:
+    """Return the 99th percentile of |image| per image: the declared scale that learned priors expect to be 1."""
+    magnitude = image.abs().flatten(1)
+    rank = max(1, round(SCALE_QUANTILE * magnitude.shape[1]))
+    scale = torch.kthvalue(magnitude, rank, dim=1).values  # torch.quantile refuses more than 2^24 elements
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+@dataclass(frozen=True)
+class InverseProblem:
+    """Recover x from b = A x + n.
+
+    Attributes
+    ----------
+    operator : A
+    data : b, with a leading batch axis
+    noise_std : standard deviation of n per real component, in the units of `data`; None when unknown
+    scale : per-image reference that the solver divides by before it starts and multiplies back at the end;
+        None computes the 99th percentile of |Aᴴb|, ``torch.ones(batch)`` turns scaling off
+    """
+
+    operator: Operator
+    data: Tensor
+    noise_std: float | None = None
+    scale: PerImage | None = None
+
+    def __post_init__(self) -> None:
+        if self.data.shape[:1].numel() == 0 or self.data.numel() == 0:
+            raise InputError("InverseProblem", "data", f"shape {tuple(self.data.shape)}", "at least one image")
+        if not torch.isfinite(self.data.abs().sum()):
+            raise InputError("InverseProblem", "data", "NaN or infinity", "finite values")
+        if self.scale is None:
+            object.__setattr__(self, "scale", reference_scale(self.operator.adjoint(self.data)))
+
+    @property
+    def batch(self) -> int:
+        """Number of images."""
+        return self.data.shape[0]
+
+    def normalised(self) -> InverseProblem:
+        """Return the problem in units of `scale`, whose own scale is 1."""
+        assert self.scale is not None
+        scale = self.scale.reshape(-1, *[1] * (self.data.ndim - 1))
+        noise = None if self.noise_std is None else self.noise_std / float(self.scale.mean())
+        return replace(self, data=self.data / scale, noise_std=noise, scale=torch.ones_like(self.scale))
+
+    def back_projection(self) -> Image:
+        """Return Aᴴ b, the zero-filled image."""
+        return self.operator.adjoint(self.data)
+
+    def sense(self, regularisation: float = SENSE_REGULARISATION) -> Image:
+        """Return (AᴴA + λ̃I)⁻¹ Aᴴ b, where the paper starts every reconstruction (λ̃ = 0.01, section III-C)."""
+        return self.operator.solve_normal(self.back_projection(), regularisation, max_iterations=100).solution
+
+    def data_term(self, image: Image) -> PerImage:
+        """Return ½‖A x − b‖² per image, summed in float64; the residual is formed first, so nothing cancels."""
+        residual = torch.view_as_real(self.operator.forward(image) - self.data)
+        return 0.5 * residual.flatten(1).double().square().sum(1)
+
+    def data_gradient(self, image: Image, back_projection: Image | None = None) -> Image:
+        """Return Aᴴ(A x − b); give Aᴴb to save its evaluation."""
+        projected = self.back_projection() if back_projection is None else back_projection
+        return self.operator.gram(image) - projected
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A point estimate.
+
+    Attributes
+    ----------
+    image : complex ``(batch, y, x)`` in the units of the problem
+    converged : bool ``(batch,)``, whether the stated stopping rule was met
+    iterations : int ``(batch,)``
+    history : per quantity (``cost``, ``step`` …) its values over the iterations, each ``(iterations, batch)``
+    """
+
+    image: Image
+    converged: Tensor
+    iterations: Tensor
+    history: Mapping[str, Tensor] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def scaled(self, scale: PerImage) -> Solution:
+        """Return the solution with its image multiplied by `scale`."""
+        return replace(self, image=self.image * scale.reshape(-1, 1, 1))
+
+
+@dataclass(frozen=True)
+class Samples(Solution):
+    """Draws from a posterior; `image` is their mean (the MMSE estimate).
+
+    Attributes
+    ----------
+    draws : complex ``(chain, draw, batch, y, x)``
+    """
+
+    draws: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def scaled(self, scale: PerImage) -> Samples:
+        factor = scale.reshape(-1, 1, 1)
+        return replace(self, image=self.image * factor, draws=self.draws * factor)
+
+    @property
+    def std(self) -> Tensor:
+        """Pixelwise standard deviation of the complex value, sqrt(E|x − E x|²), real ``(batch, y, x)``."""
+        flat = self.draws.flatten(0, 1)
+        return (flat - flat.mean(0)).abs().square().sum(0).div(max(len(flat) - 1, 1)).sqrt()
+
+    @property
+    def magnitude_std(self) -> Tensor:
+        """Pixelwise standard deviation of the magnitude, real ``(batch, y, x)``."""
+        magnitude = self.draws.flatten(0, 1).abs()
+        return magnitude.std(0) if len(magnitude) > 1 else torch.zeros_like(magnitude[0])

@@ -1,0 +1,104 @@
+"""From a problem and a prior to an image, or to samples."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from mriinv.core.capabilities import match
+from mriinv.core.component import Component
+from mriinv.core.prior import Prior
+from mriinv.core.problem import InverseProblem, Solution
+from mriinv.core.types import Image
+from mriinv.errors import CompatibilityError
+
+Monitor = Callable[[int, Mapping[str, float]], None]
+
+
+class Solver(Component, ABC):
+    """An algorithm that is called with a problem and a prior.
+
+    `requires` lists alternatives; each is a set of capabilities of the prior. An empty alternative needs no prior.
+    Calling checks them, brings the problem to its reference scale, solves, and scales the result back.
+    """
+
+    kind = "solver"
+    requires: ClassVar[tuple[frozenset[str], ...]] = ()
+    samples: ClassVar[bool] = False  # whether the result is `Samples`
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = self.parse_settings(settings)
+
+    def __call__(
+        self,
+        problem: InverseProblem,
+        prior: Prior | None = None,
+        *,
+        initial: Image | None = None,
+        generator: torch.Generator | None = None,
+        monitor: Monitor | None = None,
+    ) -> Solution:
+        """Reconstruct.
+
+        Parameters
+        ----------
+        initial : starting image in the units of the problem; SENSE when None
+        generator : source of randomness, on the device of the data; a fresh one with seed 0 when None
+        monitor : called as ``monitor(iteration, {"cost": …})`` while the solver works
+
+        Raises
+        ------
+        CompatibilityError : the prior does not provide what this solver requires
+        """
+        provided = prior.provides if prior is not None else frozenset[str]()
+        if match(provided, self.requires) is None:
+            raise CompatibilityError(
+                f"cannot combine prior '{prior.name if prior is not None else 'none'}' with solver '{self.name}': "
+                f"it requires {describe(self.requires)}, the prior provides {', '.join(sorted(provided)) or 'nothing'}"
+            )
+        scale = problem.scale
+        assert scale is not None
+        if generator is None:
+            generator = torch.Generator(problem.data.device).manual_seed(0)
+        start = None if initial is None else initial / scale.reshape(-1, 1, 1)
+        with torch.no_grad():
+            solution = self.solve(problem.normalised(), prior, initial=start, generator=generator, monitor=monitor)
+        return solution.scaled(scale)
+
+    @abstractmethod
+    def solve(
+        self,
+        problem: InverseProblem,
+        prior: Prior | None,
+        *,
+        initial: Image | None,
+        generator: torch.Generator,
+        monitor: Monitor | None,
+    ) -> Solution:
+        """Solve a problem whose reference scale is 1. Gradients are off; a solver builds no graph."""
+
+
+class Sampler(Solver):
+    """A solver that draws from the posterior by a Markov chain; trainers advance the same chain."""
+
+    samples = True
+
+    @abstractmethod
+    def advance(
+        self,
+        problem: InverseProblem,
+        prior: Prior,
+        image: Image,
+        steps: int,
+        generator: torch.Generator,
+        monitor: Monitor | None = None,
+    ) -> Image:
+        """Return the state of the chain `steps` steps after `image`, in the scale of `problem`; no graph is built."""
+
+
+def describe(alternatives: tuple[frozenset[str], ...]) -> str:
+    """Return the requirement in words: ``energy, gradient or denoiser``."""
+    return " or ".join(", ".join(sorted(one)) or "no prior" for one in alternatives) or "no prior"

@@ -1,0 +1,62 @@
+"""How the parameters of a prior are learned."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mriinv.core.component import Component
+from mriinv.core.prior import Prior
+from mriinv.data.training import ProblemSource
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The scalar to minimise and what to log beside it."""
+
+    value: Tensor
+    log: Mapping[str, float]
+
+
+class Trainer(Component, ABC):
+    """Turns training problems into a loss; the loop around it (optimiser, averaging, checkpoints) is the core's.
+
+    `requires` is as for a solver: alternatives of capabilities of the prior.
+    """
+
+    kind = "trainer"
+    requires: ClassVar[tuple[frozenset[str], ...]] = ()
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = self.parse_settings(settings)
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Number of updates in a whole training."""
+
+    @abstractmethod
+    def parameter_groups(self, prior: Prior) -> list[dict[str, Any]]:
+        """Return Adam's parameter groups, each with its base ``lr``."""
+
+    @abstractmethod
+    def learning_rate_factor(self, step: int) -> float:
+        """Return the factor on the base learning rates at update `step`."""
+
+    @abstractmethod
+    def loss(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> Loss:
+        """Return the loss of update `step`, with a graph to the parameters of `prior` and to nothing else."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what must survive an interruption besides parameters and random state (persistent chains)."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        if state:
+            raise ValueError(f"trainer '{self.name}' keeps no state, found {sorted(state)}")

@@ -1,0 +1,16 @@
+"""The written vocabulary of tensor shapes.
+
+``batch`` images, ``coil`` receivers, ``y`` rows, ``x`` columns. Images and k-space are native complex tensors;
+k-space is centred and orthonormal; a line mask has ``y == 1`` and selects columns.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor
+
+Image = Complex[Tensor, "batch y x"]
+KSpace = Complex[Tensor, "batch coil y x"]
+CoilMaps = Complex[Tensor, "#batch coil y x"]
+Mask = Bool[Tensor, "#batch #y x"]
+PerImage = Float[Tensor, " batch"]

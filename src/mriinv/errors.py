@@ -1,0 +1,52 @@
+"""Errors whose message is complete: the command line prints it without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MriinvError(Exception):
+    """Base of every error that a user can act on."""
+
+
+class InputError(MriinvError):
+    """A file, a field of it or an argument is not what is needed.
+
+    Parameters
+    ----------
+    source : file or argument that holds the bad value
+    field : the entry in it (a dataset, a key), or ``""`` for the whole
+    found, expected : what is there, and what would be right
+    """
+
+    def __init__(self, source: object, field: str, found: str, expected: str) -> None:
+        self.source, self.field, self.found, self.expected = str(source), field, found, expected
+        where = f"{source}: {field}" if field else str(source)
+        super().__init__(f"{where}: found {found}; expected {expected}")
+
+
+class UnknownNameError(MriinvError):
+    """A name that nothing is registered under; the message lists the close ones."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
+        super().__init__(f"unknown {what} '{name}'; {hint}")
+
+
+class SettingsError(MriinvError):
+    """A setting that does not exist or has a value out of its range."""
+
+
+class CompatibilityError(MriinvError):
+    """A prior, solver or operator that cannot work together."""
+
+
+class WeightsError(MriinvError):
+    """A weight file that is missing, damaged or made for another architecture."""
+
+
+class PluginError(MriinvError):
+    """A plug-in that failed to load, or whose claims do not hold."""

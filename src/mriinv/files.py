@@ -1,0 +1,47 @@
+"""Writing files so that nothing half-written is ever left under its final name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mriinv.errors import InputError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` to write to; rename it to `path` at the end, remove it on an error.
+
+    The folder is made when missing. The temporary name keeps the suffix, which some writers go by.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(path, "", f"{error.strerror or error}", "a place that can be written") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and its parents, or say why not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(folder, "", f"{error.strerror or error}", "a folder that can be written") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(folder, "", "no permission to write", "a folder that can be written")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,111 @@
+"""The schema of ``registry.yaml``: what a distribution offers, readable without running any of its code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from mriinv.core.capabilities import CAPABILITIES
+from mriinv.errors import InputError
+
+Kind = Literal["operator", "prior", "solver", "trainer"]
+KINDS: tuple[Kind, ...] = ("operator", "prior", "solver", "trainer")
+MAX_BYTES = 1 << 20
+_loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _known(capability: str) -> str:
+    if capability not in CAPABILITIES and capability != "linear":
+        raise ValueError(f"unknown capability; known: {', '.join(sorted(CAPABILITIES))}")
+    return capability
+
+
+Capability = Annotated[str, BeforeValidator(_known)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+Target = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WeightEntry(_Entry):
+    """A weight file of a prior. The first one listed is its default."""
+
+    name: Name
+    file: str = Field(description="path inside the package of the prior's target")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    licence: str
+    trained_on: str
+    summary: str
+
+
+class ComponentEntry(_Entry):
+    """One operator, prior, solver or trainer."""
+
+    kind: Kind
+    name: Name
+    target: Target
+    summary: str
+    reference: str = ""
+    provides: tuple[Capability, ...] = ()
+    requires: tuple[tuple[Capability, ...], ...] = ()
+    weights: tuple[WeightEntry, ...] = ()
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Choice(_Entry):
+    """A component by name, with settings that differ from its defaults. A bare string is the name."""
+
+    name: str
+    settings: dict[str, Any] = {}
+    weights: str | None = Field(None, description="of a prior: a name in the catalogue or a path; none: the default")
+
+
+ChoiceField = Annotated[Choice, BeforeValidator(_named)]
+
+
+class RecipeEntry(_Entry):
+    """A named combination of components with their settings."""
+
+    summary: str
+    reference: str = ""
+    operator: ChoiceField = Choice(name="sense")
+    prior: ChoiceField | None = None
+    solver: ChoiceField
+
+
+class Manifest(_Entry):
+    """What one ``registry.yaml`` holds."""
+
+    components: tuple[ComponentEntry, ...] = ()
+    recipes: dict[Name, RecipeEntry] = {}
+
+
+def load_yaml(path: Path) -> Any:
+    """Return the content of a YAML file with safe types only (`InputError` when it cannot be read)."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(path, "", f"{path.stat().st_size} bytes", f"at most {MAX_BYTES}")
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_loader)
+    except OSError as error:
+        raise InputError(path, "", error.strerror or str(error), "a readable YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(path, "", " ".join(str(error).split()), "valid YAML") from None
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read and validate a ``registry.yaml``."""
+    content = load_yaml(path)
+    try:
+        return Manifest.model_validate(content or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InputError(path, field, repr(first["input"])[:80], first["msg"]) from None

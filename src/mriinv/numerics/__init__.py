@@ -1,0 +1,1 @@
+"""Small, exact numerical kernels, each tested against dense algebra."""

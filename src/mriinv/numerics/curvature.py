@@ -1,0 +1,44 @@
+"""Local curvature of an energy, from gradients alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mriinv.core.types import Image, PerImage
+from mriinv.data.noise import complex_noise
+
+
+def largest_curvature(
+    gradient: Callable[[Image], Image],
+    image: Image,
+    generator: torch.Generator,
+    *,
+    iterations: int = 8,
+    step: float = 0.01,
+    initial: Image | None = None,
+) -> tuple[PerImage, Image]:
+    """Return per image an estimate of the largest |eigenvalue| of the Hessian, and the direction that attains it.
+
+    Power iteration on (∇E(x + δv) − ∇E(x))/δ with ‖v‖ = `step`·‖x‖: the curvature over the distance that a solver
+    travels, which is what bounds its step. It is a lower bound of the Lipschitz constant of ∇E; backtrack on top.
+
+    Parameters
+    ----------
+    iterations : power iterations, one gradient each
+    initial : direction to start from (an earlier result); random when None
+    """
+    base = gradient(image)
+    length = step * image.flatten(1).abs().square().sum(1).sqrt().clamp_min(1e-12)
+
+    def normalise(v: Tensor) -> tuple[PerImage, Tensor]:
+        norm = v.flatten(1).abs().square().sum(1).sqrt().clamp_min(1e-30)
+        return norm, v * (length / norm).view(-1, 1, 1)
+
+    _, direction = normalise(complex_noise(image.shape, 1.0, generator, image.dtype) if initial is None else initial)
+    norm = length
+    for _ in range(iterations):
+        norm, direction = normalise(gradient(image + direction) - base)
+    return norm / length, direction

@@ -1,0 +1,155 @@
+"""The loop around every trainer: Adam, clipping, averaging, log, checkpoints, time limit."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mriinv.core.prior import Prior
+from mriinv.core.solver import Monitor
+from mriinv.core.trainer import Trainer
+from mriinv.data.training import ProblemSource
+from mriinv.errors import MriinvError
+from mriinv.files import atomic_path, make_folder
+from mriinv.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from mriinv.weights import save_weights
+
+Validation = Callable[[Prior], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How to run a training; what is trained is the trainer's.
+
+    Attributes
+    ----------
+    out : folder of ``weights.safetensors`` (averaged), ``checkpoint.safetensors``, ``log.csv`` and ``best.safetensors``
+    seed : of data, noise and chains
+    max_time : seconds for this run; the training goes on from its checkpoint in the next one
+    averaging : decay of the exponential moving average of the weights
+    clip : largest norm of the gradient
+    log_every, checkpoint_every, validate_every : updates
+    """
+
+    out: Path
+    seed: int = 0
+    max_time: float = math.inf
+    averaging: float = 0.998
+    clip: float = 1.0
+    log_every: int = 20
+    checkpoint_every: int = 200
+    validate_every: int = 1000
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train(
+    prior: Prior,
+    trainer: Trainer,
+    source: ProblemSource,
+    options: LoopOptions,
+    *,
+    validation: Validation | None = None,
+    monitor: Monitor | None = None,
+) -> Progress:
+    """Train `prior` in place, resuming from the checkpoint in ``options.out`` when there is one.
+
+    With `validation`, the averaged weights with the highest ``score`` it returns are kept in ``best.safetensors``.
+    """
+    make_folder(options.out)
+    device = next(prior.parameters()).device
+    generator = torch.Generator(device).manual_seed(options.seed)
+    averaged = AveragedModel(prior, multi_avg_fn=get_ema_multi_avg_fn(options.averaging))
+    average: Prior = averaged.module  # type: ignore[assignment]
+    optimizer = torch.optim.Adam([{**group, "base": group["lr"]} for group in trainer.parameter_groups(prior)])
+    checkpoint = options.out / "checkpoint.safetensors"
+    progress = Progress()
+    if checkpoint.exists():
+        progress, state = load_checkpoint(checkpoint, prior, averaged, optimizer, generator)
+        trainer.load_state_dict(state)
+    log = _Log(options.out / "log.csv", progress.step)
+    resumed_at, started = progress.seconds, time.monotonic()
+
+    def save() -> None:
+        save_checkpoint(checkpoint, progress, prior, averaged, optimizer, generator, trainer.state_dict())
+        save_weights(options.out / "weights.safetensors", average, _card(options, progress))
+        log.write()
+
+    try:
+        while progress.step < trainer.steps and time.monotonic() - started < options.max_time:
+            values = _update(prior, trainer, source, optimizer, generator, progress.step, options.clip)
+            averaged.update_parameters(prior)
+            progress.step += 1
+            progress.seconds = resumed_at + time.monotonic() - started
+            last = progress.step == trainer.steps
+            if validation is not None and (progress.step % options.validate_every == 0 or last):
+                values |= validation(average)
+                if values["score"] > progress.best:
+                    progress.best = values["score"]
+                    save_weights(options.out / "best.safetensors", average, _card(options, progress))
+            log.add(progress, values, force="score" in values or last, every=options.log_every)
+            if monitor is not None:
+                monitor(progress.step, values)
+            if progress.step % options.checkpoint_every == 0:
+                save()
+    finally:
+        save()
+    return progress
+
+
+def _update(
+    prior: Prior,
+    trainer: Trainer,
+    source: ProblemSource,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    step: int,
+    clip: float,
+) -> dict[str, float]:
+    factor = trainer.learning_rate_factor(step)
+    for group in optimizer.param_groups:
+        group["lr"] = group["base"] * factor
+    optimizer.zero_grad(set_to_none=True)
+    loss = trainer.loss(prior, source, step, generator)
+    loss.value.backward()
+    norm = torch.nn.utils.clip_grad_norm_(prior.parameters(), clip)
+    if not torch.isfinite(norm):
+        raise MriinvError(f"training diverged at update {step}: the gradient is not finite; lower the learning rate")
+    optimizer.step()
+    return {"loss": float(loss.value.detach()), "gradient_norm": float(norm), **loss.log}
+
+
+def _card(options: LoopOptions, progress: Progress) -> dict[str, Any]:
+    return {**options.card, "updates": progress.step, "hours": round(progress.seconds / 3600, 3), "seed": options.seed}
+
+
+class _Log:
+    """Rows of a CSV file, each the mean since the last; rows after a checkpoint go with what is redone."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path, self._sums, self._rows = path, {}, []  # type: Path, dict[str, list[float]], list[dict[str, str]]
+        if path.exists():
+            with open(path, newline="") as stream:
+                self._rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= step]
+
+    def add(self, progress: Progress, values: Mapping[str, float], *, force: bool, every: int) -> None:
+        for name, value in values.items():
+            self._sums.setdefault(name, []).append(value)
+        if force or progress.step % every == 0:
+            row = {"step": str(progress.step), "seconds": f"{progress.seconds:.1f}"}
+            self._rows.append(row | {k: f"{sum(v) / len(v):.6g}" for k, v in self._sums.items()})
+            self._sums.clear()
+
+    def write(self) -> None:
+        names = list(dict.fromkeys(name for row in self._rows for name in row))
+        with atomic_path(self._path) as temporary, open(temporary, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, names, restval="")
+            writer.writeheader()
+            writer.writerows(self._rows)

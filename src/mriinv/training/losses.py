@@ -1,0 +1,31 @@
+"""Losses that several trainers share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mriinv.core.prior import Prior
+from mriinv.core.types import Image
+from mriinv.data.noise import complex_noise
+
+
+def log_uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Return `count` noise levels whose logarithm is uniform in [log low, log high]."""
+    return (
+        torch.empty(count, device=generator.device).uniform_(math.log(low), math.log(high), generator=generator).exp()
+    )
+
+
+def denoising_score_matching(prior: Prior, images: Image, levels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the mean of |D_σ(x + σz) − x|²/(2σ²) per pixel (Vincent 2011): 1 for a denoiser that does nothing.
+
+    Parameters
+    ----------
+    levels : σ per image, standard deviation per real component
+    """
+    noisy = images + levels.view(-1, 1, 1) * complex_noise(images.shape, 1.0, generator, images.dtype)
+    residual = prior.denoise(noisy, levels, create_graph=True) - images
+    return (residual.abs().square() / (2 * levels.view(-1, 1, 1) ** 2)).mean()

@@ -1,0 +1,120 @@
+"""A training by name: prior, trainer, simulated data, validation on scans."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from mriinv.compose import UNTRAINED, Reconstruction, make_prior, make_problem, make_trainer, resolve_device
+from mriinv.config import TrainConfig, TrainingData
+from mriinv.core.capabilities import match
+from mriinv.core.prior import Prior
+from mriinv.core.solver import Monitor, describe
+from mriinv.data.acquisition import Acquisition
+from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads
+from mriinv.data.masks import make_mask
+from mriinv.data.readers import open_scan
+from mriinv.data.training import SimulatedProblems
+from mriinv.errors import CompatibilityError, InputError, SettingsError
+from mriinv.metrics import evaluate
+from mriinv.registry import registry
+from mriinv.training.checkpoint import Progress
+from mriinv.training.loop import LoopOptions, train
+
+
+def run_training(
+    config: TrainConfig, *, max_time: float = math.inf, command: str = "", monitor: Monitor | None = None
+) -> Progress:
+    """Train as `config` says, resuming when ``config.out`` holds a checkpoint.
+
+    Parameters
+    ----------
+    max_time : seconds for this call
+    command : what the user typed, for the model card
+    """
+    device = resolve_device(config.device)
+    torch.manual_seed(config.seed)  # initial weights; everything else draws from explicit generators
+    trainer = make_trainer(config.trainer.name, **config.trainer.settings)
+    prior = make_prior(config.prior.name, weights=config.prior.weights or UNTRAINED, **config.prior.settings).to(device)
+    if match(prior.provides, trainer.requires) is None:
+        raise CompatibilityError(
+            f"cannot train prior '{prior.name}' with '{trainer.name}': it requires {describe(trainer.requires)}, "
+            f"the prior provides {', '.join(sorted(prior.provides))}"
+        )
+    prior.requires_grad_(True)
+    if not any(True for _ in prior.parameters()):
+        raise SettingsError(f"prior '{prior.name}' has no parameters to train")
+    operator = registry().load("operator", config.operator.name)
+    data = config.data
+    source = SimulatedProblems(
+        _heads(data),
+        shape=data.shape,
+        coils=data.coils,
+        masks=data.masks,
+        noise_std=data.noise_std,
+        noise_floor=data.noise_floor,
+        make_operator=operator,
+        seed=config.seed,
+    )
+    validation = MapValidation(config, device) if config.validation.scans else None
+    card = {
+        "command": command,
+        "configuration": config.model_dump(mode="json", exclude={"out", "device"}),
+        "hardware": _hardware(device),
+    }
+    options = LoopOptions(config.out, config.seed, max_time=max_time, validate_every=config.validation.every, card=card)
+    return train(prior, trainer, source, options, validation=validation, monitor=monitor)
+
+
+class MapValidation:
+    """PSNR of the converged MAP image of the middle slice of each scan under each mask; ``score`` is the mean.
+
+    Parameters
+    ----------
+    config : names scans and masks; scans must be fully sampled
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self._device = device
+        self._cases: dict[str, tuple[Acquisition, Acquisition]] = {}
+        for path in config.validation.scans:
+            with open_scan(path) as scan:
+                full = scan.read(len(scan) // 2).to(device)
+            if not full.fully_sampled:
+                raise InputError(path, "kspace", "undersampled data", "a fully sampled scan to validate on")
+            for name, acceleration in config.validation.masks:
+                mask = make_mask(name, (full.kspace.shape[-2], full.kspace.shape[-1]), acceleration, None, 0)
+                label = f"{Path(path).stem} {name} {acceleration:g}"
+                self._cases[label] = (full, full.undersampled(mask.to(device)))
+
+    def __call__(self, prior: Prior) -> Mapping[str, float]:
+        reconstruct = Reconstruction(prior.eval(), "mm-cg", str(self._device))
+        values: dict[str, float] = {}
+        for label, (full, acquired) in self._cases.items():
+            problem = make_problem(acquired)
+            reference = problem.operator.fully_sampled_image(full.kspace)
+            assert reference is not None
+            support = problem.operator.exported_maps()["coil_maps"].abs().sum(1) > 0
+            image = reconstruct(problem).image
+            values[label] = evaluate(image, reference, support).psnr
+        prior.train()
+        return {"score": sum(values.values()) / len(values), **values}
+
+
+def training_command(arguments: list[str]) -> str:
+    """Return the command line that started a training, for its model card."""
+    return shlex.join(["mriinv", "train", *arguments])
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _heads(data: TrainingData) -> HeadSource:
+    return ProceduralHeads() if data.heads is None else LabelMapHeads(data.heads)

@@ -1,0 +1,88 @@
+"""Weight files: safetensors whose metadata say which prior and which settings the tensors belong to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mriinv.core.prior import Prior
+from mriinv.errors import WeightsError
+from mriinv.files import atomic_path, sha256
+
+FORMAT = "mriinv-weights-1"
+P = TypeVar("P", bound=Prior)
+
+
+def save_weights(path: Path, prior: Prior, card: dict[str, Any]) -> None:
+    """Write the tensors of `prior`, its settings and a model card to `path`, atomically."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in prior.state_dict().items()}
+    metadata = {
+        "format": FORMAT,
+        "prior": prior.name,
+        "settings": prior.settings.model_dump_json(),
+        "card": json.dumps(card),
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return ``prior``, ``settings`` and ``card`` of a weight file without reading its tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path}: metadata 'format': found {metadata.get('format')!r}; expected '{FORMAT}'")
+    try:
+        settings, card = json.loads(metadata["settings"]), json.loads(metadata["card"])
+        return {"prior": metadata["prior"], "settings": settings, "card": card}
+    except (KeyError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path}: damaged metadata ({error!r})") from None
+
+
+def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha256: str | None = None) -> P:
+    """Build a `cls` as the weight file describes it and load its tensors.
+
+    Parameters
+    ----------
+    settings : explicit settings; those that the file was trained with may be repeated, not contradicted
+    expected_sha256 : checksum from the catalogue
+
+    Raises
+    ------
+    WeightsError : unreadable file, another prior, another architecture, a wrong checksum, non-finite values
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weight file")
+    if expected_sha256 is not None and (found := sha256(path)) != expected_sha256:
+        raise WeightsError(f"{path}: checksum: found {found[:16]}…; expected {expected_sha256[:16]}… of the catalogue")
+    metadata = read_metadata(path)
+    if metadata["prior"] != cls.name:
+        raise WeightsError(f"{path}: holds weights of prior '{metadata['prior']}'; expected '{cls.name}'")
+    prior = cls(**{**metadata["settings"], **settings})
+    shapes = {name: tuple(value.shape) for name, value in prior.state_dict().items()}
+    tensors: dict[str, torch.Tensor] = {}
+    with safe_open(path, framework="pt") as file:
+        stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        if stored != shapes:
+            raise WeightsError(f"{path}: another architecture: {_first_difference(stored, shapes)}")
+        tensors = {name: file.get_tensor(name) for name in stored}
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"{path}: {name}: found NaN or infinity; expected finite values")
+    prior.load_state_dict(tensors)
+    return prior
+
+
+def _first_difference(stored: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:
+    for name in sorted(stored.keys() | expected.keys()):
+        if stored.get(name) != expected.get(name):
+            return f"{name}: found {stored.get(name, 'nothing')}; expected {expected.get(name, 'nothing')}"
+    return "none"
