@@ -57,18 +57,17 @@ class DeepenEnergy(Prior):
             self.network = PublishedNetwork(s.widths[0], s.activation, s.head, s.matrix)
         else:
             self.network = NoiseNetwork(s.widths, s.blocks, s.unshuffle, s.conditional, s.activation)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(s.initial_scale)))
         self.residual = s.form == "residual"
+        if self.residual:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(s.initial_scale)))
         self.noise_range = s.noise_range if s.conditional and self.residual else None
         self.reference_level = s.noise_range[0] if self.noise_range else 0.1
 
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
-        factor = self.settings.weight * self.log_scale.double().exp()
         if not self.residual:
-            channels = torch.view_as_real(image).movedim(-1, 1)
-            return factor * self.network(channels).abs()
-        level = self._level(image, noise_level)
-        return factor * self.reference_level**2 * self._half_square(image, level)
+            return self.settings.weight * self.network(torch.view_as_real(image).movedim(-1, 1)).abs()
+        factor = self.settings.weight * self.log_scale.double().exp() * self.reference_level**2
+        return factor * self._half_square(image, self._level(image, noise_level))
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
         """Return x − ∇(½‖σN(x/σ)‖²), the denoiser that denoising score matching trains."""

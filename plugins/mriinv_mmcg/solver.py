@@ -10,7 +10,7 @@ from torch import Tensor
 from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, Solver, largest_curvature, setting
 
 GROWTH, DECAY = 1.6, 0.9  # of L after a refused and after an accepted step
-MAX_REFUSALS = 12  # then the step is below rounding
+MAX_REFUSALS = 40  # L grows 1e8-fold: the step is then below rounding
 
 
 class MMCG(Solver):
@@ -20,7 +20,8 @@ class MMCG(Solver):
 
     .. math:: x_{n+1} = (A^HA + L I)^{-1} (A^Hb + L x_n − ∇E(x_n)),
 
-    by conjugate gradients that start at x_n. L begins at an estimate of the curvature of E and is raised until
+    by conjugate gradients on the step d = x_{n+1} − x_n, (AᴴA + LI) d = −∇C(x_n), whose tolerance is thus relative to
+    the gradient that is left. L begins at an estimate of the curvature of E and is raised until
     E(x_{n+1}) ≤ E(x_n) + Re⟨∇E(x_n), d⟩ + ½L‖d‖²; a step that does not pass is not taken, so the cost never increases.
     Afterwards L may shrink again. It is per image, and an image that has converged is left alone.
 
@@ -36,7 +37,7 @@ class MMCG(Solver):
         tolerance: float = setting(1e-6, "relative change of the cost at which to stop", gt=0)
         max_iterations: int = setting(500, "largest number of steps, those at higher noise levels included", ge=1)
         cg_iterations: int = setting(15, "largest number of conjugate-gradient iterations in a step", ge=1)
-        cg_tolerance: float = setting(1e-4, "relative residual at which they stop", gt=0)
+        cg_tolerance: float = setting(1e-3, "residual at which they stop, relative to ‖∇C‖", gt=0)
         initial_curvature: float | None = setting(None, "first L; none: 0.5 of the measured curvature of E", gt=0)
         levels: int = setting(9, "noise levels of the continuation, the last one included; 1: none", ge=1)
         steps_per_level: int = setting(3, "steps at each level but the last", ge=1)
@@ -104,19 +105,20 @@ class MMCG(Solver):
         """Take one step for every image that has not converged, raising L until its majoriser holds."""
         s = self.settings
         pending = ~state.converged
-        state.change = torch.full_like(state.cost, 0.0)
+        state.change = torch.zeros_like(state.cost)
+        descent = state.back_projection - state.problem.operator.gram(state.image) - state.gradient
         for _ in range(MAX_REFUSALS):
             L = state.curvature.to(state.image.real.dtype)  # noqa: N806 - the paper's name
-            rhs = state.back_projection + L.view(-1, 1, 1) * state.image - state.gradient
             cg = state.problem.operator.solve_normal(
-                rhs, L, initial=state.image, tolerance=s.cg_tolerance, max_iterations=s.cg_iterations
+                descent, L, tolerance=s.cg_tolerance, max_iterations=s.cg_iterations
             )
-            step = cg.solution - state.image
-            cost, energy, gradient = state.evaluate(cg.solution)
+            step = cg.solution
+            candidate = state.image + step
+            cost, energy, gradient = state.evaluate(candidate)
             slope = _real_inner(state.gradient, step)
             bound = state.energy + slope + 0.5 * state.curvature * step.abs().square().flatten(1).double().sum(1)
             accepted = pending & (energy <= bound) & (cost <= state.cost)
-            state.accept(accepted, cg.solution, cost, energy, gradient)
+            state.accept(accepted, candidate, cost, energy, gradient)
             state.curvature = torch.where(accepted, DECAY * state.curvature, state.curvature)
             pending &= ~accepted
             state.curvature = torch.where(pending, GROWTH * state.curvature, state.curvature)

@@ -1,0 +1,1 @@
+"""Real data in and out, masks, noise, simulation: plain functions."""

@@ -1,0 +1,72 @@
+"""NumPy archives."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from mriinv.data.readers.arrays import Array, ArrayScan
+from mriinv.errors import InputError
+
+
+class NpzScan(ArrayScan):
+    """npz with ``ksp`` (or ``kspace``) (coil, y, x) or (slices, coil, y, x).
+
+    Optional: ``mask`` (y, x) or (x,), ``coil_maps`` (slices, coil, y, x) or (coil, y, x), ``noise_cov`` (coil, coil).
+    Nothing is unpickled: types and shapes are checked in the headers, before memory is taken for any array.
+    """
+
+    format = "npz file"
+    kspace_names = ("ksp", "kspace")
+    single_slice = True
+
+    @classmethod
+    def recognises(cls, path: Path, head: bytes) -> bool:
+        return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+    def _open(self) -> None:
+        self._archive = zipfile.ZipFile(self.path)
+
+    def close(self) -> None:
+        if hasattr(self, "_archive"):
+            self._archive.close()
+
+    def _list(self) -> list[str]:
+        return [name.removesuffix(".npy") for name in self._archive.namelist() if name.endswith(".npy")]
+
+    def _array(self, name: str) -> Array:
+        with self._archive.open(f"{name}.npy") as member:
+            shape, _, dtype = _read_header(member)
+            return Array(shape, dtype)
+
+    def _load(self, name: str, index: int | None) -> np.ndarray:
+        info = self._archive.getinfo(f"{name}.npy")
+        with self._archive.open(info) as member:
+            shape, fortran, dtype = _read_header(member)
+            if info.file_size != member.tell() + math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"size does not fit the shape {shape}")
+            if index is not None:
+                if fortran:
+                    raise InputError(self.path, name, "Fortran order", "C order, which allows reading one slice")
+                shape = shape[1:]
+            count = math.prod(shape)
+            member.seek((index or 0) * count * dtype.itemsize, 1)
+            data = member.read(count * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return shape, order and type of a ``.npy`` stream; leaves the stream at the data."""
+    version = npy.read_magic(member)
+    if version != (1, 0):  # later versions allow headers of 4 GiB, which no array of numbers needs
+        raise ValueError(f"npy format version {version}")
+    try:
+        shape, fortran, dtype = npy.read_array_header_1_0(member)
+    except Exception:  # the header is a Python literal, and nonsense makes the parser raise almost anything
+        raise ValueError("no valid npy header") from None
+    return shape, fortran, dtype

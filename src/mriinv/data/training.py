@@ -1,0 +1,191 @@
+"""Streams of training problems."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mriinv.core.operator import Operator
+from mriinv.core.problem import InverseProblem
+from mriinv.core.types import CoilMaps, Image, Mask
+from mriinv.data.coils import simulate_coil_maps
+from mriinv.data.heads import HeadSource
+from mriinv.data.masks import make_mask
+from mriinv.data.noise import complex_noise
+from mriinv.data.texture import uniform
+from mriinv.errors import InputError
+
+_SLICE = (192, 256)  # smallest and largest matrix of a rendered slice: pixels of about 0.85 to 1.3 mm
+_FIRST_SLICES = 32  # slices to draw from at the first call
+_CALLS_PER_SLICE = 2  # rendering a slice takes about half as long as an update of a small network
+_MAP_SETS = 32
+_MASKS_PER_KIND = 64
+_SCALE = (0.7, 1.3)  # random factor on images, so that a prior tolerates an imperfect scale
+
+
+class ProblemSource(ABC):
+    """Where trainers get images and measurements from."""
+
+    @abstractmethod
+    def images(self, count: int, generator: torch.Generator) -> Image:
+        """Return clean images, complex64 ``(count, y, x)``, whose declared scale (99th percentile) is 1."""
+
+    @abstractmethod
+    def problem(self, images: Image, generator: torch.Generator) -> InverseProblem:
+        """Return a random measurement of each image; all scales of the problem are 1."""
+
+
+class SimulatedProblems(ProblemSource):
+    """Random crops of simulated heads, seen by simulated coils through random masks.
+
+    Slices come from a window over an endless sequence; it moves on by one slice every second call of `images`, so that
+    a training of n updates sees about n/2 slices although rendering takes as long as an update may wait. What a call
+    returns depends on the generator and on the number of calls before it: `state_dict` carries the latter.
+
+    Parameters
+    ----------
+    heads : source of slices
+    shape : size (y, x) of the crops
+    coils : number of receivers
+    masks : pairs of mask name and acceleration; each problem draws one
+    noise_std : standard deviation of the measurement noise per real component
+    noise_floor : lowest and highest standard deviation of white noise that belongs to the image (real ones have it)
+    pool : number of slices in the window
+    make_operator : builds A from maps ``(batch, coil, y, x)`` and masks ``(batch, y, x)``
+    seed : determines the sequence of slices, the coil maps and the masks
+
+    Raises
+    ------
+    InputError : an empty list of masks, or a number out of range
+    """
+
+    def __init__(
+        self,
+        heads: HeadSource,
+        *,
+        shape: tuple[int, int] = (96, 96),
+        coils: int = 8,
+        masks: Sequence[tuple[str, float]] = (("poisson-2d", 4.0), ("poisson-2d", 6.0), ("random-1d", 3.0)),
+        noise_std: float = 0.005,
+        noise_floor: tuple[float, float] = (0.0, 0.02),
+        pool: int = 256,
+        make_operator: Callable[[CoilMaps, Mask], Operator],
+        seed: int = 0,
+    ) -> None:
+        for name, found, valid, expected in (
+            ("shape", tuple(shape), len(shape) == 2 and min(shape) >= 16, "two sizes (y, x) from 16 on"),
+            ("coils", coils, coils >= 1, "at least 1"),
+            ("masks", list(masks), len(masks) > 0, "at least one pair of name and acceleration"),
+            ("noise_std", noise_std, noise_std >= 0, "at least 0"),
+            ("noise_floor", noise_floor, 0 <= noise_floor[0] <= noise_floor[1], "lowest and highest from 0 on"),
+            ("pool", pool, pool >= 1, "at least 1"),
+        ):
+            if not valid:
+                raise InputError("SimulatedProblems", name, str(found), expected)
+        self._heads, self._shape, self._coils = heads, (shape[0], shape[1]), coils
+        self._kinds = tuple(masks)
+        self._noise_std, self._noise_floor = noise_std, noise_floor
+        self._make_operator = make_operator
+        self._pool, self._seed, self._calls = pool, seed, 0
+        self._slices: dict[int, Image] = {}
+        self._maps: dict[int, CoilMaps] = {}
+        self._masks: dict[tuple[int, int], Mask] = {}
+
+    def images(self, count: int, generator: torch.Generator) -> Image:
+        """Return random crops; see `ProblemSource.images`.
+
+        A crop keeps the scale of its slice, times a random factor between 0.7 and 1.3; its global phase is random.
+        """
+        host = _on_host(generator)
+        newest = min(_FIRST_SLICES, self._pool) + self._calls // _CALLS_PER_SLICE
+        oldest = max(0, newest - self._pool)
+        self._calls += 1
+        for index in [index for index in self._slices if index < oldest]:
+            del self._slices[index]
+        batch = []
+        for _ in range(count):
+            index = int(torch.randint(oldest, newest, (1,), generator=host))
+            factor = torch.polar(torch.tensor(uniform(*_SCALE, host)), torch.tensor(uniform(-3.1416, 3.1416, host)))
+            crop = factor * _random_crop(self._slice(index), self._shape, host)
+            batch.append(crop + complex_noise(self._shape, uniform(*self._noise_floor, host), host))
+        return torch.stack(batch).to(generator.device)
+
+    def problem(self, images: Image, generator: torch.Generator) -> InverseProblem:
+        """Return a random SENSE problem per image; see `ProblemSource.problem`."""
+        host = _on_host(generator)
+        maps = torch.stack([self._random_maps(host) for _ in images]).to(images.device)
+        mask = torch.stack([self._random_mask(host) for _ in images]).to(images.device)
+        operator = self._make_operator(maps, mask)
+        data = operator(images)
+        noise = complex_noise(data.shape, self._noise_std, generator, data.dtype).to(images.device)
+        scale = torch.ones(len(images), dtype=images.real.dtype, device=images.device)
+        return InverseProblem(operator, data + mask[:, None] * noise, self._noise_std, scale)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return how far the window has moved."""
+        return {"calls": torch.tensor(self._calls)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue where `state_dict` was taken."""
+        self._calls = int(state["calls"])
+
+    def _slice(self, index: int) -> Image:
+        if index not in self._slices:
+            generator = torch.Generator().manual_seed(_seed_of(self._seed, index))
+            low, high = (max(size, *self._shape) for size in _SLICE)
+            y, x = torch.randint(low, high + 1, (2,), generator=generator).tolist()
+            self._slices[index] = self._heads.image((y, x), generator)
+        return self._slices[index]
+
+    def _random_maps(self, generator: torch.Generator) -> CoilMaps:
+        index = int(torch.randint(_MAP_SETS, (1,), generator=generator))
+        if index not in self._maps:
+            own = torch.Generator().manual_seed(_seed_of(self._seed, index))
+            self._maps[index] = simulate_coil_maps(self._shape, self._coils, own)
+        order = torch.randperm(self._coils, generator=generator)
+        return _random_flip(self._maps[index][order], generator)
+
+    def _random_mask(self, generator: torch.Generator) -> Mask:
+        kind = int(torch.randint(len(self._kinds), (1,), generator=generator))
+        index = int(torch.randint(_MASKS_PER_KIND, (1,), generator=generator))
+        if (kind, index) not in self._masks:
+            name, acceleration = self._kinds[kind]
+            mask = make_mask(name, self._shape, acceleration, None, _seed_of(self._seed, index))
+            self._masks[kind, index] = mask[0].expand(self._shape)
+        return self._masks[kind, index]
+
+
+def _on_host(generator: torch.Generator) -> torch.Generator:
+    """Return `generator`, or for one on an accelerator a generator on the CPU seeded by it: rendering happens there."""
+    if generator.device.type == "cpu":
+        return generator
+    seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
+    return torch.Generator().manual_seed(int(seed))
+
+
+def _seed_of(seed: int, index: int) -> int:
+    return (seed * 1_000_003 + index) % 2**63
+
+
+def _random_flip(array: Tensor, generator: torch.Generator) -> Tensor:
+    axes = [axis for axis in (-2, -1) if uniform(0, 1, generator) < 0.5]
+    return array.flip(axes)
+
+
+def _random_crop(image: Image, shape: tuple[int, int], generator: torch.Generator) -> Image:
+    """Return a flipped and transposed crop, most of the time one that is not nearly empty."""
+    image = _random_flip(image, generator)
+    if uniform(0, 1, generator) < 0.5:
+        image = image.T
+    for _ in range(8):
+        y, x = (
+            int(torch.randint(whole - part + 1, (1,), generator=generator))
+            for whole, part in zip(image.shape, shape, strict=True)
+        )
+        crop = image[y : y + shape[0], x : x + shape[1]]
+        if (crop.abs() > 0.1).float().mean() > 0.3:
+            break
+    return crop

@@ -1,0 +1,151 @@
+"""One PNG per slice: what was there, what came out, and how far it is from the reference."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mriinv.errors import InputError
+from mriinv.metrics import evaluate
+
+WINDOW_PERCENTILE = 99.5
+BACKGROUND, TEXT, FAINT = "#101014", "#f2f2f2", "#a8a8b0"  # dark: the air around the head fades into it
+PANEL, GAP, LINE, CAPTION_LINE = 2.8, 0.08, 0.24, 0.17  # inches
+LONGEST_NAME = 32  # characters that fit above a panel
+CHARACTERS_PER_INCH = 15
+DPI = 150
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    values: np.ndarray
+    numbers: str = ""
+    colours: str = "gray"
+
+
+def reconstruction_figure(
+    path: str | Path,
+    zero_filled: Tensor,
+    reconstruction: Tensor,
+    reference: Tensor | None = None,
+    *,
+    std: Tensor | None = None,
+    support: Tensor | None = None,
+    volume_maximum: float | None = None,
+    error_scale: float = 10,
+    name: str = "reconstruction",
+    title: str = "",
+) -> Path:
+    """Draw magnitudes side by side in one grey window, and write them as PNG.
+
+    The window runs from 0 to the 99.5th percentile of the reference, or of the reconstruction when there is none.
+    With a reference follow the reference itself, the error of the magnitudes times `error_scale` in the same window,
+    and PSNR and SSIM, whose region and data range stand in the caption.
+
+    Parameters
+    ----------
+    path : the PNG, written whole or not at all
+    zero_filled, reconstruction, reference : complex or real ``(y, x)``, in the same units
+    std : real ``(y, x)``, standard deviation over posterior samples, drawn times `error_scale`
+    support : bool ``(y, x)``, region of the metrics; None for the whole image
+    volume_maximum : data range of the metrics; None for the maximum of the reference slice
+    name : what to call the reconstruction, such as ``deepen + mm-cg``
+    title : a line above the panels, such as the file and the slice
+
+    Raises
+    ------
+    InputError : the file cannot be written, or the shapes differ
+    """
+    given = [image for image in (reconstruction, reference, std) if image is not None]
+    if zero_filled.ndim != 2 or any(image.shape != zero_filled.shape for image in given):
+        shapes = [tuple(image.shape) for image in (zero_filled, *given)]
+        raise InputError("figure", "images", f"shapes {shapes}", "one shape (y, x)")
+    name = textwrap.shorten(name, LONGEST_NAME, placeholder="…")
+    window = _window(reconstruction if reference is None else reference)
+    panels = [_Panel("zero-filled", _magnitude(zero_filled)), _Panel(name, _magnitude(reconstruction))]
+    whose = name if reference is None else "the reference"
+    caption = f"Magnitudes; every panel: window 0 to the {WINDOW_PERCENTILE:g}th percentile of {whose}."
+    if reference is not None:
+        scored = [
+            evaluate(image[None], reference[None], None if support is None else support[None], volume_maximum)
+            for image in (zero_filled, reconstruction)
+        ]
+        panels = [_Panel(p.title, p.values, str(m)) for p, m in zip(panels, scored, strict=True)]
+        difference = np.abs(panels[1].values - _magnitude(reference))
+        panels += [
+            _Panel("reference", _magnitude(reference)),
+            _Panel(f"error × {error_scale:g}", error_scale * difference, f"of {name}", "inferno"),
+        ]
+        caption += f" PSNR and SSIM: {scored[0].region}, data range: {scored[0].data_range}."
+    if std is not None:
+        panels.append(_Panel(f"standard deviation × {error_scale:g}", error_scale * _magnitude(std), "", "inferno"))
+    return _save(_draw(panels, window, caption, title), Path(path))
+
+
+def _draw(panels: list[_Panel], window: float, caption: str, title: str) -> Figure:
+    """Lay the panels out in inches, so that text and images keep their size whatever the matrix."""
+    y, x = panels[0].values.shape
+    aspect = min(max(y / x, 0.4), 2.5)
+    width = len(panels) * (PANEL + GAP) + GAP
+    lines = textwrap.wrap(caption, int(CHARACTERS_PER_INCH * width))
+    below = len(lines) * CAPTION_LINE + 2 * GAP
+    numbers = LINE if any(panel.numbers for panel in panels) else 0
+    height = below + PANEL * aspect + GAP + numbers + LINE + (LINE + 2 * GAP if title else 0)
+    upper = (height - 2 * GAP) / height
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=BACKGROUND)
+    FigureCanvasAgg(figure)
+    for column, panel in enumerate(panels):
+        left = GAP + column * (PANEL + GAP)
+        axes = figure.add_axes((left / width, below / height, PANEL / width, PANEL * aspect / height))
+        axes.imshow(panel.values, cmap=panel.colours, vmin=0, vmax=window, interpolation="nearest")
+        axes.set_axis_off()
+        centre, base = (left + PANEL / 2) / width, below + PANEL * aspect + GAP
+        _write(figure, centre, (base + numbers) / height, panel.title, 11, TEXT, ha="center")
+        _write(figure, centre, base / height, panel.numbers, 9, FAINT, ha="center")
+    if title:
+        _write(figure, GAP / width, upper, title, 11, TEXT, va="top", weight="bold")
+    _write(figure, GAP / width, GAP / height, "\n".join(lines), 8, FAINT, linespacing=1.3)
+    return figure
+
+
+def _write(figure: Figure, x: float, y: float, text: str, size: float, colour: str, **style: Any) -> None:
+    # file names may hold dollar signs, which are not mathematics
+    figure.text(x, y, text, **{"va": "bottom", "fontsize": size, "color": colour, "parse_math": False, **style})
+
+
+def _window(image: Tensor) -> float:
+    values = _magnitude(image)
+    finite = values[np.isfinite(values)]
+    return float(np.percentile(finite, WINDOW_PERCENTILE)) if finite.size and finite.max() > 0 else 1.0
+
+
+def _magnitude(image: Tensor) -> np.ndarray:
+    return image.detach().abs().to("cpu", torch.float64).numpy()
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    temporary = path.parent / f".mriinv-{secrets.token_hex(6)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(temporary, format="png", facecolor=BACKGROUND)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            path, "", f"that it cannot be written ({error.strerror or error})", "a writable place"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return path

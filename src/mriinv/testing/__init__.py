@@ -1,0 +1,1 @@
+"""Checks and closed-form cases for authors of plug-ins."""

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import tracemalloc
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from mriinv.data.readers import READERS, NpzScan, Scan, open_scan
+from mriinv.errors import InputError
+
+SLICES, COILS, Y, X = 3, 4, 10, 8
+HEADER = """<ismrmrdHeader><subjectInformation><patientName>Jane Doe</patientName></subjectInformation>
+<n:studyInformation>2019</n:studyInformation ><encoding><encodedSpace><matrixSize><x>640</x><y>372</y><z>1</z>
+</matrixSize></encodedSpace></encoding></ismrmrdHeader>"""
+
+
+def kspace(*shape: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+
+
+def undersampled(mask: np.ndarray) -> np.ndarray:
+    return kspace(SLICES, COILS, Y, X) * mask.astype(np.complex64)
+
+
+LINES = np.array([0, 1, 0, 1, 1, 0, 1, 0])
+POINTS = (np.add.outer(np.arange(Y), np.arange(X)) % 3 == 0).astype(int)
+
+
+def test_fully_sampled(tmp_path, write):
+    data = kspace(SLICES, COILS, Y, X)
+    with open_scan(write(tmp_path / "scan.npz", kspace=data)) as scan:  # content decides, not the name
+        assert isinstance(scan, Scan)
+        assert len(scan) == SLICES
+        for index in range(SLICES):
+            acquisition = scan.read(index)
+            assert torch.equal(acquisition.kspace, torch.from_numpy(data[index : index + 1]))
+            assert acquisition.mask.shape == (1, 1, X)
+            assert acquisition.fully_sampled
+            assert acquisition.reference is acquisition.coil_maps is acquisition.noise_std is None
+            assert acquisition.source == f"scan.npz[{index}]"
+        described = scan.describe()
+    assert (described["slices"], described["coils"], described["matrix"]) == (SLICES, COILS, [Y, X])
+    assert described["mask"] is None
+
+
+@pytest.mark.parametrize("mask", [LINES, LINES.astype(bool), POINTS.astype(np.float32)])
+def test_stored_mask(tmp_path, write, mask):
+    with open_scan(write(tmp_path / "scan", kspace=undersampled(mask), mask=mask)) as scan:
+        acquisition = scan.read(1)
+        assert scan.describe()["acceleration"] == mask.size / mask.sum()
+    expected = torch.from_numpy(np.atleast_2d(mask).astype(bool))[None]
+    assert torch.equal(acquisition.mask, expected)
+    assert acquisition.header["mask"] == "stored in the file"
+
+
+def test_a_2d_mask_of_whole_columns_becomes_a_line_mask(tmp_path, write):
+    mask = np.broadcast_to(LINES, (Y, X))
+    with open_scan(write(tmp_path / "scan", kspace=undersampled(mask), mask=mask)) as scan:
+        assert torch.equal(scan.read(0).mask[0, 0], torch.from_numpy(LINES.astype(bool)))
+
+
+@pytest.mark.parametrize("mask", [LINES, POINTS])
+def test_undersampling_without_a_mask_is_recognised(tmp_path, write, mask):
+    with open_scan(write(tmp_path / "scan", kspace=undersampled(mask))) as scan:
+        acquisition = scan.read(2)
+    assert torch.equal(acquisition.mask[0], torch.from_numpy(np.atleast_2d(mask).astype(bool)))
+    assert not acquisition.fully_sampled
+    assert "derived" in acquisition.header["mask"]
+
+
+def test_mask_and_data_that_disagree(tmp_path, write):
+    data = kspace(SLICES, COILS, Y, X)
+    data[..., 6] = 0  # zero padding that the mask counts as sampled
+    with open_scan(write(tmp_path / "scan", kspace=data, mask=LINES)) as scan:
+        acquisition = scan.read(0)
+    assert acquisition.mask[0, 0].tolist() == [False, True, False, True, True, False, False, False]
+    assert torch.equal(acquisition.kspace.abs().sum((0, 1, 2)) > 0, acquisition.mask[0, 0])
+    assert acquisition.header["empty_in_mask"].startswith(f"{Y} locations")
+    assert acquisition.header["outside_mask"].startswith(f"{4 * Y} locations")
+
+
+@pytest.mark.parametrize("per_slice", [True, False])
+def test_coil_maps_and_noise(tmp_path, write, per_slice):
+    maps = kspace(SLICES, COILS, Y, X) if per_slice else kspace(COILS, Y, X)
+    noise = np.diag(np.full(COILS, 0.08)).astype(np.complex64)
+    path = write(tmp_path / "scan", kspace=kspace(SLICES, COILS, Y, X), coil_maps=maps, noise_cov=noise)
+    with open_scan(path) as scan:
+        acquisition = scan.read(1)
+    assert torch.equal(acquisition.coil_maps[0], torch.from_numpy(maps[1] if per_slice else maps))
+    assert acquisition.noise_std == pytest.approx(0.2)
+
+
+def test_npz_of_a_single_slice(tmp_path, write_npz):
+    data = kspace(COILS, Y, X)
+    for stored in (data, np.asfortranarray(data), data.astype(">c16")):
+        with open_scan(write_npz(tmp_path / "scan.npz", kspace=stored)) as scan:
+            assert len(scan) == 1
+            assert torch.equal(scan.read(0).kspace[0], torch.from_numpy(data))
+
+
+def test_fastmri_header_is_kept_without_persons(tmp_path, write_hdf5):
+    path = write_hdf5(
+        tmp_path / "scan.h5",
+        kspace=kspace(SLICES, COILS, Y, X),
+        ismrmrd_header=HEADER,
+        reconstruction_rss=np.ones((SLICES, Y, X), np.float32),
+    )
+    with h5py.File(path, "a") as file:
+        file.attrs.update(acquisition="AXT2", patient_id="0123")
+    with open_scan(path) as scan:
+        header = scan.read(0).header
+        assert scan.describe()["acquisition"] == "AXT2"
+    assert header["encoded_matrix"] == "640x372x1"
+    assert header["ismrmrd_header"].startswith("<ismrmrdHeader>")
+    assert not any(secret in str(header) for secret in ("Jane", "2019", "0123"))
+
+
+@pytest.mark.parametrize("text", ["x" * (2**20 + 1), 1.0, "<subjectInformation><patientName>Jane Doe"])
+def test_headers_that_are_no_use(tmp_path, text, write_hdf5):
+    with open_scan(write_hdf5(tmp_path / "scan.h5", kspace=kspace(1, COILS, Y, X), ismrmrd_header=text)) as scan:
+        assert "ismrmrd_header" not in scan.read(0).header
+
+
+def test_hdf5_reads_one_slice_of_a_volume_larger_than_memory(tmp_path):
+    path, shape = tmp_path / "scan.h5", (10**6, 8, 128, 128)  # a terabyte, nearly all of it never written
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("kspace", shape, np.complex64, chunks=(1, *shape[1:]))
+        dataset[765_432] = kspace(*shape[1:])
+    with open_scan(path) as scan:
+        tracemalloc.start()
+        acquisition = scan.read(765_432)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        with pytest.raises(InputError, match="no sample in slice 0"):
+            scan.read(0)
+    assert acquisition.kspace.abs().min() > 0
+    assert peak < 4 * acquisition.kspace.nbytes
+
+
+def test_npz_reads_one_slice(tmp_path, monkeypatch, write_npz):
+    data = kspace(40, COILS, Y, X)
+    path = write_npz(tmp_path / "scan.npz", kspace=data)
+    sizes = []
+    frombuffer = np.frombuffer
+    monkeypatch.setattr(np, "frombuffer", lambda data, dtype: (sizes.append(len(data)), frombuffer(data, dtype))[1])
+    with open_scan(path) as scan:
+        assert torch.equal(scan.read(31).kspace[0], torch.from_numpy(data[31]))
+    assert sizes == [data[0].nbytes]
+
+
+@pytest.mark.parametrize("index", [-1, SLICES])
+def test_slice_that_does_not_exist(tmp_path, write, index):
+    with (
+        open_scan(write(tmp_path / "scan", kspace=kspace(SLICES, COILS, Y, X))) as scan,
+        pytest.raises(InputError, match="expected 0 to 2"),
+    ):
+        scan.read(index)
+
+
+def test_further_readers_are_asked_first(tmp_path, write_npz):
+    class Special(NpzScan):
+        format = "special"
+
+    path = write_npz(tmp_path / "scan.npz", kspace=kspace(COILS, Y, X))
+    with open_scan(path, extra=[Special]) as scan:
+        assert isinstance(scan, Special)
+    assert Special not in READERS
+
+
+def test_real_fully_sampled(shared_data):
+    with open_scan(shared_data / "bart_full8" / "full.npz") as scan:
+        acquisition = scan.read(0)
+    assert acquisition.kspace.shape == (1, 8, 230, 180)
+    assert acquisition.fully_sampled
+    assert acquisition.noise_std == pytest.approx(0.00988, rel=1e-3)
+
+
+@pytest.mark.parametrize("keep_mask", [True, False])
+def test_real_undersampled(shared_data, tmp_path, keep_mask):
+    with np.load(shared_data / "sigpy_bartws8" / "cartesian_ksp_union.npz") as file:
+        stored = file["mask"]
+        np.savez(tmp_path / "scan.npz", ksp=file["ksp"], **({"mask": stored} if keep_mask else {}))
+    with open_scan(tmp_path / "scan.npz") as scan:
+        acquisition = scan.read(0)
+    assert torch.equal(acquisition.mask[0], torch.from_numpy(stored))
+    assert acquisition.acceleration == pytest.approx(4.60, abs=0.01)
+
+
+def test_real_zero_padding_is_a_line_mask(shared_data):
+    with open_scan(shared_data / "espirit_alias8" / "alias.npz") as scan:
+        acquisition = scan.read(0)
+    assert acquisition.mask.shape == (1, 1, 256)
+    assert int(acquisition.mask.sum()) == 168
+
+
+def test_zero_padded_data_may_be_undersampled_and_others_not(tmp_path, write):
+    padded = np.ones((Y, X))
+    padded[:, :2] = padded[:, 7:] = 0
+    mask = torch.from_numpy(LINES.astype(bool))[None, None]
+    with open_scan(write(tmp_path / "scan", kspace=undersampled(padded))) as scan:
+        full = scan.read(0)
+    assert full.gapless and not full.fully_sampled
+    acquisition = full.undersampled(mask)
+    assert acquisition.mask.tolist() == [[[False, False, False, True, True, False, True, False]]]
+    assert torch.equal((acquisition.kspace != 0).any(1)[0], acquisition.mask[0].expand(Y, X))
+    with pytest.raises(InputError, match="no sampled location"):
+        full.undersampled(torch.arange(X)[None, None] < 2)
+    for gaps in (LINES, POINTS):
+        with open_scan(write(tmp_path / "scan", kspace=undersampled(gaps))) as scan:
+            acquisition = scan.read(0)
+        assert not acquisition.gapless
+        with pytest.raises(InputError, match="already undersampled"):
+            acquisition.undersampled(mask)

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import os
+import stat
+
+import h5py
+import pytest
+import torch
+
+from mriinv.data.results import ResultWriter, read_result
+from mriinv.errors import InputError
+
+Y, X = 6, 5
+
+
+def images(n: int = 3) -> torch.Tensor:
+    return torch.randn(n, Y, X, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+
+
+def mask() -> torch.Tensor:
+    return torch.tensor([[True, False, True, True, False]])
+
+
+def test_round_trip(tmp_path):
+    path, image = tmp_path / "new" / "folder" / "scan.h5", images()
+    with ResultWriter(path, [4, 2, 7], {"prior": "deepen", "step": 0.1}, {"versions": {"torch": "2"}}) as writer:
+        for row, index in enumerate((4, 2, 7)):
+            writer.add(
+                index,
+                image[row],
+                mask=mask(),
+                maps={"coil_maps": image[:2] * (row + 1), "eigenvalues": image[row].abs()},
+                history={"cost": torch.arange(row + 2.0)},
+                reference=2 * image[row],
+                metrics={"psnr": 30.0 + row},
+                samples=image[row].expand(2, 4, Y, X),
+                std=image[row].abs(),
+            )
+            assert not path.exists()
+    result = read_result(path)
+    assert torch.equal(result.image, image)
+    assert (result.slices, result.complete) == ((4, 2, 7), True)
+    assert (result.settings, result.provenance) == ({"prior": "deepen", "step": 0.1}, {"versions": {"torch": "2"}})
+    assert set(result.arrays) == {"mask", "coil_maps", "eigenvalues", "reference", "samples", "std"}
+    assert torch.equal(result.arrays["mask"], mask().expand(3, 1, X))
+    assert torch.equal(result.arrays["coil_maps"][1], 2 * image[:2])
+    assert result.arrays["samples"].shape == (3, 2, 4, Y, X)
+    assert result.metrics["psnr"].tolist() == [30, 31, 32]
+    assert result.history[7]["cost"].tolist() == [0, 1, 2, 3]
+    assert os.listdir(path.parent) == ["scan.h5"]
+    assert stat.S_IMODE(path.stat().st_mode) & 0o400
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_finished_slices_survive_an_interruption(tmp_path, error):
+    path = tmp_path / "scan.h5"
+    with pytest.raises(error), ResultWriter(path, 3, {}, {}) as writer:
+        writer.add(1, images()[1], mask=mask(), history={"cost": torch.ones(2)})
+        raise error
+    result = read_result(path)
+    assert (result.slices, result.complete) == ((1,), False)
+    assert torch.equal(result.image, images()[1:2])
+    assert set(result.history) == {1}
+    with h5py.File(path) as file:
+        assert file["image"].shape == (3, Y, X)
+        assert file.attrs["finished"].tolist() == [1]
+    assert os.listdir(tmp_path) == ["scan.h5"]
+
+
+def test_interruption_in_the_middle_of_a_slice(tmp_path, monkeypatch):
+    path = tmp_path / "scan.h5"
+    with pytest.raises(KeyboardInterrupt), ResultWriter(path, 3, {}, {}) as writer:
+        writer.add(0, images()[0], mask=mask())
+        put = writer._put
+        monkeypatch.setattr(writer, "_put", lambda name, *rest: interrupt() if name == "image" else put(name, *rest))
+        writer.add(1, images()[1], mask=mask(), history={"cost": torch.ones(2)})
+    result = read_result(path)
+    assert result.slices == (0,)
+    assert result.history == {}
+    with h5py.File(path) as file:
+        assert (file["image"][1:] != file["image"][1:]).all()  # rows that were not written hold NaN
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, None])
+def test_nothing_is_left_without_a_finished_slice(tmp_path, error):
+    if error is None:
+        with ResultWriter(tmp_path / "scan.h5", 3, {}, {}):
+            pass
+    else:
+        with pytest.raises(error), ResultWriter(tmp_path / "scan.h5", 3, {}, {}):
+            raise error
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_older_result_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "scan.h5"
+    for attempt in (1, 2):
+        with ResultWriter(path, 1, {"attempt": attempt}, {}) as writer:
+            if attempt == 2:
+                assert read_result(path).settings == {"attempt": 1}
+            writer.add(0, images()[0], mask=mask())
+    assert read_result(path).settings == {"attempt": 2}
+    with pytest.raises(RuntimeError), ResultWriter(path, 1, {"attempt": 3}, {}):
+        raise RuntimeError
+    assert read_result(path).settings == {"attempt": 2}
+
+
+def test_a_rename_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(InputError, match="No space left"), ResultWriter(tmp_path / "scan.h5", 1, {}, {}) as writer:
+        writer.add(0, images()[0], mask=mask())
+    assert os.listdir(tmp_path) == []
+
+
+def test_misuse(tmp_path):
+    with ResultWriter(tmp_path / "scan.h5", 2, {}, {}) as writer:
+        with pytest.raises(ValueError, match=r"\(y, x\)"):
+            writer.add(0, images(), mask=mask())
+        writer.add(0, images()[0], mask=mask())
+        for index in (0, 2):
+            with pytest.raises(ValueError, match="not announced"):
+                writer.add(index, images()[0], mask=mask())
+        with pytest.raises(ValueError, match="shape"):
+            writer.add(1, images()[0], mask=mask()[:, 1:])
+        with pytest.raises(ValueError, match="may not be called image"):
+            writer.add(1, images()[0], mask=mask(), maps={"image": mask()})
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "scan.h5", tmp_path / "file" / "a" / "scan.h5", tmp_path):
+        with pytest.raises(InputError, match="cannot be written"):
+            ResultWriter(path, 1, {}, {})
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_reading_something_else(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["kspace"] = 1
+    (tmp_path / "text.h5").write_text("text")
+    for name in ("other.h5", "text.h5", "missing.h5", "."):
+        with pytest.raises(InputError, match="mriinv result"):
+            read_result(tmp_path / name)

@@ -1,0 +1,92 @@
+"""The sampler against the closed form of its own discretised chain on a Gaussian posterior."""
+
+import pytest
+import torch
+
+from mriinv import InverseProblem, MriinvError, make_solver
+from mriinv.testing.analytic import gaussian_problem
+
+CHAINS = 6000
+
+
+def stationary_covariance(hessian, form, epsilon, alpha):
+    """E[(x−μ)(x−μ)ᴴ] of the discretised chain; twice the variance per real component."""
+    eye = torch.eye(len(hessian), dtype=hessian.dtype)
+    if form == "eq16":
+        return 2 * epsilon**2 * torch.linalg.inv(hessian @ (2 * eye - alpha * hessian))
+    return 2 * torch.linalg.inv(hessian @ (eye - epsilon**2 / 4 * hessian))
+
+
+@pytest.mark.parametrize(
+    ("form", "epsilon", "alpha", "steps"), [("eq16", 0.1, 1.0, 120), ("eq16", 0.1, 0.3, 300), ("eq11", 0.9, None, 200)]
+)
+def test_mean_and_covariance_are_those_of_the_discretised_chain(form, epsilon, alpha, steps):
+    problem, prior, hessian = gaussian_problem(shape=(2, 3), samples=4, batch=CHAINS)
+    sampler = make_solver("langevin", form=form, epsilon=epsilon, step=alpha)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.zeros(CHAINS, 2, 3, dtype=torch.complex128)
+    states = sampler.advance(problem, prior, start, steps, generator).flatten(1)
+    mean = torch.linalg.solve(hessian, problem.back_projection()[0].flatten())
+    exact = stationary_covariance(hessian, form, epsilon, alpha)
+    centred = states - mean
+    covariance = centred.T @ centred.conj() / CHAINS
+    assert (covariance - exact).norm() < 0.05 * exact.norm()
+    error = states.mean(0) - mean
+    assert error.norm() < 4 * (exact.diagonal().real.sum() / CHAINS).sqrt()
+
+
+def test_the_step_matters_in_that_closed_form():
+    """The tolerance above separates the discretised law from the ideal one: they differ by far more."""
+    _, _, hessian = gaussian_problem(shape=(2, 3), samples=4)
+    one, small = (stationary_covariance(hessian, "eq16", 0.1, alpha) for alpha in (1.0, 1e-6))
+    assert (one - small).norm() > 0.15 * small.norm()
+
+
+def test_samples_have_mean_and_both_standard_deviations():
+    problem, prior, _ = gaussian_problem()
+    samples = make_solver("langevin", samples=5, batch=2, iterations=7, epsilon=0.1)(problem, prior)
+    assert samples.draws.shape == (5, 1, 1, 3, 4)
+    flat = samples.draws[:, 0]
+    torch.testing.assert_close(samples.image, flat.mean(0))
+    torch.testing.assert_close(samples.std, ((flat - flat.mean(0)).abs() ** 2).sum(0).div(4).sqrt())
+    torch.testing.assert_close(samples.magnitude_std, flat.abs().std(0))
+
+
+def test_scaled_samples_scale_their_spread():
+    problem, prior, _ = gaussian_problem()
+    solver = make_solver("langevin", samples=3, iterations=5)
+    small, large = (solver(InverseProblem(problem.operator, f * problem.data), prior) for f in (1.0, 100.0))
+    torch.testing.assert_close(large.std, 100 * small.std)
+
+
+def test_seed_determines_the_samples():
+    problem, prior, _ = gaussian_problem()
+    solver = make_solver("langevin", samples=2, iterations=3)
+    first, same, other = (
+        solver(problem, prior, generator=torch.Generator().manual_seed(seed)).draws for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+def test_step_follows_the_measured_curvature():
+    problem, prior, hessian = gaussian_problem()
+    sampler = make_solver("langevin")
+    step = sampler.stable_step(problem, prior, problem.sense(), torch.Generator().manual_seed(0))
+    largest = float(torch.linalg.eigvalsh(prior.matrix).max())
+    assert step == pytest.approx(min(1, 1.4 / (1 + largest)), rel=0.05)
+    assert step * float(torch.linalg.eigvalsh(hessian).max()) < 2
+
+
+def test_divergence_is_reported():
+    problem, prior, _ = gaussian_problem()
+    with pytest.raises(MriinvError, match=r"diverged after .* smaller solver\.step"):
+        make_solver("langevin", step=60.0, iterations=400)(problem, prior)
+
+
+def test_monitor_counts_all_chains():
+    problem, prior, _ = gaussian_problem()
+    seen = []
+    solver = make_solver("langevin", samples=4, batch=2, iterations=20)
+    solver(problem, prior, monitor=lambda step, values: seen.append((step, *values)))
+    assert [step for step, *_ in seen] == [10, 20, 30, 40]
+    assert all(name == "gradient_rms" for _, name in seen)

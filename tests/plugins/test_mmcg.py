@@ -1,0 +1,133 @@
+"""MM-CG against dense algebra, and the guarantees it states."""
+
+import pytest
+import torch
+
+from mriinv import InverseProblem, MriinvError, complex_noise, make_solver
+from mriinv.testing.analytic import DenseOperator, QuadraticPrior, gaussian_problem
+
+
+class DoubleWell(QuadraticPrior):
+    """A smooth non-convex energy: the quadratic one and a sum of cosines."""
+
+    def energy(self, image, noise_level=None):
+        parts = torch.view_as_real(image).flatten(1)
+        return 0.05 * super().energy(image) + 0.2 * (1 - torch.cos(3 * parts)).double().sum(1)
+
+
+class Conditional(QuadraticPrior):
+    """An energy whose weight falls with the noise level, as a noise-conditional one does."""
+
+    provides = frozenset({"energy", "gradient", "noise-conditional"})
+    noise_range = (0.01, 0.2)
+
+    def energy(self, image, noise_level=None):
+        level = self.noise_range[0] if noise_level is None else noise_level
+        self.seen = [*getattr(self, "seen", []), float(torch.as_tensor(level))]
+        return super().energy(image) * (self.noise_range[0] / level) ** 2
+
+
+def dense_solution(problem, hessian):
+    back_projection = problem.back_projection().flatten(1)
+    return torch.linalg.solve(hessian, back_projection.T).T.unflatten(1, problem.operator.shape)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_quadratic_energy_reaches_the_dense_solution(batch):
+    problem, prior, hessian = gaussian_problem(batch=batch)
+    solution = make_solver("mm-cg", tolerance=1e-15, cg_tolerance=1e-12, cg_iterations=50)(problem, prior)
+    exact = dense_solution(problem, hessian)
+    assert solution.converged.all()
+    assert (solution.image - exact).norm() <= 1e-6 * exact.norm()
+
+
+def test_one_step_with_the_true_curvature_is_equation_15():
+    problem, prior, _ = gaussian_problem()
+    L = 0.8  # noqa: N806 - above the largest eigenvalue 0.7 of Q, so the majoriser holds at once
+    start = complex_noise((1, 3, 4), 1.0, torch.Generator().manual_seed(1), torch.complex128)
+    solver = make_solver("mm-cg", initial_curvature=L, max_iterations=1, cg_iterations=100, cg_tolerance=1e-14)
+    found = solver(problem, prior, initial=start).image
+    gram = problem.operator.matrix.mH @ problem.operator.matrix
+    rhs = (problem.back_projection() + L * start - prior.gradient(start)).flatten()
+    exact = torch.linalg.solve(gram + L * torch.eye(12, dtype=rhs.dtype), rhs).view(1, 3, 4)
+    torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("curvature", [None, 1e-3, 50.0])
+def test_cost_never_increases_whatever_the_first_curvature(curvature):
+    problem, _, _ = gaussian_problem(batch=2, seed=3)
+    prior = DoubleWell()
+    start = complex_noise((2, 3, 4), 2.0, torch.Generator().manual_seed(2), torch.complex128)
+    solution = make_solver("mm-cg", initial_curvature=curvature, tolerance=1e-12)(problem, prior, initial=start)
+    cost = torch.cat([(problem.data_term(start) + prior.energy(start)).detach()[None], solution.history["cost"]])
+    assert (cost.diff(dim=0) <= 0).all()
+    assert cost[-1].lt(0.9 * cost[0]).all()
+    gradient = problem.data_gradient(solution.image) + prior.gradient(solution.image)
+    assert gradient.abs().max() < 1e-4  # a stationary point
+
+
+def test_a_fixed_curvature_below_the_energys_would_diverge_and_backtracking_prevents_it():
+    """0.3 λmax without backtracking diverges: the guarantee is not an accident of the test problem."""
+    problem, prior, hessian = gaussian_problem(samples=1)
+    L = 0.3 * 0.7  # noqa: N806
+    gram = problem.operator.matrix.mH @ problem.operator.matrix
+    iteration = torch.linalg.solve(gram + L * torch.eye(12), L * torch.eye(12) - prior.matrix)
+    assert torch.linalg.eigvals(iteration).abs().max() > 1
+    solution = make_solver("mm-cg", initial_curvature=L, tolerance=1e-14, cg_tolerance=1e-12)(problem, prior)
+    exact = dense_solution(problem, hessian)
+    assert (solution.image - exact).norm() < 1e-4 * exact.norm()
+
+
+def test_stops_by_the_relative_change_of_the_cost():
+    problem, prior, _ = gaussian_problem()
+    loose = make_solver("mm-cg", tolerance=1e-2)(problem, prior)
+    cost = loose.history["cost"][:, 0]
+    change = -cost.diff() / cost[:-1]
+    assert loose.converged.all()
+    assert change[-1] <= 1e-2 < change[:-1].min()
+    short = make_solver("mm-cg", tolerance=1e-15, max_iterations=2)(problem, prior)
+    assert not short.converged.any() and short.iterations.item() == 2
+
+
+def test_images_of_a_batch_stop_on_their_own():
+    problem, prior, _ = gaussian_problem(batch=2)
+    data = problem.data * torch.tensor([[1.0], [0.0]])
+    start = torch.stack([torch.ones(3, 4), torch.zeros(3, 4)]).to(torch.complex128)
+    both = InverseProblem(problem.operator, data, scale=problem.scale)
+    solution = make_solver("mm-cg", tolerance=1e-12)(both, prior, initial=start)
+    assert solution.iterations[1] == 1 < solution.iterations[0]
+    one = InverseProblem(problem.operator, data[:1], scale=torch.ones(1))
+    alone = make_solver("mm-cg", tolerance=1e-12)(one, prior, initial=start[:1])
+    torch.testing.assert_close(solution.image[:1], alone.image, rtol=1e-6, atol=1e-8)
+
+
+def test_noise_level_falls_geometrically_and_ends_at_the_lowest():
+    problem, prior, _ = gaussian_problem()
+    conditional = Conditional(prior.matrix)
+    solver = make_solver("mm-cg", levels=5, steps_per_level=2, highest_level=0.16, tolerance=1e-10)
+    levels = solver(problem, conditional).history["noise_level"][:, 0]
+    assert levels[:8].tolist() == pytest.approx([0.16, 0.16, 0.08, 0.08, 0.04, 0.04, 0.02, 0.02])
+    assert (levels[8:] == 0.01).all() and len(levels) > 8
+    without = make_solver("mm-cg", levels=1)(problem, conditional)
+    assert without.history["noise_level"].isnan().all()
+
+
+def test_solution_does_not_depend_on_the_units_of_the_data():
+    problem, prior, _ = gaussian_problem()
+    data = {factor: factor * problem.data for factor in (1.0, 1e4)}
+    images = {f: make_solver("mm-cg")(InverseProblem(problem.operator, d), prior).image for f, d in data.items()}
+    torch.testing.assert_close(images[1e4] / 1e4, images[1.0])
+
+
+def test_refuses_a_prior_without_energy():
+    problem, _, _ = gaussian_problem()
+    with pytest.raises(MriinvError, match=r"cannot combine prior 'none' with solver 'mm-cg'.*energy, gradient"):
+        make_solver("mm-cg")(problem)
+
+
+def test_dense_operator_is_its_matrix():
+    matrix = complex_noise((5, 6), 1.0, torch.Generator().manual_seed(0), torch.complex128)
+    operator = DenseOperator(matrix, (2, 3))
+    image = complex_noise((1, 2, 3), 1.0, torch.Generator().manual_seed(1), torch.complex128)
+    torch.testing.assert_close(operator(image)[0], matrix @ image.flatten())
+    torch.testing.assert_close(operator.gram(image).flatten(), matrix.mH @ matrix @ image.flatten())
