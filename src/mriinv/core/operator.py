@@ -58,9 +58,9 @@ class Operator(Component, ABC):
 
         `shift` is one number or one per image; `tolerance` is on the residual relative to the right-hand side.
         """
-        scale = torch.as_tensor(shift, device=rhs.device, dtype=rhs.real.dtype).reshape(-1, 1, 1)
+        scale = torch.as_tensor(shift, device=rhs.device, dtype=rhs.real.dtype).to(rhs.dtype).reshape(-1, 1, 1)
         return conjugate_gradient(
-            lambda x: self.gram(x).add_(scale * x),
+            lambda x: self.gram(x).addcmul_(x, scale),
             rhs,
             initial=initial,
             tolerance=tolerance,

@@ -84,7 +84,7 @@ class MapValidation:
         for path in config.validation.scans:
             with open_scan(path) as scan:
                 full = scan.read(len(scan) // 2).to(device)
-            if not full.fully_sampled:
+            if not full.gapless:
                 raise InputError(path, "kspace", "undersampled data", "a fully sampled scan to validate on")
             for name, acceleration in config.validation.masks:
                 mask = make_mask(name, (full.kspace.shape[-2], full.kspace.shape[-1]), acceleration, None, 0)

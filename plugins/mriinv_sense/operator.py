@@ -1,0 +1,237 @@
+"""The SENSE forward model: coil maps, Fourier transform, sampling."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mriinv import Acquisition, CGResult, ComponentSettings, InputError, Operator, conjugate_gradient, setting
+from mriinv.core.types import CoilMaps, Image, KSpace, Mask, PerImage
+from mriinv.numerics.fft import centring_phases
+from mriinv_sense import calibration
+
+UNIT_TOLERANCE = 1e-5  # of Σ|c|² from 1, above the rounding of single precision
+
+
+class SenseOperator(Operator):
+    """Multi-coil Cartesian MRI, A = S F C.
+
+    C multiplies by the coil maps c, F is the centred orthonormal 2D Fourier transform, S keeps the sampled locations
+    and sets the others to zero (Pruessmann 1999). With unit sum of squares Σ|c|² = 1 on the support, ‖A‖ ≤ 1; with
+    other maps `norm_bound` is √max Σ|c|².
+
+    No shift is ever computed: F = P·fft2·Q with the phases of `centring_phases`, and AᴴA needs neither of them, only
+    the mask in the order of `fft2` and transforms along the axes that it varies along. On the CPU the work is done
+    coil by coil, because large temporaries cost more than the arithmetic; on other devices in one batch.
+
+    Parameters
+    ----------
+    coil_maps : complex ``(batch|1, coil, y, x)``, dimensionless
+    mask : bool ``(batch|1, y|1, x)``, True where sampled; ``y == 1`` selects whole columns
+
+    Raises
+    ------
+    InputError : shapes that do not fit, values that are not finite, maps or a mask that are zero everywhere
+    """
+
+    name = "sense"
+
+    class Settings(ComponentSettings):
+        """How coil maps are estimated by ESPIRiT (Uecker 2014), or where they come from instead."""
+
+        calibration_width: int = setting(24, "widest calibration region, along each axis", unit="lines", ge=4)
+        kernel_width: int = setting(6, "width of the k-space kernels", unit="samples", ge=2)
+        threshold: float = setting(
+            0.02, "singular values kept, relative to the largest", unit="fraction of the largest", gt=0, lt=1
+        )
+        crop: float = setting(
+            0.9, "eigenvalue below which a pixel is outside the support", unit="eigenvalue, 0 to 1", ge=0, lt=1
+        )
+        maps: str | None = setting(None, "file with coil maps (.npz, .npy, HDF5; 'coil_maps', (coil, y, x))")
+
+    def __init__(self, coil_maps: CoilMaps, mask: Mask) -> None:
+        _validate(coil_maps, mask)
+        self.coil_maps, self.mask = coil_maps, mask
+        self._conjugate = coil_maps.conj().resolve_conj()
+        self._weight = coil_maps.abs().square().sum(1)
+        bound = float(self._weight.max())
+        self.norm_bound = 1.0 if abs(bound - 1) < UNIT_TOLERANCE else bound**0.5
+        self._eigenvalues: Tensor | None = None
+
+        y, x = self._shape = (coil_maps.shape[-2], coil_maps.shape[-1])
+        q, p = (phase.to(coil_maps.device) for phase in centring_phases(self._shape, coil_maps.dtype))
+        self._q, self._sampling = q, p * mask / (y * x) ** 0.5
+        self._axes, self._gram_mask = _gram_mask(mask, coil_maps.dtype)
+
+    @classmethod
+    def from_acquisition(cls, acquisition: Acquisition, **settings: Any) -> SenseOperator:
+        """Build the operator from the maps in `settings`, those of `acquisition`, or ESPIRiT, whichever comes first.
+
+        ESPIRiT uses the largest centred, fully sampled rectangle of k-space, slice by slice.
+
+        Raises
+        ------
+        InputError : unreadable or unfitting maps; k-space that is not finite; too small a calibration region
+        SettingsError : settings that do not exist or are out of range
+        """
+        options = cls.parse_settings(settings)
+        kspace, mask = acquisition.kspace, acquisition.mask
+        if not torch.isfinite(torch.view_as_real(kspace)).all():
+            raise InputError(acquisition.source, "kspace", "NaN or infinity", "finite values")
+        if options.maps is not None:
+            maps = calibration.load_maps(options.maps, tuple(kspace.shape[1:]))
+            return cls(maps.to(kspace), mask)
+        if acquisition.coil_maps is not None:
+            return cls(acquisition.coil_maps.to(kspace), mask)
+        calibrated = calibration.calibrate(
+            acquisition,
+            width=options.calibration_width,
+            kernel_width=options.kernel_width,
+            threshold=options.threshold,
+            crop=options.crop,
+        )
+        operator = cls(calibrated.coil_maps, mask)
+        operator._eigenvalues, operator.notes = calibrated.eigenvalues, calibrated.notes
+        return operator
+
+    def forward(self, image: Image) -> KSpace:
+        self._check(image, "image")
+        centred = image * self._q
+        if image.device.type != "cpu":
+            return torch.fft.fft2(self.coil_maps * centred[:, None]).mul_(self._sampling[:, None])
+        coils = [torch.fft.fft2(c * centred).mul_(self._sampling) for c in self.coil_maps.unbind(1)]
+        return torch.stack(coils, 1)
+
+    def adjoint(self, data: KSpace) -> Image:
+        self._check(data, "data")
+        sampling = self._sampling.conj().resolve_conj()
+        if data.device.type != "cpu":
+            coils = torch.fft.ifft2(data * sampling[:, None], norm="forward")
+            return coils.mul_(self._conjugate).sum(1).mul_(self._q.conj())
+        image: Tensor | None = None
+        for coil, conjugate in zip(data.unbind(1), self._conjugate.unbind(1), strict=True):
+            part = torch.fft.ifft2(coil * sampling, norm="forward")
+            image = part * conjugate if image is None else image.addcmul_(part, conjugate)
+        assert image is not None
+        return image.mul_(self._q.conj())
+
+    def gram(self, image: Image) -> Image:
+        self._check(image, "image")
+        if not self._axes:
+            return image * self._weight
+        if image.device.type != "cpu":
+            return self._gram_batched(image)
+        return torch.stack([self._add_gram(torch.zeros_like(one), one, index) for index, one in enumerate(image)])
+
+    def solve_normal(
+        self,
+        rhs: Image,
+        shift: float | PerImage,
+        *,
+        initial: Image | None = None,
+        tolerance: float = 1e-6,
+        max_iterations: int = 50,
+    ) -> CGResult:
+        """Solve (AᴴA + shift·I) x = rhs as `Operator.solve_normal` does, on the CPU image by image."""
+        self._check(rhs, "rhs")
+        shifts = torch.as_tensor(shift, device=rhs.device, dtype=rhs.real.dtype).expand(len(rhs))
+
+        def solve(apply: Callable[[Tensor], Tensor], part: slice) -> CGResult:
+            start = None if initial is None else initial[part]
+            return conjugate_gradient(
+                apply, rhs[part], initial=start, tolerance=tolerance, max_iterations=max_iterations
+            )
+
+        if rhs.device.type != "cpu":
+            scale = shifts.to(rhs.dtype).view(-1, 1, 1)
+            return solve(lambda x: self.gram(x).addcmul_(x, scale), slice(None))
+
+        def shifted(index: int, scale: float) -> Callable[[Tensor], Tensor]:
+            return lambda x: self._add_gram(x[0] * scale, x[0], index)[None]
+
+        results = [solve(shifted(i, float(s)), slice(i, i + 1)) for i, s in enumerate(shifts)]
+        return CGResult(*(torch.cat([getattr(r, field) for r in results]) for field in CGResult.__dataclass_fields__))
+
+    def fully_sampled_image(self, data: KSpace) -> Image:
+        """Return Cᴴ Fᴴ y, the coil-combined image of fully sampled data."""
+        everything = torch.ones(1, 1, self._shape[1], dtype=torch.bool, device=data.device)
+        return SenseOperator(self.coil_maps, everything).adjoint(data)
+
+    def exported_maps(self) -> dict[str, Tensor]:
+        """Return the coil maps and, when ESPIRiT made them, its two eigenvalue maps ``(batch, 2, y, x)``."""
+        maps = {"coil_maps": self.coil_maps}
+        return maps if self._eigenvalues is None else {**maps, "espirit_eigenvalues": self._eigenvalues}
+
+    def to(self, device: torch.device | str) -> SenseOperator:
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
+
+    def _add_gram(self, total: Tensor, image: Tensor, index: int) -> Tensor:
+        """Add AᴴA of one image to `total`, in place; temporaries are one coil large and stay in the cache."""
+        maps, conjugate = _select(self.coil_maps, index), _select(self._conjugate, index)
+        if not self._axes:
+            return total.addcmul_(image, _select(self._weight, index).to(image.dtype))
+        mask = _select(self._gram_mask, index)
+        for coil, conjugate_coil in zip(maps, conjugate, strict=True):
+            spectrum = torch.fft.fftn(coil * image, dim=self._axes).mul_(mask)
+            total.addcmul_(torch.fft.ifftn(spectrum, dim=self._axes, norm="forward"), conjugate_coil)
+        return total
+
+    def _gram_batched(self, image: Tensor) -> Tensor:
+        spectrum = torch.fft.fftn(self.coil_maps * image[:, None], dim=self._axes).mul_(self._gram_mask[:, None])
+        return torch.fft.ifftn(spectrum, dim=self._axes, norm="forward").mul_(self._conjugate).sum(1)
+
+    def _check(self, value: Tensor, what: str) -> None:
+        batches = {len(value), len(self.coil_maps), len(self.mask)} - {1}
+        expected = self._shape if what != "data" else (self.coil_maps.shape[1], *self._shape)
+        if value.shape[1:] != expected or batches - {len(value)}:
+            batch = max(len(self.coil_maps), len(self.mask))
+            raise InputError(
+                "sense operator",
+                what,
+                f"shape {tuple(value.shape)}",
+                f"({batch if batch > 1 else 'batch'}, {', '.join(map(str, expected))})",
+            )
+
+
+def _select(per_image: Tensor, index: int) -> Tensor:
+    return per_image[index if len(per_image) > 1 else 0]
+
+
+def _gram_mask(mask: Mask, dtype: torch.dtype) -> tuple[tuple[int, ...], Tensor]:
+    """Return the axes along which `mask` varies, and 1/N times the mask over them, in the order of `fft2`."""
+    axes = tuple(axis for axis in (-2, -1) if (mask != mask.narrow(axis, 0, 1)).any())
+    for axis in {-2, -1} - set(axes):
+        mask = mask.narrow(axis, 0, 1)
+    size = 1
+    for axis in axes:
+        size *= mask.shape[axis]
+    return axes, torch.fft.ifftshift(mask, dim=(-2, -1)).to(dtype) / size
+
+
+def _validate(coil_maps: Tensor, mask: Tensor) -> None:
+    def refuse(field: str, found: str, expected: str) -> None:
+        raise InputError("sense operator", field, found, expected)
+
+    if coil_maps.ndim != 4 or not coil_maps.is_complex() or coil_maps.numel() == 0:
+        refuse("coil_maps", f"{coil_maps.dtype} {tuple(coil_maps.shape)}", "complex (batch or 1, coil, y, x)")
+    y, x = coil_maps.shape[-2:]
+    if mask.ndim != 3 or mask.dtype != torch.bool or mask.shape[-2] not in (1, y) or mask.shape[-1] != x:
+        refuse("mask", f"{mask.dtype} {tuple(mask.shape)}", f"bool (batch or 1, {y} or 1, {x})")
+    if 1 not in (len(coil_maps), len(mask)) and len(coil_maps) != len(mask):
+        refuse("mask", f"batch {len(mask)}", f"batch 1 or {len(coil_maps)}, as the coil maps have")
+    if mask.device != coil_maps.device:
+        refuse("mask", f"device {mask.device}", f"{coil_maps.device}, where the coil maps are")
+    if not torch.isfinite(torch.view_as_real(coil_maps)).all():
+        refuse("coil_maps", "NaN or infinity", "finite values")
+    if not coil_maps.flatten(1).any(1).all():
+        refuse("coil_maps", "an image whose maps are zero everywhere", "maps that are not zero on the object")
+    if not mask.flatten(1).any(1).all():
+        refuse("mask", "an image without any sampled location", "at least one")

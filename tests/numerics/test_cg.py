@@ -1,0 +1,84 @@
+"""Conjugate gradients against dense solves."""
+
+import pytest
+import torch
+
+from mriinv.numerics.cg import conjugate_gradient
+
+
+def systems(batch: int, size: int, dtype: torch.dtype, condition: float = 50.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    basis = torch.linalg.qr(torch.randn(batch, size, size, dtype=dtype, generator=generator)).Q
+    values = torch.logspace(0, torch.log10(torch.tensor(condition)), size).to(dtype)
+    return basis @ (values[:, None] * basis.mH)
+
+
+def apply(matrices: torch.Tensor):
+    return lambda x: (matrices @ x.flatten(1)[..., None]).view_as(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_agrees_with_the_dense_solve(batch, dtype):
+    matrices = systems(batch, 12, dtype)
+    rhs = torch.randn(batch, 3, 4, dtype=dtype)
+    result = conjugate_gradient(apply(matrices), rhs, tolerance=1e-12, max_iterations=60)
+    expected = torch.linalg.solve(matrices, rhs.flatten(1)).view_as(rhs)
+    torch.testing.assert_close(result.solution, expected, rtol=0, atol=1e-10)
+    assert (result.relative_residual <= 1e-12).all()
+
+
+def test_residual_is_the_true_one():
+    matrices, rhs = systems(2, 12, torch.complex128), torch.randn(2, 12, dtype=torch.complex128)
+    result = conjugate_gradient(apply(matrices), rhs, tolerance=0, max_iterations=5)
+    true = (rhs - apply(matrices)(result.solution)).norm(dim=1) / rhs.norm(dim=1)
+    torch.testing.assert_close(result.relative_residual, true)
+    assert result.iterations.tolist() == [5, 5]
+
+
+def test_each_image_stops_on_its_own_and_keeps_its_value():
+    matrices = torch.cat((torch.eye(20, dtype=torch.complex128)[None], systems(1, 20, torch.complex128)))
+    rhs = torch.randn(2, 20, dtype=torch.complex128)
+    result = conjugate_gradient(apply(matrices), rhs, tolerance=1e-8)
+    alone = conjugate_gradient(apply(matrices[1:]), rhs[1:], tolerance=1e-8)
+    assert result.iterations[0] == 1 < result.iterations[1] == alone.iterations[0]
+    torch.testing.assert_close(result.solution[0], rhs[0])
+    torch.testing.assert_close(result.solution[1:], alone.solution)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
+def test_stops_at_the_first_iterate_within_tolerance(tolerance):
+    matrices, rhs = systems(1, 30, torch.complex128, 1e3), torch.randn(1, 30, dtype=torch.complex128)
+    result = conjugate_gradient(apply(matrices), rhs, tolerance=tolerance, max_iterations=200)
+    fewer = conjugate_gradient(apply(matrices), rhs, tolerance=0, max_iterations=int(result.iterations) - 1)
+    assert result.relative_residual <= tolerance < fewer.relative_residual
+
+
+def test_initial_guess_is_used_and_left_alone():
+    matrices, rhs = systems(2, 12, torch.complex128), torch.randn(2, 12, dtype=torch.complex128)
+    exact = torch.linalg.solve(matrices, rhs)
+    initial = exact.clone()
+    result = conjugate_gradient(apply(matrices), rhs, initial=initial, tolerance=1e-8)
+    assert result.iterations.tolist() == [0, 0]
+    assert result.solution.data_ptr() != initial.data_ptr()
+    near = exact + 1e-3
+    warm = conjugate_gradient(apply(matrices), rhs, initial=near, tolerance=1e-10)
+    torch.testing.assert_close(near, exact + 1e-3, rtol=0, atol=0)
+    torch.testing.assert_close(warm.solution, exact, rtol=0, atol=1e-8)
+    assert (warm.iterations > 0).all()
+
+
+def test_a_zero_right_hand_side_gives_zero():
+    rhs = torch.zeros(2, 12, dtype=torch.complex128)
+    rhs[1] = 1
+    result = conjugate_gradient(apply(systems(2, 12, rhs.dtype)), rhs)
+    assert not result.solution[0].any()
+    assert torch.isfinite(result.solution.abs()).all()
+    assert result.relative_residual[0] == 0
+    assert result.iterations[0] == 0 < result.iterations[1]
+
+
+def test_a_graph_is_refused_rather_than_cut():
+    rhs = torch.randn(1, 12, dtype=torch.complex128, requires_grad=True)
+    with pytest.raises(RuntimeError, match="automatic differentiation"):
+        conjugate_gradient(apply(systems(1, 12, rhs.dtype)), rhs)

@@ -1,0 +1,117 @@
+"""The energy: derivatives, shapes, and what its documentation states."""
+
+import pytest
+import torch
+
+from mriinv import MriinvError, complex_noise, make_prior, make_problem, make_solver, simulate_acquisition
+from mriinv.errors import SettingsError
+
+FORMS = {
+    "residual": {"widths": [4, 6], "blocks": 1},
+    "one-resolution": {"widths": [4], "unshuffle": 1, "blocks": 3, "activation": "softplus"},
+    "one-level": {"widths": [4], "conditional": False},
+    "published": {"form": "published", "widths": [4]},
+    "published-flatten": {"form": "published", "widths": [4], "head": "flatten", "matrix": [9, 12]},
+}
+
+
+def energy(name, **more):
+    torch.manual_seed(0)
+    return make_prior("deepen", weights="none", **FORMS[name], **more).double()
+
+
+def image(shape=(2, 9, 12), seed=0):
+    return complex_noise(shape, 0.5, torch.Generator().manual_seed(seed), torch.complex128)
+
+
+def levels(prior):
+    return [None, 0.02, torch.tensor([0.01, 0.1])] if prior.noise_range else [None]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradient_is_that_of_finite_differences(form):
+    prior, x, h = energy(form), image(), 1e-5
+    direction = image(seed=1)
+    for level in levels(prior):
+        value, gradient = prior.energy_and_gradient(x, level)
+        difference = (prior.energy(x + h * direction, level) - prior.energy(x - h * direction, level)) / (2 * h)
+        along = (gradient.conj() * direction).real.sum((1, 2))
+        torch.testing.assert_close(along, difference.detach(), rtol=1e-6, atol=1e-8)
+        assert value.dtype == torch.float64 and (value >= 0).all()
+        assert not gradient.requires_grad and not value.requires_grad
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if name != "published-flatten"])
+@pytest.mark.parametrize("shape", [(1, 7, 5), (3, 16, 10), (1, 33, 18)])
+def test_any_matrix_and_any_batch(form, shape):
+    prior, x = energy(form), image(shape)
+    whole, gradient = prior.energy_and_gradient(x)
+    assert gradient.shape == x.shape
+    single = torch.cat([prior.energy(one[None]) for one in x]).detach()
+    torch.testing.assert_close(whole, single)
+
+
+def test_published_form_has_the_published_number_of_parameters():
+    prior = make_prior("deepen", weights="none", form="published", widths=[64], activation="relu", head="flatten")
+    assert sum(p.numel() for p in prior.parameters()) == 148_928 + 6_553_601
+
+
+def test_published_form_is_piecewise_linear():
+    """Its gradient does not change under a small step: no Lipschitz constant can be measured, only backtracked."""
+    prior, x = energy("published", activation="relu"), image()
+    torch.testing.assert_close(prior.gradient(x), prior.gradient(x + 1e-9 * image(seed=1)), rtol=0, atol=0)
+    assert energy("residual").gradient(x).ne(energy("residual").gradient(x + 1e-6 * image(seed=1))).any()
+
+
+def test_denoiser_is_the_gradient_step_that_the_energy_defines():
+    prior, x, sigma = energy("residual", weight=3.0), image(), 0.05
+    scale = 3.0 * prior.log_scale.exp() * (prior.reference_level / sigma) ** 2
+    expected = x - prior.gradient(x, sigma) / scale.detach()
+    torch.testing.assert_close(prior.denoise(x, sigma), expected)
+    score = (expected - x) / sigma**2
+    torch.testing.assert_close(prior.score(x, sigma), score)
+
+
+def test_default_level_is_the_lowest_and_weight_multiplies():
+    x = image()
+    prior, doubled = energy("residual"), energy("residual", weight=2.0)
+    torch.testing.assert_close(prior.energy(x), prior.energy(x, prior.noise_range[0]))
+    torch.testing.assert_close(doubled.energy(x), 2 * prior.energy(x))
+
+
+def test_zero_image_has_zero_energy_without_biases():
+    prior = energy("one-level")
+    assert prior.energy(torch.zeros(1, 8, 8, dtype=torch.complex128)).item() == 0
+
+
+def test_published_form_has_no_denoiser():
+    with pytest.raises(MriinvError, match="no denoiser"):
+        energy("published").denoise(image(), 0.1)
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(SettingsError, match="did you mean 'widths'"):
+        make_prior("deepen", weights="none", width=[4])
+    with pytest.raises(SettingsError, match=r"deepen.weight: found -1"):
+        make_prior("deepen", weights="none", weight=-1)
+
+
+def test_gradient_keeps_no_graph_and_training_does():
+    prior, x = energy("residual").requires_grad_(True), image()
+    assert prior.gradient(x).grad_fn is None
+    _, gradient = prior.energy_and_gradient(x, create_graph=True)
+    gradient.abs().square().sum().backward()
+    assert all(p.grad is not None for p in prior.parameters())
+
+
+@pytest.mark.parametrize("form", ["residual", "published"])
+def test_map_descends_on_a_simulated_scan(form):
+    """A random energy, multi-coil data: MM-CG must descend in single precision too."""
+    problem = make_problem(simulate_acquisition(shape=(48, 44), coils=4))
+    torch.manual_seed(0)
+    prior = make_prior("deepen", weights="none", form=form, widths=[8], activation="relu")
+    solution = make_solver("mm-cg", max_iterations=12, levels=2)(problem, prior)
+    level = solution.history["noise_level"][:, 0].nan_to_num()
+    cost = solution.history["cost"][:, 0]
+    same = level.diff() == 0
+    assert same.sum() >= 3 and (cost.diff()[same] <= 0).all()
