@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+RunMriinv = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +20,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_mriinv() -> RunMriinv:
+    """Run the command line in a process of its own, with `site` before everything else on the path."""
+
+    def run(*arguments: object, site: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        inherited = {key: value for key, value in os.environ.items() if key not in ("MRIINV_PLUGINS", "PYTHONPATH")}
+        path = {} if site is None else {"PYTHONPATH": str(site)}
+        return subprocess.run(
+            [sys.executable, "-c", "from mriinv.cli import main; main(prog_name='mriinv')", *map(str, arguments)],
+            env={**inherited, "OMP_NUM_THREADS": "1", **path, **environment},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, Literal
 
@@ -17,13 +18,14 @@ class DeepenEnergy(Prior):
 
     ``form="residual"``, the default,
 
-    .. math:: E_σ(x) = w\,e^{s}\,σ_0^2\,\tfrac12 ‖N_θ(x/σ, \log σ)‖^2
+    .. math:: E_σ(x) = w\,\frac{η}{η_0}\,e^{s}\,σ_0^2\,\tfrac12 ‖N_θ(x/σ, \log σ)‖^2
 
     where N estimates the noise in x in units of σ. Up to the factor e^s (σ₀/σ)² this is ½‖x − D_σ(x)‖² with the
-    denoiser D_σ(x) = x − σN; s is learned and carries the η² that the paper absorbs into the energy. Smooth, any
-    matrix size. With ``conditional`` the energy is meant for every level σ in `noise_range`; the posterior is the one
-    at σ₀ = ``noise_range[0]``, and higher levels serve to approach it (`mm-cg`). Without it σ = σ₀ = 0.1 is a fixed
-    scale of the input.
+    denoiser D_σ(x) = x − σN; s is learned and carries the η² that the paper absorbs into the energy, for the noise η₀
+    of the training; `at_noise` brings the energy to the noise η of the data. Smooth, any matrix size. With
+    ``conditional`` the energy is meant for every level σ in `noise_range`; the posterior is the one at
+    σ₀ = ``noise_range[0]``, and higher levels serve to approach it (`mm-cg`). Without it σ = σ₀ = 0.1 is a fixed scale
+    of the input.
 
     ``form="published"`` is section III-B: five convolutions, ReLU, linear, |·|. Its gradient is piecewise constant,
     so no Lipschitz constant of it exists; solvers rely on backtracking. It has no noise level.
@@ -31,6 +33,7 @@ class DeepenEnergy(Prior):
 
     name = "deepen"
     provides = frozenset({"energy", "gradient", "denoiser", "noise-conditional"})
+    adjustable = frozenset({"weight", "data_noise_std"})
 
     class Settings(ComponentSettings):
         form: Literal["residual", "published"] = setting("residual", "residual (default) or the form of the paper")
@@ -48,6 +51,12 @@ class DeepenEnergy(Prior):
         matrix: tuple[int, int] = setting((320, 320), "published form with head=flatten: matrix size", unit="pixels")
         initial_scale: float = setting(0.3, "e^s before training", gt=0)
         weight: float = setting(1.0, "w, a factor on the energy at reconstruction; 1 is what was learned", gt=0)
+        data_noise_std: float | None = setting(
+            0.007,
+            "noise η₀ of the measurements in training; none: do not follow the noise of the data",
+            gt=0,
+            unit="std per real component, image scale 1",
+        )
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -57,16 +66,30 @@ class DeepenEnergy(Prior):
             self.network = PublishedNetwork(s.widths[0], s.activation, s.head, s.matrix)
         else:
             self.network = NoiseNetwork(s.widths, s.blocks, s.unshuffle, s.conditional, s.activation)
+        self.noise_factor: float | Tensor = 1.0  # η/η₀ of the data at hand
         self.residual = s.form == "residual"
         if self.residual:
             self.log_scale = nn.Parameter(torch.tensor(math.log(s.initial_scale)))
         self.noise_range = s.noise_range if s.conditional and self.residual else None
         self.reference_level = s.noise_range[0] if self.noise_range else 0.1
 
+    def at_noise(self, noise_std: Tensor) -> DeepenEnergy:
+        """Return the energy times η/η₀ for measurements with noise η (the parameters are shared).
+
+        With an exact prior the factor would be (η/η₀)², as eq. 6 absorbs the variance; since the prior is not, its
+        error does not shrink with the noise, and the linear rule is what real scans ask for.
+        """
+        if self.settings.data_noise_std is None:
+            return self
+        other = copy.copy(self)
+        other.noise_factor = noise_std.double() / self.settings.data_noise_std
+        return other
+
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
+        weight = self.settings.weight * self.noise_factor
         if not self.residual:
-            return self.settings.weight * self.network(torch.view_as_real(image).movedim(-1, 1)).abs()
-        factor = self.settings.weight * self.log_scale.double().exp() * self.reference_level**2
+            return weight * self.network(torch.view_as_real(image).movedim(-1, 1)).abs()
+        factor = weight * self.log_scale.double().exp() * self.reference_level**2
         return factor * self._half_square(image, self._level(image, noise_level))
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mriinv import InputError
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softplus, "relu": nn.ReLU}
 
 
@@ -103,11 +105,13 @@ class PublishedNetwork(nn.Module):
         for _ in range(4):
             layers += [ACTIVATIONS[activation](), conv3x3(width, width, bias=True)]
         self.convolutions = nn.Sequential(*layers)
-        self.head = head
+        self.head, self.matrix = head, matrix
         self.linear = nn.Linear(width * (matrix[0] * matrix[1] if head == "flatten" else 1), 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, 2, y, x)`` to ``(batch,)`` in float64."""
+        if self.head == "flatten" and x.shape[-2:] != self.matrix:
+            raise InputError("deepen", "image", f"matrix size {tuple(x.shape[-2:])}", f"{self.matrix} of head=flatten")
         h = self.convolutions(x)
         h = h.flatten(1) if self.head == "flatten" else h.double().sum(dim=(-2, -1))
         weight, bias = self.linear.weight[0].double(), self.linear.bias.double()

@@ -85,8 +85,8 @@ class Langevin(Sampler):
         s = self.settings
         if s.step is not None or s.form == "eq11":
             return s.step or 1.0
-        probe, _ = largest_curvature(lambda x: prior.gradient(x, s.noise_level), image[:1], generator)
-        return min(1.0, 1.4 / (problem.operator.norm_bound**2 + float(probe)))
+        probe, _ = largest_curvature(lambda x: prior.gradient(x, s.noise_level), image, generator)
+        return min(1.0, 1.4 / (problem.operator.norm_bound**2 + float(probe.max())))
 
     def solve(
         self,

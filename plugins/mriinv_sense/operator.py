@@ -9,9 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mriinv import Acquisition, CGResult, ComponentSettings, InputError, Operator, conjugate_gradient, setting
-from mriinv.core.types import CoilMaps, Image, KSpace, Mask, PerImage
-from mriinv.numerics.fft import centring_phases
+from mriinv import (
+    Acquisition,
+    CGResult,
+    CoilMaps,
+    ComponentSettings,
+    Image,
+    InputError,
+    KSpace,
+    Mask,
+    Operator,
+    PerImage,
+    centring_phases,
+    conjugate_gradient,
+    setting,
+)
 from mriinv_sense import calibration
 
 UNIT_TOLERANCE = 1e-5  # of Σ|c|² from 1, above the rounding of single precision

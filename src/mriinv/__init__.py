@@ -29,9 +29,15 @@ if TYPE_CHECKING:
     from mriinv.core.solver import Solver as Solver
     from mriinv.core.trainer import Loss as Loss
     from mriinv.core.trainer import Trainer as Trainer
+    from mriinv.core.types import CoilMaps as CoilMaps
+    from mriinv.core.types import Image as Image
+    from mriinv.core.types import KSpace as KSpace
+    from mriinv.core.types import Mask as Mask
+    from mriinv.core.types import PerImage as PerImage
     from mriinv.data.acquisition import Acquisition as Acquisition
     from mriinv.data.masks import make_mask as make_mask
     from mriinv.data.noise import complex_noise as complex_noise
+    from mriinv.data.readers import Scan as Scan
     from mriinv.data.readers import open_scan as open_scan
     from mriinv.data.simulate import simulate_acquisition as simulate_acquisition
     from mriinv.data.training import ProblemSource as ProblemSource
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from mriinv.numerics.cg import CGResult as CGResult
     from mriinv.numerics.cg import conjugate_gradient as conjugate_gradient
     from mriinv.numerics.curvature import largest_curvature as largest_curvature
+    from mriinv.numerics.fft import centring_phases as centring_phases
     from mriinv.training.losses import denoising_score_matching as denoising_score_matching
     from mriinv.training.losses import log_uniform as log_uniform
 
@@ -65,9 +72,15 @@ _HOME = {
     "Solver": "core.solver",
     "Loss": "core.trainer",
     "Trainer": "core.trainer",
+    "CoilMaps": "core.types",
+    "Image": "core.types",
+    "KSpace": "core.types",
+    "Mask": "core.types",
+    "PerImage": "core.types",
     "Acquisition": "data.acquisition",
     "make_mask": "data.masks",
     "complex_noise": "data.noise",
+    "Scan": "data.readers",
     "open_scan": "data.readers",
     "simulate_acquisition": "data.simulate",
     "ProblemSource": "data.training",
@@ -77,6 +90,7 @@ _HOME = {
     "CGResult": "numerics.cg",
     "conjugate_gradient": "numerics.cg",
     "largest_curvature": "numerics.curvature",
+    "centring_phases": "numerics.fft",
     "denoising_score_matching": "training.losses",
     "log_uniform": "training.losses",
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mriinv import __version__
-from mriinv.errors import MriinvError
+from mriinv.errors import MriinvError, UnknownNameError
 from mriinv.manifest import KINDS
 from mriinv.registry import Component, registry
 
@@ -110,8 +110,8 @@ def _run_options(
     """Turn command-line options into fields of the configuration."""
     options = {name: given[name] for name in ("prior", "solver", "operator", "slices", "out", "device", "seed")}
     options["input"] = list(inputs) or None
-    mask = {k: given[o] for k, o in (("name", "mask"), ("acceleration",) * 2, ("calibration",) * 2) if given[o]}
-    options["mask"] = mask or None
+    mask = {"name": given["mask"], "acceleration": given["acceleration"], "calibration": given["calibration"]}
+    options["mask"] = {key: value for key, value in mask.items() if value is not None} or None
     if given["weights"] is not None:
         options["prior"] = {"weights": given["weights"], **({"name": given["prior"]} if given["prior"] else {})}
     if given["samples"] is not None:
@@ -165,8 +165,9 @@ def train(
 def list_(kind: str | None, as_json: bool) -> None:
     """List components and recipes."""
     rows = [
-        {"kind": c.entry.kind, "name": c.entry.name, "summary": c.entry.summary, "from": c.plugin.distribution}
-        for c in registry().components()
+        {"kind": one, "name": name, "summary": c.entry.summary, "from": c.plugin.distribution}
+        for one in KINDS
+        for name, c in registry().components(one).items()
     ]
     rows += [{"kind": "recipe", "name": n, "summary": r.summary, "from": ""} for n, r in registry().recipes.items()]
     rows = [row for row in rows if kind in (None, row["kind"])]
@@ -186,31 +187,44 @@ def list_(kind: str | None, as_json: bool) -> None:
 @click.argument("name")
 @_json
 def info(name: str, as_json: bool) -> None:
-    """Show a component or recipe: settings with defaults and units, capabilities, reference, weights."""
+    """Show components and recipes of a name: settings with defaults and units, capabilities, reference, weights."""
     found = _find(name)
     if as_json:
         click.echo(json.dumps(found, indent=2, default=str))
         return
+    click.echo("\n\n".join(_described(one) for one in found))
+
+
+def _described(found: dict[str, Any]) -> str:
+    lines = []
     for key, value in found.items():
         if key == "settings":
-            click.secho("settings", bold=True)
+            lines.append(click.style("settings", bold=True))
             for row in value:
                 unit = f" [{row['unit']}]" if row["unit"] else ""
-                click.echo(f"  {row['name']} = {row['default']}{unit}\n      {row['help']}")
+                lines.append(f"  {row['name']} = {row['default']}{unit}\n      {row['help']}")
         elif value:
-            click.echo(f"{key}: {value if isinstance(value, str) else json.dumps(value, default=str)}")
+            lines.append(f"{key}: {value if isinstance(value, str) else json.dumps(value, default=str)}")
+    return "\n".join(lines)
 
 
-def _find(name: str) -> dict[str, Any]:
+def _find(name: str) -> list[dict[str, Any]]:
+    """Return what is known of every component and recipe called `name`."""
+    found = []
     for kind in KINDS:
-        if name.rpartition(":")[2] in registry().names(kind):
-            return _describe(registry().find(kind, name))
-    return {"recipe": name, **registry().recipe(name).model_dump(exclude_none=True)}
+        with suppress(UnknownNameError):
+            found.append(_describe(registry().find(kind, name)))
+    if name in registry().recipes:
+        found.append({"recipe": name, **registry().recipe(name).model_dump(exclude_none=True)})
+    if not found:
+        known = [n for kind in KINDS for n in registry().components(kind)]
+        raise UnknownNameError("component or recipe", name, [*known, *registry().recipes])
+    return found
 
 
 def _describe(component: Component) -> dict[str, Any]:
     entry = component.entry
-    cls = registry().load(entry.kind, component.qualified if not component.plugin.builtin else entry.name)
+    cls = registry().load(entry.kind, component.qualified)
     settings = [
         {
             "name": name,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from mriinv.core.problem import InverseProblem, Solution
 from mriinv.core.solver import Monitor, Solver
 from mriinv.core.trainer import Trainer
 from mriinv.data.acquisition import Acquisition
-from mriinv.errors import SettingsError, UnknownNameError, WeightsError
+from mriinv.errors import SettingsError, UnknownNameError
 from mriinv.manifest import WeightEntry
 from mriinv.registry import package_folder, registry
 from mriinv.weights import load_prior
@@ -52,12 +55,9 @@ def find_weights(prior: str, weights: str | None) -> tuple[Path | None, str | No
     if entry is not None:
         return package_folder(component.entry.target.partition(":")[0].split(".")[0]) / entry.file, entry.sha256
     assert weights is not None
-    path = Path(weights)
-    if path.suffix != ".safetensors" and not path.exists():
-        raise UnknownNameError(f"weights of prior '{prior}'", weights, entries)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such weight file")
-    return path, None
+    if Path(weights).suffix != ".safetensors" and not os.path.exists(weights):
+        raise UnknownNameError(f"weights of prior '{prior}'", weights, [*entries, UNTRAINED])
+    return Path(weights), None
 
 
 def make_solver(name: str, **settings: Any) -> Solver:
@@ -86,16 +86,19 @@ def make_problem(acquisition: Acquisition, operator: str | Operator = "sense", *
 def resolve_device(device: str) -> torch.device:
     """Return the torch device of ``auto`` (CUDA where there is one), ``cpu`` or ``cuda[:n]``."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        raise SettingsError(f"device: found '{device}'; expected auto, cpu, cuda or cuda:<number>") from None
-    if found.type not in ("cpu", "cuda"):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", device):
         raise SettingsError(f"device: found '{device}'; expected auto, cpu, cuda or cuda:<number>")
+    found = torch.device(device)
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise SettingsError(f"device: found '{device}'; this machine has {torch.cuda.device_count()} CUDA devices")
-    return found
+    return torch.empty(0, device=found).device  # with its number, as tensors have it
+
+
+def _moved(problem: InverseProblem, device: torch.device) -> InverseProblem:
+    assert problem.scale is not None
+    operator, data = problem.operator.to(device), problem.data.to(device)
+    return replace(problem, operator=operator, data=data, scale=problem.scale.to(device))
 
 
 class Reconstruction:
@@ -130,5 +133,9 @@ class Reconstruction:
         """Reconstruct a problem, or an acquisition through the SENSE operator."""
         if isinstance(problem, Acquisition):
             problem = make_problem(problem.to(self.device))
+        elif problem.data.device != self.device:
+            problem = _moved(problem, self.device)
+        if initial is not None:
+            initial = initial.to(self.device)
         generator = torch.Generator(problem.data.device).manual_seed(seed)
         return self.solver(problem, self.prior, initial=initial, generator=generator, monitor=monitor)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mriinv.core.component import explain
-from mriinv.errors import SettingsError
-from mriinv.manifest import Choice, ChoiceField, RecipeEntry, load_yaml
+from mriinv.errors import InputError, SettingsError
+from mriinv.manifest import Choice, ChoiceField, RecipeEntry, load_yaml, parse_yaml
 from mriinv.registry import registry
 
 DEFAULT_RECIPE = "deepen-map"
+SIMULATION_MASK = {"name": "poisson-2d"}  # a simulated scan is fully sampled
 COMPONENTS = ("operator", "prior", "solver", "trainer")  # chosen by name, with settings of their own
+SEEDS = 2**63  # what random generators take
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -27,7 +29,7 @@ class MaskChoice(BaseModel):
     name: str = Field(description="poisson-2d, random-1d or equispaced-1d")
     acceleration: float = Field(4.0, gt=1, description="grid locations over sampled ones, centre included")
     calibration: int | None = Field(None, ge=0, description="fully sampled centre in lines; none: the mask's default")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
 
 
 class TrainingData(BaseModel):
@@ -65,7 +67,7 @@ class TrainConfig(BaseModel):
     data: TrainingData = TrainingData()
     validation: Validation = Validation()
     device: str = "auto"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
 
 
 class RunConfig(BaseModel):
@@ -79,9 +81,11 @@ class RunConfig(BaseModel):
     prior: ChoiceField | None = None
     solver: ChoiceField
     mask: Annotated[MaskChoice | None, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)] = None
-    slices: str | None = Field(None, pattern=r"^\d+(:\d+)?$", description="one slice, or first:after_last")
+    slices: str | None = Field(
+        None, pattern=r"^[0-9]{1,9}(:[0-9]{1,9})?$", description='one slice "3", or first and after last "3:5"'
+    )
     device: str = "auto"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=SEEDS)
 
 
 def build_config(
@@ -100,19 +104,18 @@ def build_config(
     ------
     SettingsError : unknown fields (with the nearest name) and values out of range
     """
-    content = _mapping(run_file)
+    content = _mapping(run_file, (*COMPONENTS, "mask"))
     given = {key: value for key, value in options.items() if value is not None}
-    name = recipe or content.pop("recipe", None)
-    content.pop("recipe", None)
+    in_file = content.pop("recipe", None)
+    name = recipe or in_file
     if name is None and "solver" not in given and "solver" not in content:
         name = DEFAULT_RECIPE
-    merged: dict[str, Any] = {}
-    for layer in (_of_recipe(registry().recipe(name)) if name else {}, content, given):
+    simulated = not (given.get("input") or content.get("input"))
+    merged: dict[str, Any] = {"mask": dict(SIMULATION_MASK)} if simulated else {}
+    for layer in (_of_recipe(registry().recipe(str(name))) if name else {}, content, given):
         merged = _merge(merged, layer)
     for assignment in assignments:
         _assign(merged, assignment, ("operator", "prior", "solver", "mask"))
-    if not merged.get("input"):
-        merged.setdefault("mask", {"name": "poisson-2d"})  # a simulated scan is fully sampled
     return _validate(RunConfig, merged)
 
 
@@ -125,10 +128,10 @@ def build_train_config(
     scans: tuple[Path, ...] = (),
 ) -> TrainConfig:
     """As `build_config`, for a training; ``--set trainer.steps=100``, ``data.coils=4``, ``validation.every=50``."""
-    content = _mapping(run_file)
+    content = _mapping(run_file, (*COMPONENTS, "data", "validation"))
     merged = _merge(content, {key: value for key, value in options.items() if value is not None})
     for part in ("trainer", "operator", "data", "validation"):
-        merged.setdefault(part, TrainConfig.model_fields[part].default.model_dump())
+        merged[part] = merged.get(part) or TrainConfig.model_fields[part].default.model_dump()
     if heads is not None:
         merged["data"]["heads"] = heads
     if scans:
@@ -138,10 +141,20 @@ def build_train_config(
     return _validate(TrainConfig, merged)
 
 
-def _mapping(run_file: Path | None) -> dict[str, Any]:
+def _mapping(run_file: Path | None, parts: tuple[str, ...]) -> dict[str, Any]:
+    """Return the content of a run file with each of `parts` as a mapping, a bare string being the name."""
     content = load_yaml(run_file) if run_file else {}
     if not isinstance(content, dict):
-        raise SettingsError(f"{run_file}: found {type(content).__name__}; expected a mapping of fields")
+        raise InputError(run_file, "", type(content).__name__, "a mapping of fields")
+    for part in parts:
+        value = content.get(part)
+        if isinstance(value, str):
+            content[part] = value = {"name": value}
+        if value is not None and not isinstance(value, dict):
+            raise InputError(run_file, part, reprlib.repr(value), "a mapping, or a name")
+        settings = (value or {}).get("settings")
+        if part in COMPONENTS and settings is not None and not isinstance(settings, dict):
+            raise InputError(run_file, f"{part}.settings", reprlib.repr(settings), "a mapping of settings")
     return content
 
 
@@ -155,9 +168,12 @@ def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in layer.items():
         if key in (*COMPONENTS, "mask") and value is not None:
             value = {"name": value} if isinstance(value, str) else value
-            old = merged.get(key)
-            same = isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name")
-            merged[key] = {**old, **value} if same and isinstance(old, dict) else value
+            old = merged.get(key) or {}
+            if value.get("name", old.get("name")) == old.get("name"):
+                value = {**old, **value}
+                if key in COMPONENTS:
+                    value["settings"] = {**(old.get("settings") or {}), **(value.get("settings") or {})}
+            merged[key] = value
         else:
             merged[key] = value
     return merged
@@ -170,16 +186,16 @@ def _assign(config: dict[str, Any], assignment: str, parts: tuple[str, ...]) -> 
         raise SettingsError(f"--set {assignment}: expected <part>.<setting>=<value>, part one of {', '.join(parts)}")
     if config.get(part) is None:
         raise SettingsError(f"--set {assignment}: there is no {part} in this run")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--set {assignment}: {' '.join(str(error).split())}") from None
-    target = dict(config[part])
-    if part in COMPONENTS:
-        target["settings"] = {**target.get("settings", {}), name: value}
-    else:
-        target[name] = value
-    config[part] = target
+    value = parse_yaml(text, f"--set {assignment}")
+    keys = name.split(".")
+    config[part] = _replaced(config[part], ["settings", *keys] if part in COMPONENTS else keys, value)
+
+
+def _replaced(mapping: Mapping[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
+    """Return `mapping` with the value at a path of keys replaced."""
+    first, *rest = keys
+    old = mapping.get(first)
+    return {**mapping, first: _replaced(old if isinstance(old, dict) else {}, rest, value) if rest else value}
 
 
 def _validate(model: type[Model], merged: dict[str, Any]) -> Model:

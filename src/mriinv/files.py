@@ -23,7 +23,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(path, "", f"{error.strerror or error}", "a place that can be written") from error
+        raise unwritable(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -33,9 +33,20 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(folder, "", f"{error.strerror or error}", "a folder that can be written") from error
+        raise unwritable(folder, error) from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(folder, "", "no permission to write", "a folder that can be written")
+        raise unwritable(folder, PermissionError("no permission"))
+
+
+def unwritable(path: Path, error: Exception) -> InputError:
+    """Return the error that tells the user why `path` cannot be written."""
+    return InputError(path, "", f"that it cannot be written ({reason(error)})", "a writable place")
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of what an exception says, without the file name that Python puts into it."""
+    said = (isinstance(error, OSError) and error.strerror) or str(error).strip() or type(error).__name__
+    return said.splitlines()[0]
 
 
 def sha256(path: Path) -> str:

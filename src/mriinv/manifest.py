@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,12 +16,12 @@ from mriinv.errors import InputError
 Kind = Literal["operator", "prior", "solver", "trainer"]
 KINDS: tuple[Kind, ...] = ("operator", "prior", "solver", "trainer")
 MAX_BYTES = 1 << 20
-_loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _known(capability: str) -> str:
-    if capability not in CAPABILITIES and capability != "linear":
-        raise ValueError(f"unknown capability; known: {', '.join(sorted(CAPABILITIES))}")
+    known = CAPABILITIES | {"linear"}
+    if capability not in known:
+        raise ValueError(f"one of {', '.join(sorted(known))}")
     return capability
 
 
@@ -93,19 +95,52 @@ def load_yaml(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(path, "", f"{path.stat().st_size} bytes", f"at most {MAX_BYTES}")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_loader)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(path, "", error.strerror or str(error), "a readable YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(path, "", " ".join(str(error).split()), "valid YAML") from None
+    except UnicodeDecodeError as error:
+        raise InputError(path, "", str(error), "UTF-8 text") from None
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, source: object) -> Any:
+    """Return the content of YAML text with safe types only; `source` is named in the `InputError`."""
+    try:
+        return yaml.safe_load(text)  # in Python: libyaml overflows the stack on deep nesting
+    except Exception as error:  # a value that does not fit its tag makes the constructors raise almost anything
+        raise InputError(source, "", " ".join(str(error).split()) or type(error).__name__, "valid YAML") from None
 
 
 def load_manifest(path: Path) -> Manifest:
     """Read and validate a ``registry.yaml``."""
     content = load_yaml(path)
+    if content is not None and not isinstance(content, dict):
+        raise InputError(path, "", type(content).__name__, f"a mapping with {', '.join(Manifest.model_fields)}")
     try:
         return Manifest.model_validate(content or {})
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InputError(path, field, repr(first["input"])[:80], first["msg"]) from None
+        found, expected = _complaint(first)
+        raise InputError(path, ".".join(str(part) for part in first["loc"]), found, expected) from None
+
+
+def _complaint(problem: Any) -> tuple[str, str]:
+    """Return what was found and what would be right."""
+    if problem["type"] == "extra_forbidden":
+        model: type[_Entry] = Manifest
+        for part in problem["loc"][:-1]:
+            model = _PARTS.get(part, model)
+        known = list(model.model_fields)
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return "an unknown field", f"'{close[0]}'" if close else f"one of {', '.join(known)}"
+    if problem["type"] == "missing":
+        return "nothing", "a value"
+    return reprlib.repr(problem["input"]), problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+
+
+_PARTS: dict[Any, type[_Entry]] = {
+    "components": ComponentEntry,
+    "recipes": RecipeEntry,
+    "weights": WeightEntry,
+    **dict.fromkeys(KINDS, Choice),
+}

@@ -23,11 +23,12 @@ import pluggy
 from mriinv import hookspecs
 from mriinv.core.capabilities import Derivation, match
 from mriinv.errors import CompatibilityError, MriinvError, PluginError, UnknownNameError
-from mriinv.manifest import KINDS, ComponentEntry, Kind, Manifest, RecipeEntry, load_manifest
+from mriinv.manifest import ComponentEntry, Kind, Manifest, RecipeEntry, load_manifest
 
 GROUP = "mriinv"
 OWN_DISTRIBUTION = "mriinv"
 PLUGINS_VARIABLE = "MRIINV_PLUGINS"
+CATALOGUE = "registry.yaml"
 logger = logging.getLogger("mriinv")
 
 
@@ -75,26 +76,24 @@ class Registry:
         if allowed is not None:
             self.plugins = [p for p in self.plugins if p.builtin or p.distribution in allowed]
         self.plugins.sort(key=lambda p: (not p.builtin, p.distribution, p.name))
-        self.recipes: dict[str, RecipeEntry] = {}
+        own = load_manifest(own_catalogue())
+        self.recipes: dict[str, RecipeEntry] = dict(own.recipes)
         self.remarks: list[str] = []
         self._components: dict[tuple[Kind, str], list[Component]] = {}
         self._manager = pluggy.PluginManager("mriinv")
         self._manager.add_hookspecs(hookspecs)
-        own = load_manifest(own_catalogue())
         for plugin in self.plugins:
             self._enter(plugin, own)
-        for name, recipe in own.recipes.items():
-            self.recipes[name] = recipe
         self._report_collisions()
 
-    def names(self, kind: Kind) -> list[str]:
-        """Return the names that can be used for `kind`."""
-        return sorted(name for k, name in self._components if k == kind and self._resolve(kind, name) is not None)
-
-    def components(self) -> list[Component]:
-        """Return every component that a plain name reaches, by kind and name."""
-        found = [self._resolve(kind, name) for kind in KINDS for name in self.names(kind)]
-        return [component for component in found if component is not None]
+    def components(self, kind: Kind) -> dict[str, Component]:
+        """Return every component of `kind` by the name that reaches it: the plain one, or ``distribution:name``."""
+        found: dict[str, Component] = {}
+        for (k, name), candidates in self._components.items():
+            if k == kind:
+                plain = self._resolve(kind, name)
+                found |= {name if c is plain else c.qualified: c for c in candidates}
+        return dict(sorted(found.items()))
 
     def find(self, kind: Kind, name: str) -> Component:
         """Return the component that `name` or ``distribution:name`` stands for, without importing it."""
@@ -109,7 +108,7 @@ class Registry:
             if candidates:
                 choices = " or ".join(f"'{c.qualified}'" for c in candidates)
                 raise PluginError(f"{kind} '{name}' is offered by several distributions; write {choices}")
-            raise UnknownNameError(kind, name, self.names(kind))
+            raise UnknownNameError(kind, name, self.components(kind))
         return component
 
     def recipe(self, name: str) -> RecipeEntry:
@@ -132,39 +131,56 @@ class Registry:
         module, _, attribute = target.partition(":")
         try:
             cls = getattr(importlib.import_module(module), attribute)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"{component.qualified}: {target} cannot be imported: {last_line(error)}") from error
-        if (cls.kind, cls.name) != (kind, entry.name):
-            raise PluginError(f"{target} is {cls.kind} '{cls.name}'; the catalogue says {kind} '{entry.name}'")
+        is_kind, is_name = getattr(cls, "kind", "no"), getattr(cls, "name", "component")
+        if (is_kind, is_name) != (kind, entry.name):
+            raise PluginError(f"{target} is {is_kind} '{is_name}'; the catalogue says {kind} '{entry.name}'")
         return cls
 
     def activate(self, plugin: Plugin) -> dict[str, str]:
         """Import a plug-in and call its hook; a failure is stored in ``plugin.problem`` and raised."""
-        if plugin.loaded is None:
+        if plugin.problem is None and plugin.loaded is None:
             try:
-                if plugin.problem:
-                    raise PluginError(plugin.problem)
-                module = plugin.entry_point.load()
-                self._manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
-                others = [p for p in self._manager.get_plugins() if p is not module]
-                results = self._manager.subset_hook_caller("mriinv_components", others)()
-                plugin.loaded = {key: target for offered in results for key, target in offered.items()}
-            except Exception as error:
-                plugin.problem = plugin.problem or last_line(error)
-                raise PluginError(
-                    f"plug-in '{plugin.name}' of {plugin.distribution} {plugin.version} failed: {plugin.problem}"
-                ) from error
+                plugin.loaded = self._register(plugin)
+            except (Exception, SystemExit) as error:  # whatever a plug-in does, the rest goes on working
+                plugin.problem = last_line(error)
+                raise _failure(plugin) from error
+        if plugin.loaded is None:
+            raise _failure(plugin)
         return plugin.loaded
 
+    def _register(self, plugin: Plugin) -> dict[str, str]:
+        module = plugin.entry_point.load()
+        self._manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
+        try:
+            self._manager.check_pending()  # a misspelt hook would never be called
+            offered: list[dict[str, str]] = self._call("mriinv_components", module)
+            return {key: target for one in offered for key, target in one.items()}
+        except BaseException:
+            self._manager.unregister(module)
+            raise
+
+    def _call(self, hook: str, module: Any) -> list[Any]:
+        """Call a hook of one plug-in."""
+        others = [p for p in self._manager.get_plugins() if p is not module]
+        results: list[Any] = self._manager.subset_hook_caller(hook, others)()
+        return results
+
     def readers(self) -> list[Any]:
-        """Return the file readers of all third-party plug-ins that load."""
+        """Return the file readers of all third-party plug-ins that load; warn of those that do not."""
+        found: list[Any] = []
         for plugin in self.plugins:
-            if not plugin.builtin and not plugin.problem:
-                try:
-                    self.activate(plugin)
-                except PluginError as error:
-                    logger.warning("%s", error)
-        return [reader for offered in self._manager.hook.mriinv_readers() for reader in offered]
+            if plugin.builtin or plugin.problem:
+                continue
+            try:
+                self.activate(plugin)
+                for offered in self._call("mriinv_readers", plugin.entry_point.load()):
+                    found += offered
+            except (Exception, SystemExit) as error:
+                plugin.problem = plugin.problem or last_line(error)
+                logger.warning("%s", _failure(plugin))
+        return found
 
     def match(self, prior: str | None, solver: str) -> list[Derivation]:
         """Check by the catalogue alone that `solver` can use `prior`; return the derivations that it takes."""
@@ -173,9 +189,9 @@ class Registry:
         used = match(provided, wanted.requires)
         if used is not None:
             return used
-        priors = [n for n in self.names("prior") if self._fits(self.find("prior", n).entry, wanted)]
+        priors = [name for name, c in self.components("prior").items() if self._fits(c.entry, wanted)]
         given = self.find("prior", prior).entry if prior else None
-        solvers = [n for n in self.names("solver") if given and self._fits(given, self.find("solver", n).entry)]
+        solvers = [n for n, c in self.components("solver").items() if given and self._fits(given, c.entry)]
         requires = " or ".join(", ".join(one) for one in wanted.requires)
         width = max(len(solver), len(prior or "no prior")) + len(" requires:")
         lines = [
@@ -200,12 +216,13 @@ class Registry:
             self.remarks.append(f"plug-in '{plugin.name}' of {plugin.distribution}: {error}")
             return
         for entry in manifest.components:
-            if entry.target.partition(":")[0].split(".")[0] == plugin.module.split(".")[0]:
+            # one catalogue describes all built-ins; each has a package of its own
+            if not plugin.builtin or _top(entry.target) == _top(plugin.module):
                 plugin.components.append(f"{entry.kind}:{entry.name}")
                 self._components.setdefault((entry.kind, entry.name), []).append(Component(entry, plugin))
         if not plugin.builtin:
             for name, recipe in manifest.recipes.items():
-                self.recipes[f"{plugin.distribution}:{name}"] = recipe
+                self.recipes[f"{plugin.distribution}:{name}"] = _qualified(recipe, manifest, plugin.distribution)
 
     def _resolve(self, kind: Kind, name: str) -> Component | None:
         """Return what a plain name stands for: a built-in, or the only one there is."""
@@ -220,16 +237,16 @@ class Registry:
             if len(candidates) > 1:
                 who = ", ".join(f"{c.plugin.distribution} {c.plugin.version}" for c in candidates)
                 kept = self._resolve(kind, name)
-                outcome = "the built-in is used" if kept else "none is used"
-                choices = ", ".join(f"'{c.qualified}'" for c in candidates if c is not kept)
-                self.remarks.append(f"{kind} '{name}' is offered by {who}: {outcome}; write {choices} for the other")
+                choices = " or ".join(f"'{c.qualified}'" for c in candidates if c is not kept)
+                outcome = f"the built-in is used; for the other write {choices}" if kept else f"write {choices}"
+                self.remarks.append(f"{kind} '{name}' is offered by {who}: {outcome}")
 
 
 def own_catalogue() -> Path:
     """Return the catalogue of the built-ins: the root file in a checkout, the packaged one when installed."""
     here = Path(__file__).resolve().parent
-    root = here.parents[1] / "registry.yaml"
-    return root if here.parent.name == "src" and root.is_file() else here / "registry.yaml"
+    root = here.parents[1] / CATALOGUE
+    return root if here.parent.name == "src" and root.is_file() else here / CATALOGUE
 
 
 def package_folder(module: str) -> Path:
@@ -248,11 +265,34 @@ def last_line(error: BaseException) -> str:
     return traceback.format_exception_only(error)[-1].strip()
 
 
+def _failure(plugin: Plugin) -> PluginError:
+    return PluginError(f"plug-in '{plugin.name}' of {plugin.distribution} {plugin.version} failed: {plugin.problem}")
+
+
+def _top(dotted: str) -> str:
+    return dotted.partition(":")[0].partition(".")[0]
+
+
+def _qualified(recipe: RecipeEntry, manifest: Manifest, distribution: str) -> RecipeEntry:
+    """Let a recipe mean the components of its own distribution, whatever others call by the same name."""
+    own = {(entry.kind, entry.name) for entry in manifest.components}
+    choices = {kind: getattr(recipe, kind) for kind in ("operator", "prior", "solver")}
+    renamed = {
+        kind: choice.model_copy(update={"name": f"{distribution}:{choice.name}"})
+        for kind, choice in choices.items()
+        if choice is not None and (kind, choice.name) in own
+    }
+    return recipe.model_copy(update=renamed)
+
+
 def _catalogue_of(plugin: Plugin) -> Path:
-    path = package_folder(plugin.module) / "registry.yaml"
-    if not path.is_file():
-        raise ImportError(f"package '{plugin.module}' has no registry.yaml")
-    return path
+    """Return the ``registry.yaml`` of the package that holds the plug-in's module."""
+    *parents, last = plugin.module.split(".")
+    folders = [package_folder(".".join([*parents, last]))] + ([package_folder(".".join(parents))] if parents else [])
+    found = next((folder / CATALOGUE for folder in folders if (folder / CATALOGUE).is_file()), None)
+    if found is None:
+        raise ImportError(f"package '{plugin.module}' has no {CATALOGUE}")
+    return found
 
 
 def _plugin(point: EntryPoint) -> Plugin:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mriinv.core.prior import Prior
-from mriinv.errors import WeightsError
+from mriinv.errors import SettingsError, WeightsError
 from mriinv.files import atomic_path, sha256
 
 FORMAT = "mriinv-weights-1"
@@ -20,7 +22,7 @@ P = TypeVar("P", bound=Prior)
 
 def save_weights(path: Path, prior: Prior, card: dict[str, Any]) -> None:
     """Write the tensors of `prior`, its settings and a model card to `path`, atomically."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in prior.state_dict().items()}
+    tensors = {name: value.cpu().contiguous().clone() for name, value in prior.state_dict().items()}
     metadata = {
         "format": FORMAT,
         "prior": prior.name,
@@ -28,7 +30,10 @@ def save_weights(path: Path, prior: Prior, card: dict[str, Any]) -> None:
         "card": json.dumps(card),
     }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # a full disk
+            raise WeightsError(f"{path}: cannot be written ({error})") from None
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -42,9 +47,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: metadata 'format': found {metadata.get('format')!r}; expected '{FORMAT}'")
     try:
         settings, card = json.loads(metadata["settings"]), json.loads(metadata["card"])
-        return {"prior": metadata["prior"], "settings": settings, "card": card}
-    except (KeyError, json.JSONDecodeError) as error:
+        prior = metadata["prior"]
+    except (KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: damaged metadata ({error!r})") from None
+    for field, value in (("settings", settings), ("card", card)):
+        if not isinstance(value, dict):
+            raise WeightsError(f"{path}: metadata '{field}': found {reprlib.repr(value)}; expected a mapping")
+    return {"prior": prior, "settings": settings, "card": card}
 
 
 def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha256: str | None = None) -> P:
@@ -52,21 +61,29 @@ def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha2
 
     Parameters
     ----------
-    settings : explicit settings; those that the file was trained with may be repeated, not contradicted
+    settings : explicit settings; only those that the prior calls `adjustable` may differ from the file's
     expected_sha256 : checksum from the catalogue
 
     Raises
     ------
     WeightsError : unreadable file, another prior, another architecture, a wrong checksum, non-finite values
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such weight file")
     if expected_sha256 is not None and (found := sha256(path)) != expected_sha256:
         raise WeightsError(f"{path}: checksum: found {found[:16]}…; expected {expected_sha256[:16]}… of the catalogue")
     metadata = read_metadata(path)
     if metadata["prior"] != cls.name:
         raise WeightsError(f"{path}: holds weights of prior '{metadata['prior']}'; expected '{cls.name}'")
+    try:
+        trained = cls.parse_settings(metadata["settings"])
+    except SettingsError as error:
+        raise WeightsError(f"{path}: metadata 'settings': {error}") from None
     prior = cls(**{**metadata["settings"], **settings})
+    for name in settings.keys() - cls.adjustable:
+        found, expected = getattr(prior.settings, name), getattr(trained, name)
+        if found != expected:
+            raise WeightsError(f"{path}: another architecture: {name}: found {found!r}; trained with {expected!r}")
     shapes = {name: tuple(value.shape) for name, value in prior.state_dict().items()}
     tensors: dict[str, torch.Tensor] = {}
     with safe_open(path, framework="pt") as file:

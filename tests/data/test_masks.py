@@ -50,6 +50,7 @@ def test_default_calibration():
     mask = make_mask("poisson-2d", (320, 320), 4)[0]
     assert mask[148:172, 148:172].all()
     assert make_mask("random-1d", (320, 320), 4)[0, 0, 147:173].all()  # 26 lines, 8 %
+    assert make_mask("random-1d", (180, 180), 4)[0, 0, 82:98].all()  # 16 lines at least
     assert acceleration(make_mask("poisson-2d", (64, 64), 12)) == pytest.approx(12, rel=0.02)  # 24² would not fit
 
 

@@ -78,7 +78,7 @@ def test_problem_is_a_noisy_measurement_with_scale_one() -> None:
     problems, g = source(noise_std=0.02), generator()
     images = problems.images(6, g)
     problem = problems.problem(images, g)
-    assert problem.noise_std == 0.02
+    assert torch.equal(problem.noise_std, torch.full((6,), 0.02))
     assert problem.scale is not None and torch.equal(problem.scale, torch.ones(6))
     assert isinstance(problem.operator, Sense)
     mask = problem.operator.mask

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from mriinv import MriinvError, complex_noise, make_prior, make_problem, make_solver, simulate_acquisition
+from mriinv import (
+    InverseProblem,
+    MriinvError,
+    complex_noise,
+    make_prior,
+    make_problem,
+    make_solver,
+    simulate_acquisition,
+)
 from mriinv.errors import SettingsError
 
 FORMS = {
@@ -115,3 +123,26 @@ def test_map_descends_on_a_simulated_scan(form):
     cost = solution.history["cost"][:, 0]
     same = level.diff() == 0
     assert same.sum() >= 3 and (cost.diff()[same] <= 0).all()
+
+
+def test_energy_follows_the_noise_of_the_data_image_by_image():
+    x, prior = image(), energy("residual", data_noise_std=0.01)
+    noisier = prior.at_noise(torch.tensor([0.01, 0.03]))
+    torch.testing.assert_close(noisier.energy(x), prior.energy(x) * torch.tensor([1.0, 3.0]))
+    torch.testing.assert_close(noisier.gradient(x)[1], 3 * prior.gradient(x)[1])
+    torch.testing.assert_close(noisier.denoise(x, 0.05), prior.denoise(x, 0.05))
+    fixed = energy("residual", data_noise_std=None)
+    assert fixed.at_noise(torch.tensor([0.5, 0.5])) is fixed
+
+
+def test_solvers_bring_the_energy_to_the_noise_of_the_problem():
+    """A step of no length shows the energy that the solver sees at its start."""
+    problem, prior = make_problem(simulate_acquisition(shape=(32, 32), coils=4)), energy("residual").float()
+    solver = make_solver("mm-cg", max_iterations=1, levels=1, initial_curvature=1e9)
+
+    def first_energy(units, noise):
+        scaled = InverseProblem(problem.operator, units * problem.data, units * noise * problem.noise_std)
+        return solver(scaled, prior).history["energy"][0]
+
+    torch.testing.assert_close(first_energy(1.0, 2.0), 2 * first_energy(1.0, 1.0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(first_energy(50.0, 1.0), first_energy(1.0, 1.0), rtol=1e-3, atol=0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
+from collections.abc import Iterator
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,23 +33,31 @@ def validate_settings(model: type[ComponentSettings], owner: str, values: dict[s
 
 def explain(model: type[BaseModel], problem: Any, owner: str = "") -> str:
     """Return in words what pydantic refused: the field, what was found, and the nearest name or the bounds."""
-    *path, field = [str(part) for part in problem["loc"]]
+    *path, field = [str(part) for part in problem["loc"]] or [""]  # "": a check of the whole model
     where = ".".join([owner, *path] if owner else path)
     if problem["type"] == "extra_forbidden":
         known = list(_nested(model, path).model_fields)
         close = difflib.get_close_matches(field, known, n=1, cutoff=0.4)
         hint = f"did you mean '{close[0]}'?" if close else f"it has: {', '.join(known) or 'no settings'}"
         return f"{where or 'the configuration'} has no setting '{field}'; {hint}"
-    return f"{'.'.join(filter(None, [where, field]))}: found {problem['input']!r}; {problem['msg']}"
+    return f"{'.'.join(filter(None, [where, field]))}: found {reprlib.repr(problem['input'])}; {problem['msg']}"
 
 
 def _nested(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     """Return the model of the field at `path`; optional fields are looked through."""
     for name in path:
-        field = model.model_fields.get(name)
-        options = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), model)
+        if field := model.model_fields.get(name):
+            model = next(_models(field.annotation), model)
     return model
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Give the models in an annotation such as ``Annotated[Model, ...] | None``."""
+    parts = get_args(annotation)
+    for part in parts:
+        yield from _models(part)
+    if not parts and isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
 
 
 class Component:

@@ -26,11 +26,20 @@ class Prior(Component, nn.Module, ABC):
 
     kind = "prior"
     provides: ClassVar[frozenset[str]] = frozenset()
+    adjustable: ClassVar[frozenset[str]] = frozenset()  # settings that may differ from those of the training
     noise_range: tuple[float, float] | None = None  # lowest and highest trained level of a noise-conditional prior
 
     def __init__(self, **settings: Any) -> None:
         nn.Module.__init__(self)
         self.settings = self.parse_settings(settings)
+
+    def at_noise(self, noise_std: PerImage) -> Prior:
+        """Return this prior for measurements with noise of `noise_std` per real component, at reference scale 1.
+
+        The energy of eq. 6 has absorbed the variance of the noise; a prior that was learned at one noise follows
+        another one here. The default does not depend on it.
+        """
+        return self
 
     def energy(self, image: Image, noise_level: float | Tensor | None = None) -> PerImage:
         """Return E(x) per image in float64: the negative log-prior with η² absorbed (paper, eq. 4 and 6)."""

@@ -33,14 +33,15 @@ class InverseProblem:
     ----------
     operator : A
     data : b, with a leading batch axis
-    noise_std : standard deviation of n per real component, in the units of `data`; None when unknown
+    noise_std : standard deviation of n per real component, in the units of `data`, one number or one per image
+        (stored as such); None when unknown
     scale : per-image reference that the solver divides by before it starts and multiplies back at the end;
         None computes the 99th percentile of |Aᴴb|, ``torch.ones(batch)`` turns scaling off
     """
 
     operator: Operator
     data: Tensor
-    noise_std: float | None = None
+    noise_std: float | PerImage | None = None
     scale: PerImage | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +49,10 @@ class InverseProblem:
             raise InputError("InverseProblem", "data", f"shape {tuple(self.data.shape)}", "at least one image")
         if not torch.isfinite(self.data.abs().sum()):
             raise InputError("InverseProblem", "data", "NaN or infinity", "finite values")
+        if self.noise_std is not None:
+            real = self.data.real.dtype
+            noise = torch.as_tensor(self.noise_std, dtype=real, device=self.data.device).expand(self.batch)
+            object.__setattr__(self, "noise_std", noise)
         if self.scale is None:
             object.__setattr__(self, "scale", reference_scale(self.operator.adjoint(self.data)))
 
@@ -60,7 +65,7 @@ class InverseProblem:
         """Return the problem in units of `scale`, whose own scale is 1."""
         assert self.scale is not None
         scale = self.scale.reshape(-1, *[1] * (self.data.ndim - 1))
-        noise = None if self.noise_std is None else self.noise_std / float(self.scale.mean())
+        noise = None if self.noise_std is None else self.noise_std / self.scale
         return replace(self, data=self.data / scale, noise_std=noise, scale=torch.ones_like(self.scale))
 
     def back_projection(self) -> Image:

@@ -22,7 +22,8 @@ class Solver(Component, ABC):
     """An algorithm that is called with a problem and a prior.
 
     `requires` lists alternatives; each is a set of capabilities of the prior. An empty alternative needs no prior.
-    Calling checks them, brings the problem to its reference scale, solves, and scales the result back.
+    Calling checks them, brings the problem to its reference scale and the prior to its noise, solves, and scales the
+    result back.
     """
 
     kind = "solver"
@@ -64,8 +65,11 @@ class Solver(Component, ABC):
         if generator is None:
             generator = torch.Generator(problem.data.device).manual_seed(0)
         start = None if initial is None else initial / scale.reshape(-1, 1, 1)
+        normalised = problem.normalised()
+        if prior is not None and normalised.noise_std is not None:
+            prior = prior.at_noise(torch.as_tensor(normalised.noise_std))
         with torch.no_grad():
-            solution = self.solve(problem.normalised(), prior, initial=start, generator=generator, monitor=monitor)
+            solution = self.solve(normalised, prior, initial=start, generator=generator, monitor=monitor)
         return solution.scaled(scale)
 
     @abstractmethod

@@ -20,6 +20,7 @@ DITHER = 0.5  # half a grid step: without it, the few distances that a grid know
 TRIM = 0.005  # excess of samples at which the bisection stops; the rest is dropped one by one
 CALIBRATION_WIDTH = 24
 CALIBRATION_FRACTION = 0.08  # of the lines (fastMRI at fourfold acceleration)
+CALIBRATION_LINES = 16  # at least: with fewer, ESPIRiT with its usual kernel loses signal
 CALIBRATION_SHARE = 2 / 3  # of all samples that a default calibration region may take
 
 
@@ -214,7 +215,8 @@ def _default_calibration(name: str, shape: tuple[int, int], acceleration: float)
     y, x = shape
     if name == "poisson-2d":
         return min(CALIBRATION_WIDTH, y, x, math.isqrt(int(CALIBRATION_SHARE * _count(y * x, acceleration))))
-    return min(round(CALIBRATION_FRACTION * x), int(CALIBRATION_SHARE * _count(x, acceleration)))
+    wanted = max(round(CALIBRATION_FRACTION * x), CALIBRATION_LINES)
+    return min(wanted, int(CALIBRATION_SHARE * _count(x, acceleration)))
 
 
 def _centre(length: int, width: int) -> slice:

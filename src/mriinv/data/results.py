@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mriinv.errors import InputError
+from mriinv.files import make_folder, reason, unwritable
 
 FORMAT = "mriinv result"
 VERSION = 1
@@ -58,8 +59,8 @@ class ResultWriter:
         self.slices = list(range(slices)) if isinstance(slices, int) else list(slices)
         self.finished: list[int] = []
         self._temporary = self.path.parent / f".mriinv-{secrets.token_hex(6)}.part"
+        make_folder(self.path.parent)
         with self._writable():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_dir():
                 raise IsADirectoryError("it is a directory")
             self._file = h5py.File(self._temporary, "x")
@@ -172,9 +173,7 @@ class ResultWriter:
         try:
             yield
         except (OSError, RuntimeError) as error:
-            raise InputError(
-                self.path, "", f"that it cannot be written ({_reason(error)})", "a writable place"
-            ) from None
+            raise unwritable(self.path, error) from None
 
 
 @dataclass(frozen=True)
@@ -210,7 +209,7 @@ def read_result(path: str | Path) -> Result:
                 raise InputError(path, "format", repr(file.attrs.get("format")), f"{FORMAT}, version {VERSION}")
             return _read(file)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(path, "", f"no readable file ({_reason(error)})", f"a {FORMAT}") from None
+        raise InputError(path, "", f"no readable file ({reason(error)})", f"a {FORMAT}") from None
 
 
 def _read(file: h5py.File) -> Result:
@@ -236,10 +235,6 @@ def _read(file: h5py.File) -> Result:
         metrics=tensors(file[METRICS]) if METRICS in file else {},
         history={index: values for index, values in history.items() if index in slices},
     )
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _array(value: Tensor) -> np.ndarray:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mriinv.errors import InputError
+from mriinv.files import atomic_path
 from mriinv.metrics import evaluate
 
 WINDOW_PERCENTILE = 99.5
@@ -136,16 +134,6 @@ def _magnitude(image: Tensor) -> np.ndarray:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    temporary = path.parent / f".mriinv-{secrets.token_hex(6)}.part"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor=BACKGROUND)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            path, "", f"that it cannot be written ({error.strerror or error})", "a writable place"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     return path

@@ -39,7 +39,10 @@ def run_training(
     device = resolve_device(config.device)
     torch.manual_seed(config.seed)  # initial weights; everything else draws from explicit generators
     trainer = make_trainer(config.trainer.name, **config.trainer.settings)
-    prior = make_prior(config.prior.name, weights=config.prior.weights or UNTRAINED, **config.prior.settings).to(device)
+    settings = dict(config.prior.settings)
+    if "data_noise_std" in registry().load("prior", config.prior.name).Settings.model_fields:
+        settings.setdefault("data_noise_std", config.data.noise_std)
+    prior = make_prior(config.prior.name, weights=config.prior.weights or UNTRAINED, **settings).to(device)
     if match(prior.provides, trainer.requires) is None:
         raise CompatibilityError(
             f"cannot train prior '{prior.name}' with '{trainer.name}': it requires {describe(trainer.requires)}, "

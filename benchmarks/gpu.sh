@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Everything that only a CUDA machine can show, each part with a short table and a time limit of its own.
+#   benchmarks/gpu.sh [tests] [bench] [train]        default: all three
+# OUT (default: runs/gpu) receives logs and the training, which goes on from its checkpoint when called again.
+# LABELS names a folder of label maps to train on; without it the procedural heads serve. MINUTES limits the training.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${OUT:-runs/gpu}
+mkdir -p "$out"
+parts=${*:-tests bench train}
+python -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"; print(torch.cuda.get_device_name(0))'
+
+for part in $parts; do
+  echo "== $part"
+  case $part in
+    tests) timeout 240 python -m pytest -q -p no:cacheprovider -k "cuda or sense or mmcg or langevin or deepen" \
+             2>&1 | tee "$out/tests.log" | tail -n 15 ;;
+    bench) timeout 120 python benchmarks/sense_cuda.py | tee "$out/sense_cuda.md" ;;
+    train) mriinv train --prior deepen --out "$out/train" --device cuda --max-time "${MINUTES:-8}" \
+             ${LABELS:+--heads "$LABELS"} --set trainer.batch=16 --set 'data.shape=[128,128]' \
+             --set 'prior.widths=[64,128,128]' 2>&1 | tee "$out/train.log"
+           tail -n 5 "$out/train/log.csv" ;;
+    *) echo "unknown part: $part" >&2; exit 2 ;;
+  esac
+done

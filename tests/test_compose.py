@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mriinv import (
+    Acquisition,
+    CompatibilityError,
+    InverseProblem,
+    MriinvError,
+    Operator,
+    Prior,
+    Reconstruction,
+    Samples,
+    Solution,
+    make_mask,
+    make_operator,
+    make_prior,
+    make_problem,
+    make_solver,
+    make_trainer,
+    simulate_acquisition,
+)
+from mriinv.compose import find_weights, resolve_device
+from mriinv.errors import SettingsError, UnknownNameError
+from mriinv.manifest import WeightEntry
+from mriinv.registry import Component, Registry
+
+SHAPE = (48, 40)
+
+
+@pytest.fixture(scope="module")
+def acquisition() -> Acquisition:
+    return simulate_acquisition(shape=SHAPE, coils=4)
+
+
+@pytest.fixture(scope="module")
+def problem(acquisition: Acquisition) -> InverseProblem:
+    return make_problem(acquisition.undersampled(make_mask("poisson-2d", SHAPE, 3.0, 16)))
+
+
+@pytest.fixture
+def small_prior() -> Prior:
+    torch.manual_seed(0)
+    return make_prior("deepen", widths=(4,), blocks=1)
+
+
+def test_names_make_a_reconstruction(problem: InverseProblem, acquisition: Acquisition) -> None:
+    solution = Reconstruction(solver="cg-sense", device="cpu")(problem)
+    assert isinstance(solution, Solution) and solution.converged.all()
+    assert solution.image.shape == (1, *SHAPE) and solution.image.dtype == torch.complex64
+    assert acquisition.reference is not None
+    error = (solution.image.abs() - acquisition.reference.abs()).norm() / acquisition.reference.norm()
+    zero_filled = (problem.back_projection().abs() - acquisition.reference.abs()).norm() / acquisition.reference.norm()
+    assert error < 0.5 * zero_filled
+
+
+def test_objects_make_the_same_reconstruction(problem: InverseProblem, small_prior: Prior) -> None:
+    solver = make_solver("mm-cg", max_iterations=2, levels=1)
+    by_object = Reconstruction(small_prior, solver, device="cpu")(problem)
+    direct = solver(problem, small_prior)
+    assert torch.equal(by_object.image, direct.image) and by_object.iterations.tolist() == [2]
+
+
+def test_an_acquisition_goes_through_sense(acquisition: Acquisition) -> None:
+    undersampled = acquisition.undersampled(make_mask("random-1d", SHAPE, 2.0, 14))
+    reconstruct = Reconstruction(solver="cg-sense", device="cpu")
+    assert torch.equal(reconstruct(undersampled).image, reconstruct(make_problem(undersampled)).image)
+
+
+def test_a_problem_takes_an_operator_or_the_settings_of_a_named_one(acquisition: Acquisition) -> None:
+    operator = make_operator("sense", acquisition, kernel_width=5)
+    assert isinstance(operator, Operator)
+    given, named = make_problem(acquisition, operator), make_problem(acquisition, kernel_width=5)
+    assert given.operator is operator
+    assert torch.equal(given.operator.coil_maps, named.operator.coil_maps)
+    assert not torch.equal(named.operator.coil_maps, make_problem(acquisition).operator.coil_maps)
+    with pytest.raises(SettingsError, match="sense has no setting 'kernel'; did you mean 'kernel_width'"):
+        make_problem(acquisition, kernel=5)
+
+
+def test_randomness_comes_from_the_seed(problem: InverseProblem, small_prior: Prior) -> None:
+    sampler = make_solver("langevin", samples=2, iterations=2, step=0.1)
+    reconstruct = Reconstruction(small_prior, sampler, device="cpu")
+    first, same, other = (reconstruct(problem, seed=seed) for seed in (5, 5, 6))
+    assert isinstance(first, Samples) and isinstance(same, Samples) and isinstance(other, Samples)
+    assert torch.equal(first.draws, same.draws) and not torch.equal(first.draws, other.draws)
+
+
+def test_a_start_and_a_monitor_are_handed_on(problem: InverseProblem) -> None:
+    seen: list[tuple[int, dict[str, float]]] = []
+    reconstruct = Reconstruction(solver=make_solver("cg-sense", max_iterations=1), device="cpu")
+    reconstruct(problem, monitor=lambda iteration, values: seen.append((iteration, dict(values))))
+    (entry,) = seen
+    assert entry[0] == 1 and entry[1]["residual"] > 0
+    exact = Reconstruction(solver="cg-sense", device="cpu")(problem).image
+    again = reconstruct(problem, initial=exact).image
+    assert float((again - exact).norm() / exact.norm()) < 1e-4
+    assert float((reconstruct(problem).image - exact).norm() / exact.norm()) > 1e-2
+
+
+def test_priors_come_in_evaluation_mode_without_gradients() -> None:
+    prior = make_prior("deepen", weights="none", widths=(4,))
+    assert not prior.training and not any(parameter.requires_grad for parameter in prior.parameters())
+
+
+def test_trainers_are_made_by_name() -> None:
+    assert make_trainer("maximum-likelihood", steps=7).steps == 7
+
+
+# What cannot be combined
+
+
+def test_names_that_do_not_fit_are_refused_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Registry, "load", lambda *arguments: pytest.fail("a class was imported"))
+    with pytest.raises(CompatibilityError, match="cannot combine prior 'none' with solver 'langevin'"):
+        Reconstruction(solver="langevin")
+
+
+def test_objects_that_do_not_fit_are_refused_when_they_meet(problem: InverseProblem) -> None:
+    class Denoiser(Prior):
+        name = "denoiser"
+        provides = frozenset({"denoiser"})
+
+        def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
+            return image
+
+    with pytest.raises(CompatibilityError, match="prior 'denoiser' with solver 'mm-cg': it requires energy, gradient"):
+        Reconstruction(Denoiser(), "mm-cg", device="cpu")(problem)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: make_prior("depen"), "unknown prior 'depen'; did you mean deepen"),
+        (lambda: make_solver("mmcg"), "unknown solver 'mmcg'; did you mean mm-cg"),
+        (lambda: make_trainer("likelihood"), "unknown trainer 'likelihood'; did you mean maximum-likelihood"),
+        (lambda: Reconstruction("depen"), "unknown prior 'depen'"),
+        (lambda: make_solver("mm-cg", tolerence=1), "mm-cg has no setting 'tolerence'; did you mean 'tolerance'"),
+        (lambda: make_prior("deepen", weight=-1), "deepen.weight: found -1; Input should be greater than 0"),
+    ],
+)
+def test_errors_in_python_are_those_of_the_command_line(make: object, message: str) -> None:
+    assert callable(make)
+    with pytest.raises(MriinvError) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+# Devices
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:", "cuda:-1", "cuda:x", "meta", "cpu:1", "CPU", "cuda:0 "])
+def test_devices_that_do_not_exist(device: str) -> None:
+    with pytest.raises(SettingsError, match=f"device: found '{device}'; expected auto, cpu, cuda or cuda:<number>"):
+        resolve_device(device)
+
+
+@pytest.mark.parametrize(("device", "count"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2), ("cuda:99", 2)])
+def test_devices_that_this_machine_has_not(monkeypatch: pytest.MonkeyPatch, device: str, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(SettingsError, match=f"device: found '{device}'; this machine has {count} CUDA devices"):
+        resolve_device(device)
+
+
+def test_auto_is_the_processor_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_problem_goes_to_the_device_of_the_reconstruction(problem: InverseProblem) -> None:
+    assert resolve_device("auto") == resolve_device("cuda") == torch.zeros(1, device="cuda").device
+    start = problem.back_projection()
+    on_gpu = Reconstruction(solver="cg-sense", device="cuda")(problem, initial=start).image
+    on_cpu = Reconstruction(solver="cg-sense", device="cpu")(problem, initial=start).image
+    assert on_gpu.is_cuda and torch.allclose(on_gpu.cpu(), on_cpu, atol=1e-4)
+
+
+# Weights by name
+
+
+@pytest.fixture
+def catalogued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two weight files of `deepen` in the catalogue, which need not exist."""
+    entries = tuple(
+        WeightEntry(
+            name=name, file=f"weights/{name}.safetensors", sha256=digit * 64, licence="l", trained_on="t", summary="s"
+        )
+        for name, digit in (("first", "1"), ("second", "2"))
+    )
+    original = Registry.find
+
+    def find(self: Registry, kind: str, name: str) -> Component:
+        found = original(self, kind, name)  # type: ignore[arg-type]
+        return Component(found.entry.model_copy(update={"weights": entries}), found.plugin)
+
+    monkeypatch.setattr(Registry, "find", find)
+
+
+@pytest.mark.usefixtures("catalogued")
+@pytest.mark.parametrize(
+    ("name", "expected", "digit"), [(None, "first", "1"), ("first", "first", "1"), ("second", "second", "2")]
+)
+def test_weights_of_the_catalogue(name: str | None, expected: str, digit: str) -> None:
+    import mriinv_deepen
+
+    path, checksum = find_weights("deepen", name)
+    assert path == Path(mriinv_deepen.__file__).parent / "weights" / f"{expected}.safetensors"
+    assert checksum == digit * 64
+
+
+@pytest.mark.usefixtures("catalogued")
+def test_weights_by_path_and_none_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    assert find_weights("deepen", str(file)) == (file, None)  # whoever opens it says that it is missing
+    (tmp_path / "plain").touch()
+    assert find_weights("deepen", str(tmp_path / "plain")) == (tmp_path / "plain", None)
+    assert find_weights("deepen", "none") == (None, None)
+
+
+@pytest.mark.usefixtures("catalogued")
+def test_unknown_weights_list_close_names() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown weights of prior 'deepen' 'frist'; did you mean first\?"):
+        find_weights("deepen", "frist")
+    with pytest.raises(UnknownNameError, match="known: first, none, second"):
+        find_weights("deepen", "%")

@@ -1,0 +1,82 @@
+"""Every command and every example of the README runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import h5py
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from mriinv import make_mask, simulate_acquisition
+from mriinv.cli import main
+from mriinv.data.results import read_result
+from mriinv.registry import registry
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)\n```", README, flags=re.S) for kind in ("sh", "python", "yaml")}
+COMMANDS = [line for block in BLOCKS["sh"][2:] for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the files that the README names."""
+    folder = tmp_path_factory.mktemp("readme")
+    full = simulate_acquisition(shape=(64, 56), coils=4)
+    scans = {"scan.h5": full, "undersampled.h5": full.undersampled(make_mask("poisson-2d", (64, 56), 3, 18, 0))}
+    for name, scan in scans.items():
+        with h5py.File(folder / name, "w") as file:
+            file["kspace"] = scan.kspace.numpy()
+    for text in BLOCKS["yaml"]:
+        (folder / text.splitlines()[0].lstrip("# ")).write_text(text)
+    return folder
+
+
+def run(line, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    program, *arguments = shlex.split(line)
+    assert program == "mriinv"
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_first_command_reconstructs_a_simulated_scan(folder, monkeypatch):
+    install, command = BLOCKS["sh"][0].split(" && ")
+    assert install == "pip install ."
+    output = run(command, folder, monkeypatch)
+    result = read_result(folder / "result/simulated.h5")
+    gain = float(result.metrics["psnr"]) - float(re.search(r"zero-filled PSNR ([\d.]+)", output)[1])
+    assert result.complete and gain > 5
+    assert (folder / "result/simulated.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_second_command_is_what_runs_this_test():
+    assert BLOCKS["sh"][1] == "pip install '.[test]' && pytest"
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command(line, folder, monkeypatch):
+    assert run(line, folder, monkeypatch).strip()
+
+
+def test_python_examples(capsys):
+    names = {}
+    for block in BLOCKS["python"]:
+        exec(compile(block, "README.md", "exec"), names)
+    assert "torch.Size([1, 96, 80]) True" in capsys.readouterr().out
+    assert names["solution"].image.shape == (1, 96, 80)
+
+
+def test_catalogue_table_names_everything_that_ships():
+    entries = yaml.safe_load((ROOT / "registry.yaml").read_text())["components"]
+    missing = [e["name"] for e in entries if f"| {e['kind']} | `{e['name']}` | {e['summary']} |" not in README]
+    assert not missing
+    assert all(f"| recipe | `{name}` |" in README for name in registry().recipes if ":" not in name)
+
+
+def test_links_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(\s*([^)\s]+)\)", README) if "://" not in link]
+    assert links and not [link for link in links if not (ROOT / link).exists()]

@@ -1,0 +1,122 @@
+"""The loop: log, checkpoints, resuming, time limit, the best weights."""
+
+import csv
+import math
+
+import pytest
+import torch
+
+from mriinv import InverseProblem, Loss, ProblemSource, Trainer, make_prior
+from mriinv.errors import MriinvError, WeightsError
+from mriinv.training.loop import LoopOptions, train
+from mriinv.weights import read_metadata
+
+
+class NoProblems(ProblemSource):
+    def images(self, count, generator):
+        return torch.randn(count, 8, 8, dtype=torch.complex64, generator=generator)
+
+    def problem(self, images, generator) -> InverseProblem:
+        raise AssertionError("not asked for")
+
+
+class ShrinkEnergy(Trainer):
+    """Minimises the energy of random images: every update draws from the generator."""
+
+    name = "shrink"
+    steps = 12
+
+    def parameter_groups(self, prior):
+        return [{"params": list(prior.parameters()), "lr": 1e-3}]
+
+    def learning_rate_factor(self, step):
+        return 1.0 - step / 24
+
+    def loss(self, prior, source, step, generator):
+        value = prior.energy(source.images(2, generator)).mean()
+        return Loss(value, {"size": float(step)})
+
+
+def new_prior():
+    torch.manual_seed(0)
+    return make_prior("deepen", weights="none", widths=[4], blocks=1).requires_grad_(True)
+
+
+def parameters(prior):
+    return torch.cat([p.detach().flatten() for p in prior.parameters()])
+
+
+def rows(folder):
+    with open(folder / "log.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path):
+    whole, parts = new_prior(), new_prior()
+    train(whole, ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path / "whole", log_every=3))
+
+    class Interrupted(ShrinkEnergy):
+        def loss(self, prior, source, step, generator):
+            if step == 7:
+                raise KeyboardInterrupt
+            return super().loss(prior, source, step, generator)
+
+    options = LoopOptions(tmp_path / "parts", log_every=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(parts, Interrupted(), NoProblems(), options)
+    resumed = new_prior()
+    progress = train(resumed, ShrinkEnergy(), NoProblems(), options)
+    assert progress.step == 12
+    assert torch.equal(parameters(whole), parameters(resumed))
+    assert not torch.equal(parameters(new_prior()), parameters(resumed))
+    assert [row["step"] for row in rows(tmp_path / "parts")] == ["3", "6", "9", "12"]
+
+
+def test_averaged_weights_and_their_card_are_written(tmp_path):
+    prior = new_prior()
+    train(prior, ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path, averaging=0.5, card={"command": "x"}))
+    metadata = read_metadata(tmp_path / "weights.safetensors")
+    assert metadata["card"]["command"] == "x" and metadata["card"]["updates"] == 12
+    averaged = make_prior("deepen", weights=str(tmp_path / "weights.safetensors"))
+    distance = [(parameters(averaged) - parameters(p)).norm() for p in (prior, new_prior())]
+    assert 0 < distance[0] < distance[1]
+
+
+def test_time_limit_stops_and_the_next_run_goes_on(tmp_path):
+    options = LoopOptions(tmp_path, max_time=0.0)
+    assert train(new_prior(), ShrinkEnergy(), NoProblems(), options).step == 0
+    assert train(new_prior(), ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path)).step == 12
+
+
+def test_best_validated_weights_are_kept(tmp_path):
+    scores = iter([1.0, 3.0, 2.0])
+    seen = []
+
+    def validation(prior):
+        seen.append(parameters(prior))
+        return {"score": next(scores)}
+
+    train(new_prior(), ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path, validate_every=4), validation=validation)
+    best = make_prior("deepen", weights=str(tmp_path / "best.safetensors"))
+    assert len(seen) == 3 and torch.equal(parameters(best), seen[1])
+    assert [row["score"] for row in rows(tmp_path)] == ["1", "3", "2"]
+
+
+def test_divergence_is_reported(tmp_path):
+    class Diverging(ShrinkEnergy):
+        def loss(self, prior, source, step, generator):
+            return Loss(super().loss(prior, source, step, generator).value * math.inf, {})
+
+    with pytest.raises(MriinvError, match="diverged at update 0"):
+        train(new_prior(), Diverging(), NoProblems(), LoopOptions(tmp_path))
+
+
+def test_checkpoint_of_another_architecture_or_a_damaged_one_is_refused(tmp_path):
+    train(new_prior(), ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path))
+    other = make_prior("deepen", weights="none", widths=[6], blocks=1).requires_grad_(True)
+    with pytest.raises(WeightsError, match="another architecture"):
+        train(other, ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path))
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"garbage")
+    with pytest.raises(WeightsError, match="not a checkpoint"):
+        train(new_prior(), ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path))
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == b"garbage"
