@@ -38,12 +38,11 @@ def rows(case: str, methods: dict[str, Reconstruction]) -> list[str]:
         device = "cpu" if reconstruct is None else reconstruct.device
         problem = make_problem(acquired.to(device))
         reference = problem.operator.fully_sampled_image(full.to(device).kspace)
-        support = problem.operator.exported_maps()["coil_maps"].abs().sum(1) > 0
         started = time.perf_counter()
         solution = None if reconstruct is None else reconstruct(problem)
         seconds = time.perf_counter() - started
         image = problem.back_projection() if solution is None else solution.image
-        metrics = evaluate(image, reference, support)
+        metrics = evaluate(image, reference, problem.operator.support)
         work = "" if solution is None else f"{int(solution.iterations)} iterations, {seconds:.1f} s"
         if solution is not None and not solution.converged.all():
             work += ", not converged"

@@ -7,8 +7,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+# Every call in the tests checks the shapes and types that the annotations state, where the code does not itself turn
+# bad arguments into errors for users. The checker needs an importable name.
+checker = ModuleType("mriinv_test_checker")
+checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
+sys.modules[checker.__name__] = checker
+CHECKED = ["mriinv.core", "mriinv.data", "mriinv.numerics", "mriinv.training"]
+CHECKED += ["mriinv_classical", "mriinv_deepen", "mriinv_langevin", "mriinv_mmcg"]
+install_import_hook(CHECKED, "mriinv_test_checker.check")
 
 RunMriinv = Callable[..., "subprocess.CompletedProcess[str]"]
 

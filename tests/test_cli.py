@@ -220,7 +220,7 @@ def test_memory_grows_with_the_matrix() -> None:
 
 
 def test_samples_depend_on_the_seed_only(tmp_path: Path, scan: Path) -> None:
-    save_weights(Path("tiny.safetensors"), make_prior("deepen", **TINY), {})
+    save_weights(Path("tiny.safetensors"), make_prior("deepen", weights="none", **TINY), {})
     options = ("--recipe", "deepen-posterior", "--weights", "tiny.safetensors", "--samples", "2", "--slices", "0")
     few = ("--set", "solver.iterations=3", "--mask", "poisson-2d")
     draws = []
@@ -478,7 +478,7 @@ def test_data_that_were_undersampled_before_get_no_further_mask(data: np.ndarray
 
 @pytest.fixture
 def weights() -> Path:
-    save_weights(Path("tiny.safetensors"), make_prior("deepen", **TINY), {})
+    save_weights(Path("tiny.safetensors"), make_prior("deepen", weights="none", **TINY), {})
     return Path("tiny.safetensors")
 
 

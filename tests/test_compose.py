@@ -45,7 +45,7 @@ def problem(acquisition: Acquisition) -> InverseProblem:
 @pytest.fixture
 def small_prior() -> Prior:
     torch.manual_seed(0)
-    return make_prior("deepen", widths=(4,), blocks=1)
+    return make_prior("deepen", weights="none", widths=(4,), blocks=1)
 
 
 def test_names_make_a_reconstruction(problem: InverseProblem, acquisition: Acquisition) -> None:

@@ -74,7 +74,7 @@ def test_a_round_trip_is_exact(path: Path, prior: Linear) -> None:
 
 
 def test_the_learned_energy_survives_a_round_trip(tmp_path: Path) -> None:
-    made = make_prior("deepen", widths=(4, 6), blocks=1, noise_range=(0.01, 0.1))
+    made = make_prior("deepen", weights="none", widths=(4, 6), blocks=1, noise_range=(0.01, 0.1))
     save_weights(tmp_path / "w.safetensors", made, {})
     loaded = make_prior("deepen", weights=str(tmp_path / "w.safetensors"))
     image = torch.randn(1, 12, 10, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))

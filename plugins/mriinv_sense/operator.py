@@ -173,6 +173,11 @@ class SenseOperator(Operator):
         everything = torch.ones(1, 1, self._shape[1], dtype=torch.bool, device=data.device)
         return SenseOperator(self.coil_maps, everything).adjoint(data)
 
+    @property
+    def support(self) -> Tensor:
+        """Pixels where any coil has a sensitivity, bool ``(batch|1, y, x)``."""
+        return self._weight > 0
+
     def exported_maps(self) -> dict[str, Tensor]:
         """Return the coil maps and, when ESPIRiT made them, its two eigenvalue maps ``(batch, 2, y, x)``."""
         maps = {"coil_maps": self.coil_maps}

@@ -88,7 +88,7 @@ def execute(config: RunConfig, observer: Observer | None = None) -> Iterator[Inp
                 work = _Slice(config, reconstruction, acquisition, job.mask, index, monitor)
                 work.store(writer, report)
                 if index == job.slices[len(job.slices) // 2]:
-                    report.figure = work.draw(job.out.with_suffix(".png"), f"{report.source}, slice {index}")
+                    report.figure = work.draw(job.out.with_suffix(".png"), f"{Path(report.source).name}, slice {index}")
         yield report
 
 
@@ -140,8 +140,7 @@ class _Slice:
         self.reference = full.reference
         if self.reference is None and config.mask is not None:
             self.reference = self.operator.fully_sampled_image(full.kspace)
-        maps = self.operator.exported_maps().get("coil_maps")
-        self.support = None if maps is None else (maps.abs().sum(1) > 0)
+        self.support = self.operator.support
 
     def measure(self, image: Tensor) -> Metrics | None:
         if self.reference is None:

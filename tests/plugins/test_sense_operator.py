@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import mriinv_sense
+from mriinv import InverseProblem, make_solver
 from mriinv.core.operator import Operator
 from mriinv.numerics.fft import fft2c
 from mriinv.testing.operators import check_adjoint, check_gram, check_norm_bound
@@ -247,3 +248,14 @@ def test_the_hook_names_the_class():
     module, name = target.split(":")
     assert getattr(importlib.import_module(module), name) is SenseOperator
     assert list(mriinv_sense.mriinv_components()) == [f"operator:{SenseOperator.name}"]
+
+
+def test_nothing_is_made_up_where_no_coil_sees() -> None:
+    maps = torch.ones(1, 2, 6, 6, dtype=torch.complex64) / 2**0.5
+    maps[..., :2, :] = 0
+    operator = SenseOperator(maps, torch.ones(1, 6, 6, dtype=torch.bool))
+    assert torch.equal(operator.support[0], torch.arange(6)[:, None].expand(6, 6) >= 2)
+    problem = InverseProblem(operator, operator(torch.ones(1, 6, 6, dtype=torch.complex64)))
+    start = torch.ones(1, 6, 6, dtype=torch.complex64)
+    solution = make_solver("cg-sense", max_iterations=1)(problem, initial=start)
+    assert (solution.image[:, :2] == 0).all() and (solution.image[:, 2:] != 0).all()

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from mriinv.core.component import Component
@@ -71,6 +72,11 @@ class Operator(Component, ABC):
         """Return the image that fully sampled `data` show through this operator, None where that has no meaning."""
         return None
 
+    @property
+    def support(self) -> Bool[Tensor, "#batch y x"] | None:
+        """Pixels that the data depend on; None for all of them."""
+        return None
+
     def exported_maps(self) -> dict[str, Tensor]:
         """Tensors worth storing with a result, by name (coil maps, calibration eigenvalues)."""
         return {}
@@ -79,7 +85,7 @@ class Operator(Component, ABC):
         """Return this operator on `device`."""
         raise NotImplementedError(f"operator '{self.name}' cannot be moved between devices")
 
-    def __call__(self, image: Image) -> Tensor:
+    def __call__(self, image: Tensor) -> Tensor:
         return self.forward(image)
 
     @property

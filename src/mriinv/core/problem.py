@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Complex
 from torch import Tensor
 
 from mriinv.core.operator import Operator
@@ -81,7 +82,7 @@ class InverseProblem:
         residual = torch.view_as_real(self.operator.forward(image) - self.data)
         return 0.5 * residual.flatten(1).double().square().sum(1)
 
-    def data_gradient(self, image: Image, back_projection: Image | None = None) -> Image:
+    def data_gradient(self, image: Image, back_projection: Complex[Tensor, "#batch y x"] | None = None) -> Image:
         """Return Aᴴ(A x − b); give Aᴴb to save its evaluation."""
         projected = self.back_projection() if back_projection is None else back_projection
         return self.operator.gram(image) - projected
@@ -105,9 +106,9 @@ class Solution:
     history: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def scaled(self, scale: PerImage) -> Solution:
-        """Return the solution with its image multiplied by `scale`."""
-        return replace(self, image=self.image * scale.reshape(-1, 1, 1))
+    def scaled(self, factor: Tensor) -> Solution:
+        """Return the solution with its image multiplied by `factor`, broadcast to ``(batch, y, x)``."""
+        return replace(self, image=self.image * factor)
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,7 @@ class Samples(Solution):
 
     draws: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def scaled(self, scale: PerImage) -> Samples:
-        factor = scale.reshape(-1, 1, 1)
+    def scaled(self, factor: Tensor) -> Samples:
         return replace(self, image=self.image * factor, draws=self.draws * factor)
 
     @property

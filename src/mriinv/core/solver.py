@@ -23,7 +23,7 @@ class Solver(Component, ABC):
 
     `requires` lists alternatives; each is a set of capabilities of the prior. An empty alternative needs no prior.
     Calling checks them, brings the problem to its reference scale and the prior to its noise, solves, and scales the
-    result back.
+    result back; pixels outside the support of the operator, which no data can reach, become zero.
     """
 
     kind = "solver"
@@ -70,7 +70,9 @@ class Solver(Component, ABC):
             prior = prior.at_noise(torch.as_tensor(normalised.noise_std))
         with torch.no_grad():
             solution = self.solve(normalised, prior, initial=start, generator=generator, monitor=monitor)
-        return solution.scaled(scale)
+        factor = scale.reshape(-1, 1, 1)
+        support = problem.operator.support
+        return solution.scaled(factor if support is None else factor * support)
 
     @abstractmethod
     def solve(

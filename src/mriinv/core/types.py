@@ -13,4 +13,7 @@ Image = Complex[Tensor, "batch y x"]
 KSpace = Complex[Tensor, "batch coil y x"]
 CoilMaps = Complex[Tensor, "#batch coil y x"]
 Mask = Bool[Tensor, "#batch #y x"]
+ImageSlice = Complex[Tensor, "y x"]  # the same without batch axis
+CoilMapsSlice = Complex[Tensor, "coil y x"]
+MaskSlice = Bool[Tensor, "y x"]
 PerImage = Float[Tensor, " batch"]

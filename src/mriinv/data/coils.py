@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mriinv.core.types import CoilMaps
+from mriinv.core.types import CoilMapsSlice
 from mriinv.errors import InputError
 
 _SEGMENTS = 24  # straight pieces of a loop
@@ -18,7 +18,7 @@ _WIRE = 0.35  # softening length near the wire, in half fields of view
 
 def simulate_coil_maps(
     shape: tuple[int, int], coils: int, generator: torch.Generator, dtype: torch.dtype = torch.complex64
-) -> CoilMaps:
+) -> CoilMapsSlice:
     """Return the sensitivities of circular loops on one or two rings around the head.
 
     c(r) ∝ B_x − iB_y, with B(r) = ∮ dl × (r − r')/|r − r'|³ (Biot–Savart, no attenuation in tissue); radius,

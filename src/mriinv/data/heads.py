@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from mriinv.core.types import Image
+from mriinv.core.types import ImageSlice
 from mriinv.data.anatomy import procedural_tissues
 from mriinv.data.rendering import OVERSAMPLING, render
 from mriinv.data.texture import smooth_field, uniform
@@ -30,7 +30,7 @@ class HeadSource(ABC):
     """Draws head slices. A source keeps no random state: what it returns depends on the generator alone."""
 
     @abstractmethod
-    def image(self, shape: tuple[int, int], generator: torch.Generator) -> Image:
+    def image(self, shape: tuple[int, int], generator: torch.Generator) -> ImageSlice:
         """Return one random slice.
 
         Parameters
@@ -47,7 +47,7 @@ class HeadSource(ABC):
 class ProceduralHeads(HeadSource):
     """Heads from formulas: axial slices out of noise-deformed contours. Needs no file."""
 
-    def image(self, shape: tuple[int, int], generator: torch.Generator) -> Image:
+    def image(self, shape: tuple[int, int], generator: torch.Generator) -> ImageSlice:
         """Return one random slice; see `HeadSource.image`."""
         grid = (OVERSAMPLING * shape[0], OVERSAMPLING * shape[1])
         return render(procedural_tissues(grid, generator), shape, generator)
@@ -76,7 +76,7 @@ class LabelMapHeads(HeadSource):
             raise InputError(folder, "", "no label maps", "a folder with *.npz files")
         self._volumes = [_load(path) for path in paths]
 
-    def image(self, shape: tuple[int, int], generator: torch.Generator) -> Image:
+    def image(self, shape: tuple[int, int], generator: torch.Generator) -> ImageSlice:
         """Return one random slice; see `HeadSource.image`."""
         for _ in range(10):
             volume = self._volumes[int(torch.randint(len(self._volumes), (1,), generator=generator))]

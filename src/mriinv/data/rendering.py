@@ -7,14 +7,16 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from mriinv.core.problem import reference_scale
-from mriinv.core.types import Image
+from mriinv.core.types import ImageSlice
 from mriinv.data.texture import band_limit, bias_field, image_phase, power_law_fields, uniform, vessels
 from mriinv.data.tissue import TEXTURE_STRENGTH, TISSUE, random_contrast
 
 OVERSAMPLING = 2  # tissue maps have this many samples per pixel and axis
 
 
-def render(tissues: Tensor, shape: tuple[int, int], generator: torch.Generator, shading: Tensor | None = None) -> Image:
+def render(
+    tissues: Tensor, shape: tuple[int, int], generator: torch.Generator, shading: Tensor | None = None
+) -> ImageSlice:
     """Render an oversampled tissue map with a random contrast.
 
     Parameters

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mriinv.core.operator import Operator
 from mriinv.core.problem import InverseProblem
-from mriinv.core.types import CoilMaps, Image, Mask
+from mriinv.core.types import CoilMaps, CoilMapsSlice, Image, ImageSlice, Mask, MaskSlice
 from mriinv.data.coils import simulate_coil_maps
 from mriinv.data.heads import HeadSource
 from mriinv.data.masks import make_mask
@@ -90,9 +90,9 @@ class SimulatedProblems(ProblemSource):
         self._noise_std, self._noise_floor = noise_std, noise_floor
         self._make_operator = make_operator
         self._pool, self._seed, self._calls = pool, seed, 0
-        self._slices: dict[int, Image] = {}
-        self._maps: dict[int, CoilMaps] = {}
-        self._masks: dict[tuple[int, int], Mask] = {}
+        self._slices: dict[int, ImageSlice] = {}
+        self._maps: dict[int, CoilMapsSlice] = {}
+        self._masks: dict[tuple[int, int], MaskSlice] = {}
 
     def images(self, count: int, generator: torch.Generator) -> Image:
         """Return random crops; see `ProblemSource.images`.
@@ -132,7 +132,7 @@ class SimulatedProblems(ProblemSource):
         """Continue where `state_dict` was taken."""
         self._calls = int(state["calls"])
 
-    def _slice(self, index: int) -> Image:
+    def _slice(self, index: int) -> ImageSlice:
         if index not in self._slices:
             generator = torch.Generator().manual_seed(_seed_of(self._seed, index))
             low, high = (max(size, *self._shape) for size in _SLICE)
@@ -140,7 +140,7 @@ class SimulatedProblems(ProblemSource):
             self._slices[index] = self._heads.image((y, x), generator)
         return self._slices[index]
 
-    def _random_maps(self, generator: torch.Generator) -> CoilMaps:
+    def _random_maps(self, generator: torch.Generator) -> CoilMapsSlice:
         index = int(torch.randint(_MAP_SETS, (1,), generator=generator))
         if index not in self._maps:
             own = torch.Generator().manual_seed(_seed_of(self._seed, index))
@@ -148,7 +148,7 @@ class SimulatedProblems(ProblemSource):
         order = torch.randperm(self._coils, generator=generator)
         return _random_flip(self._maps[index][order], generator)
 
-    def _random_mask(self, generator: torch.Generator) -> Mask:
+    def _random_mask(self, generator: torch.Generator) -> MaskSlice:
         kind = int(torch.randint(len(self._kinds), (1,), generator=generator))
         index = int(torch.randint(_MASKS_PER_KIND, (1,), generator=generator))
         if (kind, index) not in self._masks:
@@ -175,7 +175,7 @@ def _random_flip(array: Tensor, generator: torch.Generator) -> Tensor:
     return array.flip(axes)
 
 
-def _random_crop(image: Image, shape: tuple[int, int], generator: torch.Generator) -> Image:
+def _random_crop(image: Tensor, shape: tuple[int, int], generator: torch.Generator) -> ImageSlice:
     """Return a flipped and transposed crop, most of the time one that is not nearly empty."""
     image = _random_flip(image, generator)
     if uniform(0, 1, generator) < 0.5:

@@ -101,9 +101,8 @@ class MapValidation:
             problem = make_problem(acquired)
             reference = problem.operator.fully_sampled_image(full.kspace)
             assert reference is not None
-            support = problem.operator.exported_maps()["coil_maps"].abs().sum(1) > 0
             image = reconstruct(problem).image
-            values[label] = evaluate(image, reference, support).psnr
+            values[label] = evaluate(image, reference, problem.operator.support).psnr
         prior.train()
         return {"score": sum(values.values()) / len(values), **values}
 

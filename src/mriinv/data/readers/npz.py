@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -60,7 +60,7 @@ class NpzScan(ArrayScan):
         return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Return shape, order and type of a ``.npy`` stream; leaves the stream at the data."""
     version = npy.read_magic(member)
     if version != (1, 0):  # later versions allow headers of 4 GiB, which no array of numbers needs
