@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from mriinv import (
     setting,
 )
 
+SINGLE_ENERGY_LEVELS = (0.002, 0.06)  # denoised by an energy that does not know the level
+PREPARE_EVERY = 8  # updates between two measurements of a stable step
+
 
 @dataclass
 class Chain:
@@ -41,7 +44,10 @@ class MaximumLikelihood(Trainer):
     .. math:: L'(θ) = \tfrac1T\big(E_θ(x^+) − E_θ(x^-)\big), \qquad x^- \sim \exp(−C_θ(x; A, b)/T)
 
     The data term carries no θ and no graph runs through the chain, so memory does not depend on its length. Fake
-    images come from the registered ``langevin`` solver (eq. 11 or 16); T is the temperature of its stationary law.
+    images come from the registered ``langevin`` solver (eq. 11 or 16); T is its temperature.
+
+    True images are training images with white noise of `true_noise_std`, added before they are measured: the energy is
+    then that of images at this noise level, and measurements and true images agree as the likelihood assumes.
 
     Chains are persistent: each of `pool` groups keeps its images, measurements and fake images between updates, and
     starts anew from SENSE with probability `refresh`. Chains that start from noise every time, as published, learn a
@@ -53,7 +59,7 @@ class MaximumLikelihood(Trainer):
     """
 
     name = "maximum-likelihood"
-    requires = (frozenset({"energy", "gradient"}),)
+    requires: tuple[frozenset[str], ...] = (frozenset({"energy", "gradient"}),)
 
     class Settings(ComponentSettings):
         steps: int = setting(6000, "updates in all, warm start included", ge=1)
@@ -66,20 +72,24 @@ class MaximumLikelihood(Trainer):
         pool: int = setting(8, "groups of persistent chains, of `batch` images each", ge=1)
         refresh: float = setting(0.04, "probability that a visited group starts anew", ge=0, le=1)
         chain_steps: int = setting(20, "Langevin steps between two updates (paper: 100, from noise)", ge=1)
-        data_noise_std: float | None = setting(
+        true_noise_std: float | None = setting(
             None,
             "noise added to true images; none: the lowest level of the energy, 2ε without one (paper: 2ε²)",
+            ge=0,
             unit="std per real component, image scale 1",
         )
         langevin: dict[str, Any] = setting({}, "settings of the `langevin` solver that advances the chains")
-        chain_precision: str = setting("bfloat16", "arithmetic of the network in the chains: float32 or bfloat16")
+        chain_precision: Literal["float32", "bfloat16"] = setting("bfloat16", "arithmetic of the network in the chains")
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._groups: list[Chain] = []
+        self._chains: dict[int, Chain] = {}
         sampler = make_solver("langevin", **self.settings.langevin)
         assert isinstance(sampler, Sampler)
-        self._sampler = sampler
+        self._sampler: Sampler = sampler
+        self._prepared: Sampler | None = None
+        if self.settings.warm_start or self.settings.dsm_weight:
+            self.requires = (frozenset({"energy", "gradient", "denoiser"}),)
 
     @property
     def steps(self) -> int:
@@ -112,67 +122,47 @@ class MaximumLikelihood(Trainer):
         return Loss(likelihood.value + self.settings.dsm_weight * matching.value, {**likelihood.log, **matching.log})
 
     def _score_matching(self, prior: Prior, source: ProblemSource, generator: torch.Generator) -> Loss:
-        low, high = prior.noise_range or (0.0, 0.0)
         images = source.images(self.settings.batch, generator)
-        if prior.noise_range is None:  # one energy for all levels, as in the prototype of a single-level energy
-            low, high = 0.002, 0.06
-        levels = log_uniform(len(images), low, high, generator)
+        levels = log_uniform(len(images), *(prior.noise_range or SINGLE_ENERGY_LEVELS), generator)
         value = denoising_score_matching(prior, images, levels, generator)
         return Loss(value, {"dsm": float(value.detach())})
 
     def likelihood(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> Loss:
-        """Return eq. 10 per pixel: one visit to a group of chains."""
-        group = self._visit(source, step, generator)
-        with torch.autocast(
-            group.true.device.type, torch.bfloat16, enabled=self.settings.chain_precision == "bfloat16"
-        ):
-            group.fake = self._sampler.advance(group.problem, prior, group.fake, self.settings.chain_steps, generator)
-        data_noise = self._data_noise_std(prior)
-        true = group.true + complex_noise(group.true.shape, data_noise, generator, group.true.dtype)
-        energy_true, energy_fake = prior.energy(true), prior.energy(group.fake)
-        temperature = self.temperature
-        pixels = true[0].numel()
-        gap = (energy_true - energy_fake).mean() / (temperature * pixels)
-        error = (group.fake - group.true).abs().square().mean().sqrt()
-        log = {
-            "gap": float(gap.detach()),
-            "energy": float(energy_true.detach().mean()) / (temperature * pixels),
-            "fake_error": float(error),
-        }
+        """Return eq. 10 per pixel and divided by T: one visit to a group of chains."""
+        s = self.settings
+        chain = self._visit(prior, source, step, generator)
+        device = chain.true.device.type
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=s.chain_precision == "bfloat16"):
+            if step % PREPARE_EVERY == 0 or self._prepared is None:
+                self._prepared = self._sampler.prepared(chain.problem, prior, chain.fake, generator)
+            chain.fake = self._prepared.advance(chain.problem, prior, chain.fake, s.chain_steps, generator)
+        unit = self._sampler.temperature(chain.problem) * chain.true[0].numel()
+        energy_true, energy_fake = prior.energy(chain.true) / unit, prior.energy(chain.fake) / unit
+        gap = (energy_true - energy_fake).mean()
+        error = (chain.fake - chain.true).abs().square().mean().sqrt()
+        log = {"gap": gap.item(), "energy": energy_true.mean().item(), "fake_error": error.item()}
         return Loss(gap, log)
 
-    @property
-    def temperature(self) -> float:
-        """T of the chain: ε²/2 for eq. 16, 1 for eq. 11."""
-        s = self._sampler.settings
-        return 0.5 * s.epsilon**2 if s.form == "eq16" else 1.0
+    def _true_noise_std(self, prior: Prior) -> float:
+        if self.settings.true_noise_std is not None:
+            return float(self.settings.true_noise_std)
+        return prior.noise_range[0] if prior.noise_range else 2 * (self._sampler.settings.epsilon or 0.01)
 
-    def _data_noise_std(self, prior: Prior) -> float:
-        if self.settings.data_noise_std is not None:
-            return self.settings.data_noise_std
-        return prior.noise_range[0] if prior.noise_range else 2 * self._sampler.settings.epsilon
-
-    def _visit(self, source: ProblemSource, step: int, generator: torch.Generator) -> Chain:
+    def _visit(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> Chain:
         index = step % self.settings.pool
         fresh = float(torch.rand((), generator=generator, device=generator.device)) < self.settings.refresh
-        if index < len(self._groups) and not fresh:
-            return self._groups[index]
-        true = source.images(self.settings.batch, generator)
+        if index in self._chains and not fresh:
+            return self._chains[index]
+        images = source.images(self.settings.batch, generator)
+        true = images + complex_noise(images.shape, self._true_noise_std(prior), generator, images.dtype)
         problem = source.problem(true, generator)
-        start = problem.sense()
-        if self._sampler.settings.start == "noise":
-            start = complex_noise(start.shape, 1.0, generator, start.dtype)
-        group = Chain(true, problem, start)
-        if index < len(self._groups):
-            self._groups[index] = group
-        else:
-            self._groups.append(group)
-        return group
+        self._chains[index] = Chain(true, problem, self._sampler.first_state(problem, generator))
+        return self._chains[index]
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Chains are not stored: after an interruption every group starts anew from SENSE."""
         super().load_state_dict(state)
-        self._groups.clear()
+        self._chains.clear()
 
 
 def _cosine(fraction: float, *, floor: float) -> float:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mriinv.errors import CompatibilityError as CompatibilityError
     from mriinv.errors import InputError as InputError
     from mriinv.errors import MriinvError as MriinvError
+    from mriinv.errors import SettingsError as SettingsError
     from mriinv.numerics.cg import CGResult as CGResult
     from mriinv.numerics.cg import conjugate_gradient as conjugate_gradient
     from mriinv.numerics.curvature import largest_curvature as largest_curvature
@@ -87,6 +88,7 @@ _HOME = {
     "CompatibilityError": "errors",
     "InputError": "errors",
     "MriinvError": "errors",
+    "SettingsError": "errors",
     "CGResult": "numerics.cg",
     "conjugate_gradient": "numerics.cg",
     "largest_curvature": "numerics.curvature",

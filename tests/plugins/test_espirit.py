@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mriinv import Acquisition, InputError
+from mriinv import Acquisition, InputError, InverseProblem, make_solver
 from mriinv.numerics.fft import fft2c
 from mriinv_sense.calibration import calibration_region
 from mriinv_sense.espirit import espirit
@@ -134,18 +134,42 @@ def test_agrees_with_sigpy_on_a_brain(shared_data):
     compare(espirit(centre(kspace), kspace.shape[1:], 6, 0.02, 0.9), *sigpy_maps(kspace), limit=2e-3)
 
 
-@pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")
+def bart(folder, *command, **arrays):
+    """Run BART on arrays ``(coil, y, x)`` or ``(y, x)``; return its last file as ``(coil, y, x)``."""
+    for name, array in arrays.items():
+        samples = array.reshape(-1, *array.shape[-2:]).permute(1, 2, 0)[:, :, None].numpy()  # y, x, 1, coil
+        samples.astype(np.complex64).ravel(order="F").tofile(folder / f"{name}.cfl")
+        (folder / f"{name}.hdr").write_text("# Dimensions\n" + " ".join(map(str, samples.shape)) + "\n")
+    subprocess.run(["bart", *command], cwd=folder, check=True, capture_output=True)
+    y, x, _, coils = [int(n) for n in (folder / f"{command[-1]}.hdr").read_text().splitlines()[1].split()[:4]]
+    values = np.fromfile(folder / f"{command[-1]}.cfl", np.complex64).reshape(y, x, coils, order="F")
+    return torch.from_numpy(values.transpose(2, 0, 1).copy())
+
+
+needs_bart = pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")
+
+
+@needs_bart
 def test_agrees_with_bart(tmp_path):
     _, image, kspace = simulate(6, 64, 60, noise=1e-4)
-    samples = kspace.permute(1, 2, 0)[:, :, None].numpy()  # BART: read, phase 1, phase 2, coil, first index fastest
-    samples.astype(np.complex64).ravel(order="F").tofile(tmp_path / "kspace.cfl")
-    (tmp_path / "kspace.hdr").write_text("# Dimensions\n64 60 1 6\n")
-    command = ["bart", "ecalib", "-m1", "-r24:24:1", "-k6", "-t0.001", "-c0.9", "kspace", "maps"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    maps = np.fromfile(tmp_path / "maps.cfl", np.complex64).reshape(64, 60, 6, order="F").transpose(2, 0, 1)
+    options = ("-m1", "-r24:24:1", "-k6", "-t0.001", "-c0.9")
+    maps = bart(tmp_path, "ecalib", *options, "kspace", "maps", kspace=kspace)
     result = espirit(centre(kspace), (64, 60), 6, 0.02, 0.9)
-    support = (result.eigenvalues[0] >= 0.9) & (np.abs(maps).sum(0) > 0) & (image > 0).numpy()
-    assert misfit(result.coil_maps, torch.from_numpy(maps.copy()), support) < 0.03
+    support = (result.eigenvalues[0] >= 0.9) & (maps.abs().sum(0) > 0) & (image > 0)
+    assert misfit(result.coil_maps, maps, support) < 0.03
+
+
+@needs_bart
+def test_cg_sense_agrees_with_bart(tmp_path):
+    maps, _, kspace = simulate(6, 64, 60, noise=1e-2)
+    mask = torch.rand(64, 60, generator=torch.Generator().manual_seed(0)) < 0.4
+    maps = (maps / maps.abs().square().sum(0).sqrt()).to(torch.complex64)
+    measured = (kspace * mask).to(torch.complex64)
+    options = ("-l2", "-r0.05", "-i100", "-w1")
+    theirs = bart(tmp_path, "pics", *options, "kspace", "maps", "image", kspace=measured, maps=maps)[0]
+    problem = InverseProblem(SenseOperator(maps[None], mask[None]), measured[None])
+    ours = make_solver("cg-sense", regularisation=0.05)(problem).image[0]
+    assert (ours - theirs).norm() < 1e-4 * ours.norm()
 
 
 def acquire(kspace, mask=None, **changes):

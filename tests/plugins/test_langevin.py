@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mriinv import InverseProblem, MriinvError, make_solver
-from mriinv.testing.analytic import gaussian_problem
+from mriinv.testing.analytic import QuadraticPrior, gaussian_problem
 
 CHAINS = 6000
 
@@ -22,7 +22,7 @@ def stationary_covariance(hessian, form, epsilon, alpha):
 )
 def test_mean_and_covariance_are_those_of_the_discretised_chain(form, epsilon, alpha, steps):
     problem, prior, hessian = gaussian_problem(shape=(2, 3), samples=4, batch=CHAINS)
-    sampler = make_solver("langevin", form=form, epsilon=epsilon, step=alpha)
+    sampler = make_solver("langevin", form=form, epsilon=epsilon, step_size=alpha)
     generator = torch.Generator().manual_seed(0)
     start = torch.zeros(CHAINS, 2, 3, dtype=torch.complex128)
     states = sampler.advance(problem, prior, start, steps, generator).flatten(1)
@@ -69,18 +69,40 @@ def test_seed_determines_the_samples():
 
 
 def test_step_follows_the_measured_curvature():
-    problem, prior, hessian = gaussian_problem()
-    sampler = make_solver("langevin")
-    step = sampler.stable_step(problem, prior, problem.sense(), torch.Generator().manual_seed(0))
-    largest = float(torch.linalg.eigvalsh(prior.matrix).max())
-    assert step == pytest.approx(min(1, 1.4 / (1 + largest)), rel=0.05)
-    assert step * float(torch.linalg.eigvalsh(hessian).max()) < 2
+    problem, _, _ = gaussian_problem(batch=2)
+    generator, start = torch.Generator().manual_seed(0), problem.sense()
+
+    class Uneven(QuadraticPrior):
+        """The second image of a batch has twice the curvature."""
+
+        def energy(self, image, noise_level=None):
+            return super().energy(image) * torch.tensor([1.0, 2.0])
+
+    step = make_solver("langevin").prepared(problem, Uneven(theta=1.5), start, generator).settings.step_size
+    assert step == pytest.approx(0.5 / (1 + 3.0), rel=0.02)
+    fixed = make_solver("langevin", step_size=0.3)
+    assert fixed.prepared(problem, Uneven(), start, generator) is fixed
+
+
+def test_temperature_is_the_variance_of_the_noise():
+    problem, prior, _ = gaussian_problem(batch=2)
+    noisy = InverseProblem(problem.operator, problem.data, torch.tensor([0.1, 0.3]), problem.scale)
+    torch.testing.assert_close(make_solver("langevin").temperature(noisy), torch.tensor([0.01, 0.09]).double())
+    torch.testing.assert_close(make_solver("langevin", epsilon=0.2).temperature(noisy), torch.full((2,), 0.02).double())
+    spread = make_solver("langevin", samples=30, iterations=60)(noisy, prior).std.mean((1, 2))
+    assert spread[1] / spread[0] == pytest.approx(3, rel=0.15)
+
+
+@pytest.mark.parametrize("settings", [{}, {"epsilon": 0.1, "step_size": 0.5}])
+def test_the_step_of_equation_11_is_epsilon_alone(settings):
+    with pytest.raises(MriinvError, match="form eq11 takes its step from epsilon alone"):
+        make_solver("langevin", form="eq11", **settings)
 
 
 def test_divergence_is_reported():
     problem, prior, _ = gaussian_problem()
-    with pytest.raises(MriinvError, match=r"diverged after .* smaller solver\.step"):
-        make_solver("langevin", step=60.0, iterations=400)(problem, prior)
+    with pytest.raises(MriinvError, match=r"diverged after .* smaller solver\.step_size"):
+        make_solver("langevin", step_size=60.0, iterations=400)(problem, prior)
 
 
 def test_monitor_counts_all_chains():

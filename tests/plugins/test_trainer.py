@@ -27,36 +27,60 @@ class GaussianProblems(ProblemSource):
 
     def problem(self, images, generator):
         data = images + complex_noise(images.shape, 1.0, generator, images.dtype)
-        return InverseProblem(Identity(), data, scale=torch.ones(len(images)))
+        return InverseProblem(Identity(), data, 1.0, torch.ones(len(images)))
 
 
 def trainer(**settings):
     chain = {"form": "eq11", "epsilon": 0.25}
-    defaults = {"warm_start": 0, "dsm_weight": 0, "pool": 4, "batch": 64, "data_noise_std": 0.0, "langevin": chain}
+    defaults = {"warm_start": 0, "dsm_weight": 0, "pool": 4, "batch": 64, "true_noise_std": 0.0, "langevin": chain}
     return make_trainer("maximum-likelihood", **(defaults | {"chain_precision": "float32"} | settings))
 
 
-@pytest.mark.parametrize("theta", [1.0, 8.0])
-def test_learns_the_precision_of_a_gaussian_prior(theta):
-    """Conditional maximum likelihood is consistent: θ → τ, from either side (methods of the discretised chain)."""
-    prior, learner, source = QuadraticPrior(theta=theta), trainer(refresh=0.1), GaussianProblems()
+def fixed_point(variance, alpha):
+    """θ at which true and fake images have the same second moment, for the chain with a finite step.
+
+    b = x + n with unit noise, T = 1: the chain has mean b/h and variance 1/(h(1 − αh/2)), h = 1 + θ.
+    """
+    low, high = 0.0, 1.9 / alpha - 1
+    for _ in range(60):
+        h = 1 + (theta := (low + high) / 2)
+        moment = (variance + 1) / h**2 + 1 / (h * (1 - alpha * h / 2))
+        low, high = (theta, high) if moment > variance else (low, theta)
+    return low
+
+
+@pytest.mark.parametrize(
+    ("start", "chain", "alpha", "true_noise_std"),
+    [
+        (1.0, {"form": "eq11", "epsilon": 0.25}, 0.25**2 / 2, 0.0),
+        (8.0, {"form": "eq11", "epsilon": 0.25}, 0.25**2 / 2, 0.0),
+        (1.0, {"form": "eq16", "step_size": 0.04}, 0.04, 0.0),
+        (1.0, {"form": "eq16", "step_size": 0.05}, 0.05, 0.5),
+    ],
+)
+def test_learns_the_precision_of_a_gaussian_prior(start, chain, alpha, true_noise_std):
+    """Conditional maximum likelihood is consistent: θ → τ up to the step of the chain, whose effect is exact here."""
+    prior, source = QuadraticPrior(theta=start), GaussianProblems()
+    learner = trainer(refresh=0.1, langevin=chain, true_noise_std=true_noise_std)
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(prior.parameters(), lr=0.1)
     path = []
-    for step in range(240):
+    for step in range(260):
         optimizer.param_groups[0]["lr"] = 0.1 if step < 120 else 0.02
         optimizer.zero_grad()
         learner.loss(prior, source, step, generator).value.backward()
         optimizer.step()
         path.append(prior.theta.item())
-    assert sum(path[-60:]) / 60 == pytest.approx(PRECISION, rel=0.06)
+    expected = fixed_point(1 / PRECISION + true_noise_std**2, alpha)
+    assert sum(path[-100:]) / 100 == pytest.approx(expected, rel=0.035)
+    assert abs(expected - 1 / (1 / PRECISION + true_noise_std**2)) < 0.1 * expected  # the step is a correction
 
 
 def test_gradient_is_the_difference_of_the_moments():
     """∂L'/∂θ = ½(E‖x⁺‖² − E‖x⁻‖²)/(T·pixels): eq. 13 with nothing from the chain."""
     prior, learner = QuadraticPrior(theta=2.0), trainer()
     learner.loss(prior, GaussianProblems(), 0, torch.Generator().manual_seed(0)).value.backward()
-    group = learner._groups[0]
+    group = learner._chains[0]
     moments = [x.abs().square().sum((1, 2)).mean() for x in (group.true, group.fake)]
     torch.testing.assert_close(prior.theta.grad, 0.5 * (moments[0] - moments[1]) / 16)
 
@@ -67,11 +91,11 @@ def test_chains_persist_and_are_refreshed_as_asked():
     for learner in (lasting, fresh):
         for step in range(2):
             learner.loss(prior, source, step, generator)
-        learner.before = learner._groups[0].true.clone()
+        learner.before = learner._chains[0].true.clone()
         learner.loss(prior, source, 2, generator)
-    assert len(lasting._groups) == 2
-    assert torch.equal(lasting._groups[0].true, lasting.before)
-    assert not torch.equal(fresh._groups[0].true, fresh.before)
+    assert len(lasting._chains) == 2
+    assert torch.equal(lasting._chains[0].true, lasting.before)
+    assert not torch.equal(fresh._chains[0].true, fresh.before)
 
 
 @pytest.mark.parametrize("form", ["residual", "published"])
@@ -81,14 +105,14 @@ def test_memory_does_not_grow_with_the_chain(form):
     for steps in (1, 12):
         torch.manual_seed(0)
         prior = make_prior("deepen", weights="none", form=form, widths=[4]).requires_grad_(True)
-        learner = trainer(chain_steps=steps, batch=2, langevin={"epsilon": 0.01, "step": 0.5})
+        learner = trainer(chain_steps=steps, batch=2, langevin={"epsilon": 0.01, "step_size": 0.5})
 
         class Source(GaussianProblems):
             def images(self, count, generator):
                 return complex_noise((count, 8, 8), 0.3, generator)
 
         loss = learner.loss(prior, Source(), 0, torch.Generator().manual_seed(0)).value
-        assert loss.requires_grad and not learner._groups[0].fake.requires_grad
+        assert loss.requires_grad and not learner._chains[0].fake.requires_grad
         kept[steps] = _graph_size(loss.grad_fn)
     assert kept[1] == kept[12] > 0
 

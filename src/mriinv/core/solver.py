@@ -12,7 +12,7 @@ from mriinv.core.capabilities import match
 from mriinv.core.component import Component
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem, Solution
-from mriinv.core.types import Image
+from mriinv.core.types import Image, PerImage
 from mriinv.errors import CompatibilityError
 
 Monitor = Callable[[int, Mapping[str, float]], None]
@@ -88,9 +88,21 @@ class Solver(Component, ABC):
 
 
 class Sampler(Solver):
-    """A solver that draws from the posterior by a Markov chain; trainers advance the same chain."""
+    """A solver that draws from the posterior exp(−C/T) by a Markov chain; trainers advance the same chain."""
 
     samples = True
+
+    @abstractmethod
+    def temperature(self, problem: InverseProblem) -> PerImage:
+        """Return T per image, in the scale of `problem`."""
+
+    @abstractmethod
+    def first_state(self, problem: InverseProblem, generator: torch.Generator) -> Image:
+        """Return where a chain starts."""
+
+    def prepared(self, problem: InverseProblem, prior: Prior, image: Image, generator: torch.Generator) -> Sampler:
+        """Return this sampler with what it measures before it starts (a stable step) fixed; itself by default."""
+        return self
 
     @abstractmethod
     def advance(
