@@ -14,7 +14,7 @@ class CGSense(Solver):
     name = "cg-sense"
 
     class Settings(ComponentSettings):
-        regularisation: float = setting(0.01, "λ", ge=0, unit="of ‖A‖², which is at most 1")
+        regularisation: float = setting(0.01, "λ, relative to ‖A‖²", ge=0)
         tolerance: float = setting(1e-6, "stop at this residual relative to ‖Aᴴb‖", gt=0)
         max_iterations: int = setting(100, "largest number of conjugate-gradient iterations", ge=1)
 
@@ -30,13 +30,12 @@ class CGSense(Solver):
         s = self.settings
         result = problem.operator.solve_normal(
             problem.back_projection(),
-            s.regularisation,
+            s.regularisation * problem.operator.norm_bound**2,
             initial=initial,
             tolerance=s.tolerance,
             max_iterations=s.max_iterations,
         )
         if monitor is not None:
             monitor(int(result.iterations.max()), {"residual": float(result.relative_residual.max())})
-        history = {"residual": result.relative_residual[None]}
-        # the recursive residual may end a rounding error above the goal
-        return Solution(result.solution, result.relative_residual <= 2 * s.tolerance, result.iterations, history)
+        converged = (result.iterations < s.max_iterations) | (result.relative_residual <= s.tolerance)
+        return Solution(result.solution, converged, result.iterations, {"residual": result.history})

@@ -7,10 +7,11 @@ import math
 from typing import Any, Literal
 
 import torch
+from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from mriinv import ComponentSettings, Prior, setting
-from mriinv_deepen.networks import NoiseNetwork, PublishedNetwork
+from mriinv_deepen.networks import FeatureNetwork, PublishedNetwork
 
 
 class DeepenEnergy(Prior):
@@ -18,12 +19,12 @@ class DeepenEnergy(Prior):
 
     ``form="residual"``, the default,
 
-    .. math:: E_σ(x) = w\,\frac{η}{η_0}\,e^{s}\,σ_0^2\,\tfrac12 ‖N_θ(x/σ, \log σ)‖^2
+    .. math:: E_σ(x) = w\,\frac{η}{η_0}\,e^{s}\,σ_0^2\,\tfrac12 ‖F_θ(x/σ, \log σ)‖^2
 
-    where N estimates the noise in x in units of σ. Up to the factor e^s (σ₀/σ)² this is ½‖x − D_σ(x)‖² with the
-    denoiser D_σ(x) = x − σN; s is learned and carries the η² that the paper absorbs into the energy, for the noise η₀
-    of the training; `at_noise` brings the energy to the noise η of the data. Smooth, any matrix size. With
-    ``conditional`` the energy is meant for every level σ in `noise_range`; the posterior is the one at
+    is, up to the factor in front and (σ/σ₀)², a potential whose gradient step denoises: denoising score matching trains
+    x − ∇(½‖σF(x/σ)‖²) to be the clean image. s is learned and carries the η² that the paper absorbs into the energy,
+    for the noise η₀ of the training; `at_noise` brings the energy to the noise η of the data. Smooth, any matrix size.
+    With ``conditional`` the energy is meant for every level σ in `noise_range`; the posterior is the one at
     σ₀ = ``noise_range[0]``, and higher levels serve to approach it (`mm-cg`). Without it σ = σ₀ = 0.1 is a fixed scale
     of the input.
 
@@ -32,13 +33,15 @@ class DeepenEnergy(Prior):
     """
 
     name = "deepen"
-    provides = frozenset({"energy", "gradient", "denoiser", "noise-conditional"})
+    provides: frozenset[str] = frozenset({"energy", "gradient", "denoiser", "noise-conditional"})
     adjustable = frozenset({"weight", "data_noise_std"})
 
     class Settings(ComponentSettings):
         form: Literal["residual", "published"] = setting("residual", "residual (default) or the form of the paper")
-        widths: tuple[int, ...] = setting(
-            (32, 64), "channels per resolution, finest first; one: no U-Net", min_length=1
+        widths: tuple[PositiveInt, ...] | None = setting(
+            None,
+            "channels per resolution, finest first (one: no U-Net); none: 32 and 64, published form 64",
+            min_length=1,
         )
         blocks: int = setting(2, "convolutions per resolution on the way down, and again on the way up", ge=1)
         unshuffle: Literal[1, 2] = setting(2, "1: full resolution; 2: work on 2x2 patches as channels")
@@ -46,7 +49,9 @@ class DeepenEnergy(Prior):
         noise_range: tuple[float, float] = setting(
             (0.008, 0.15), "trained noise levels, lowest first", unit="std per real component, image scale 1"
         )
-        activation: Literal["silu", "softplus", "relu"] = setting("silu", "nonlinearity between convolutions")
+        activation: Literal["silu", "softplus", "relu"] | None = setting(
+            None, "nonlinearity between convolutions; none: silu, published form relu"
+        )
         head: Literal["sum", "flatten"] = setting("sum", "published form: linear layer shared by all pixels, or not")
         matrix: tuple[int, int] = setting((320, 320), "published form with head=flatten: matrix size", unit="pixels")
         initial_scale: float = setting(0.3, "e^s before training", gt=0)
@@ -58,20 +63,35 @@ class DeepenEnergy(Prior):
             unit="std per real component, image scale 1",
         )
 
+        @field_validator("noise_range")
+        @classmethod
+        def _rises_from_above_zero(cls, levels: tuple[float, float]) -> tuple[float, float]:
+            if not 0 < levels[0] < levels[1]:
+                raise ValueError("expected 0 < lowest < highest")
+            return levels
+
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         s = self.settings
-        self.network: nn.Module
-        if s.form == "published":
-            self.network = PublishedNetwork(s.widths[0], s.activation, s.head, s.matrix)
-        else:
-            self.network = NoiseNetwork(s.widths, s.blocks, s.unshuffle, s.conditional, s.activation)
         self.noise_factor: float | Tensor = 1.0  # η/η₀ of the data at hand
         self.residual = s.form == "residual"
+        self.network: nn.Module
         if self.residual:
+            self.network = FeatureNetwork(
+                s.widths or (32, 64), s.blocks, s.unshuffle, s.conditional, s.activation or "silu"
+            )
             self.log_scale = nn.Parameter(torch.tensor(math.log(s.initial_scale)))
+        else:
+            self.network = PublishedNetwork((s.widths or (64,))[0], s.activation or "relu", s.head, s.matrix)
+            self.provides = self.provides - {"denoiser"}
         self.noise_range = s.noise_range if s.conditional and self.residual else None
+        if self.noise_range is None:
+            self.provides = self.provides - {"noise-conditional"}
         self.reference_level = s.noise_range[0] if self.noise_range else 0.1
+
+    @classmethod
+    def settings_for_noise(cls, noise_std: float) -> dict[str, Any]:
+        return {"data_noise_std": noise_std}
 
     def at_noise(self, noise_std: Tensor) -> DeepenEnergy:
         """Return the energy times η/η₀ for measurements with noise η (the parameters are shared).
@@ -93,7 +113,7 @@ class DeepenEnergy(Prior):
         return factor * self._half_square(image, self._level(image, noise_level))
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
-        """Return x − ∇(½‖σN(x/σ)‖²), the denoiser that denoising score matching trains."""
+        """Return x − ∇(½‖σF(x/σ)‖²), the denoiser that denoising score matching trains."""
         if not self.residual:
             raise self._missing("denoiser in its published form")
         level = self._level(image, noise_level)
@@ -108,7 +128,7 @@ class DeepenEnergy(Prior):
         return torch.as_tensor(level, dtype=image.real.dtype, device=image.device).expand(image.shape[0])
 
     def _half_square(self, image: Tensor, level: Tensor) -> Tensor:
-        """Return ½‖N(x/σ, log σ)‖² per image, summed in float64."""
+        """Return ½‖F(x/σ, log σ)‖² per image, summed in float64."""
         channels = torch.view_as_real(image).movedim(-1, 1) / level.view(-1, 1, 1, 1)
-        noise = self.network(channels, level.log())
-        return 0.5 * noise.double().square().sum(dim=(1, 2, 3))
+        features = self.network(channels, level.log())
+        return 0.5 * features.double().square().sum(dim=(1, 2, 3))

@@ -48,8 +48,8 @@ class _Level(nn.Module):
         return h if self.lower is None else self.last(h + self.lower(h))
 
 
-class NoiseNetwork(nn.Module):
-    """N(u, log σ), the estimate of the noise in u = x/σ in units of σ; without biases.
+class FeatureNetwork(nn.Module):
+    """F(u, log σ), the features of u = x/σ whose half square is the energy; without biases.
 
     One width gives a stack of convolutions at one resolution, several a U-Net. With ``unshuffle=2`` the network works
     on the four pixels of every 2×2 patch as channels: a quarter of the cost and twice the receptive field. Any matrix

@@ -166,7 +166,10 @@ class SenseOperator(Operator):
             return lambda x: self._add_gram(x[0] * scale, x[0], index)[None]
 
         results = [solve(shifted(i, float(s)), slice(i, i + 1)) for i, s in enumerate(shifts)]
-        return CGResult(*(torch.cat([getattr(r, field) for r in results]) for field in CGResult.__dataclass_fields__))
+        longest = max(len(r.history) for r in results)
+        histories = [torch.cat([r.history, r.history[-1:].expand(longest - len(r.history), 1)]) for r in results]
+        solutions, iterations = [r.solution for r in results], [r.iterations for r in results]
+        return CGResult(torch.cat(solutions), torch.cat(iterations), torch.cat(histories, 1))
 
     def fully_sampled_image(self, data: KSpace) -> Image:
         """Return Cᴴ Fᴴ y, the coil-combined image of fully sampled data."""

@@ -13,6 +13,8 @@ from mriinv import (
     simulate_acquisition,
 )
 from mriinv.errors import SettingsError
+from mriinv.testing.priors import check_capabilities, check_gradient
+from mriinv_deepen.energy import DeepenEnergy
 
 FORMS = {
     "residual": {"widths": [4, 6], "blocks": 1},
@@ -38,15 +40,30 @@ def levels(prior):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gradient_is_that_of_finite_differences(form):
-    prior, x, h = energy(form), image(), 1e-5
-    direction = image(seed=1)
+    prior, x = energy(form), image()
     for level in levels(prior):
+        check_gradient(prior, x, level)
         value, gradient = prior.energy_and_gradient(x, level)
-        difference = (prior.energy(x + h * direction, level) - prior.energy(x - h * direction, level)) / (2 * h)
-        along = (gradient.conj() * direction).real.sum((1, 2))
-        torch.testing.assert_close(along, difference.detach(), rtol=1e-6, atol=1e-8)
         assert value.dtype == torch.float64 and (value >= 0).all()
         assert not gradient.requires_grad and not value.requires_grad
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_capabilities_are_those_of_the_form(form):
+    prior = energy(form)
+    check_capabilities(prior, image())
+    assert ("denoiser" in prior.provides) == (not form.startswith("published"))
+    prior.provides = frozenset({"energy", "denoiser", "noise-conditional"})
+    if form != "residual" and form != "one-resolution":
+        with pytest.raises(AssertionError, match=r"denoiser|noise-conditional"):
+            check_capabilities(prior, image())
+
+
+def test_a_wrong_gradient_is_found():
+    prior = energy("residual")
+    prior.gradient = lambda x, level=None: 1.001 * DeepenEnergy.gradient(prior, x, level)
+    with pytest.raises(AssertionError, match="by differences"):
+        check_gradient(prior, image())
 
 
 @pytest.mark.parametrize("form", [name for name in FORMS if name != "published-flatten"])
@@ -60,13 +77,13 @@ def test_any_matrix_and_any_batch(form, shape):
 
 
 def test_published_form_has_the_published_number_of_parameters():
-    prior = make_prior("deepen", weights="none", form="published", widths=[64], activation="relu", head="flatten")
+    prior = make_prior("deepen", weights="none", form="published", head="flatten")
     assert sum(p.numel() for p in prior.parameters()) == 148_928 + 6_553_601
 
 
 def test_published_form_is_piecewise_linear():
     """Its gradient does not change under a small step: no Lipschitz constant can be measured, only backtracked."""
-    prior, x = energy("published", activation="relu"), image()
+    prior, x = energy("published"), image()
     torch.testing.assert_close(prior.gradient(x), prior.gradient(x + 1e-9 * image(seed=1)), rtol=0, atol=0)
     assert energy("residual").gradient(x).ne(energy("residual").gradient(x + 1e-6 * image(seed=1))).any()
 
@@ -100,8 +117,9 @@ def test_published_form_has_no_denoiser():
 def test_wrong_settings_are_refused():
     with pytest.raises(SettingsError, match="did you mean 'widths'"):
         make_prior("deepen", weights="none", width=[4])
-    with pytest.raises(SettingsError, match=r"deepen.weight: found -1"):
-        make_prior("deepen", weights="none", weight=-1)
+    for name, value in (("weight", -1), ("noise_range", (0.1, 0.01)), ("noise_range", (0, 0.1)), ("widths", (0,))):
+        with pytest.raises(SettingsError, match=rf"deepen\.{name}"):
+            make_prior("deepen", weights="none", **{name: value})
 
 
 def test_gradient_keeps_no_graph_and_training_does():
@@ -117,7 +135,7 @@ def test_map_descends_on_a_simulated_scan(form):
     """A random energy, multi-coil data: MM-CG must descend in single precision too."""
     problem = make_problem(simulate_acquisition(shape=(48, 44), coils=4))
     torch.manual_seed(0)
-    prior = make_prior("deepen", weights="none", form=form, widths=[8], activation="relu")
+    prior = make_prior("deepen", weights="none", form=form, widths=[8])
     solution = make_solver("mm-cg", max_iterations=12, levels=2)(problem, prior)
     level = solution.history["noise_level"][:, 0].nan_to_num()
     cost = solution.history["cost"][:, 0]

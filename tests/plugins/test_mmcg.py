@@ -61,6 +61,8 @@ def test_cost_never_increases_whatever_the_first_curvature(curvature):
     solution = make_solver("mm-cg", initial_curvature=curvature, tolerance=1e-12)(problem, prior, initial=start)
     cost = torch.cat([(problem.data_term(start) + prior.energy(start)).detach()[None], solution.history["cost"]])
     assert (cost.diff(dim=0) <= 0).all()
+    final = problem.data_term(solution.image) + prior.energy(solution.image)
+    torch.testing.assert_close(final.detach(), cost[-1])
     assert cost[-1].lt(0.9 * cost[0]).all()
     gradient = problem.data_gradient(solution.image) + prior.gradient(solution.image)
     assert gradient.abs().max() < 1e-4  # a stationary point
@@ -131,3 +133,41 @@ def test_dense_operator_is_its_matrix():
     image = complex_noise((1, 2, 3), 1.0, torch.Generator().manual_seed(1), torch.complex128)
     torch.testing.assert_close(operator(image)[0], matrix @ image.flatten())
     torch.testing.assert_close(operator.gram(image).flatten(), matrix.mH @ matrix @ image.flatten())
+
+
+@pytest.mark.parametrize("budget", [1, 2, 7, 30])
+def test_the_budget_counts_every_step_and_ends_at_the_lowest_level(budget):
+    problem, prior, _ = gaussian_problem()
+    solver = make_solver("mm-cg", max_iterations=budget, tolerance=1e-15)
+    levels = solver(problem, Conditional(prior.matrix)).history["noise_level"][:, 0].nan_to_num(0.01)
+    assert len(levels) == budget and levels[-1] == 0.01
+    assert (levels == 0.01).sum() >= budget / 2
+    assert (levels.diff() <= 0).all()
+
+
+class WrongSign(QuadraticPrior):
+    def energy_and_gradient(self, image, noise_level=None, *, create_graph=False):
+        energy, gradient = super().energy_and_gradient(image, noise_level)
+        return energy, -5 * gradient
+
+
+def test_an_image_that_cannot_descend_has_not_converged():
+    problem, prior, _ = gaussian_problem()
+    start = torch.ones(1, 3, 4, dtype=torch.complex128)
+    solution = make_solver("mm-cg", initial_curvature=1.0)(problem, WrongSign(prior.matrix), initial=start)
+    assert not solution.converged.any() and solution.iterations.item() < 500
+    cost = solution.history["cost"][:, 0]
+    assert (cost.diff() <= 0).all()
+
+
+def test_an_energy_that_is_not_finite_is_reported():
+    problem, _, _ = gaussian_problem()
+    with pytest.raises(MriinvError, match="the energy is not finite"):
+        make_solver("mm-cg")(problem, QuadraticPrior(theta=float("nan")))
+
+
+def test_highest_level_is_clamped_to_the_trained_range():
+    problem, prior, _ = gaussian_problem()
+    for asked, first in ((5.0, 0.2), (0.001, 0.01)):
+        levels = make_solver("mm-cg", highest_level=asked)(problem, Conditional(prior.matrix)).history["noise_level"]
+        assert levels[0].item() == pytest.approx(first) and levels[-1].item() == 0.01

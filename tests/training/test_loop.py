@@ -7,17 +7,29 @@ import pytest
 import torch
 
 from mriinv import InverseProblem, Loss, ProblemSource, Trainer, make_prior
-from mriinv.errors import MriinvError, WeightsError
+from mriinv.errors import InputError, MriinvError, SettingsError, WeightsError
 from mriinv.training.loop import LoopOptions, train
 from mriinv.weights import read_metadata
 
 
-class NoProblems(ProblemSource):
+class Images(ProblemSource):
+    """Random images, a little larger with every call: a stream with a state of its own."""
+
+    calls = 0
+
     def images(self, count, generator):
-        return torch.randn(count, 8, 8, dtype=torch.complex64, generator=generator)
+        self.calls += 1
+        noise = torch.randn(count, 8, 8, dtype=torch.complex64, generator=generator)
+        return (1 + 0.01 * self.calls) * noise
 
     def problem(self, images, generator) -> InverseProblem:
         raise AssertionError("not asked for")
+
+    def state_dict(self):
+        return {"calls": torch.tensor(self.calls)}
+
+    def load_state_dict(self, state):
+        self.calls = int(state["calls"])
 
 
 class ShrinkEnergy(Trainer):
@@ -51,30 +63,49 @@ def rows(folder):
         return list(csv.DictReader(stream))
 
 
-def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("drawn", [False, True])
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, drawn):
     whole, parts = new_prior(), new_prior()
-    train(whole, ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path / "whole", log_every=3))
+    train(whole, ShrinkEnergy(), Images(), LoopOptions(tmp_path / "whole", log_every=3))
 
     class Interrupted(ShrinkEnergy):
         def loss(self, prior, source, step, generator):
+            loss = super().loss(prior, source, step, generator) if drawn or step != 7 else None
             if step == 7:
                 raise KeyboardInterrupt
-            return super().loss(prior, source, step, generator)
+            return loss
 
     options = LoopOptions(tmp_path / "parts", log_every=3)
     with pytest.raises(KeyboardInterrupt):
-        train(parts, Interrupted(), NoProblems(), options)
+        train(parts, Interrupted(), Images(), options)
     resumed = new_prior()
-    progress = train(resumed, ShrinkEnergy(), NoProblems(), options)
+    progress = train(resumed, ShrinkEnergy(), Images(), options)
     assert progress.step == 12
     assert torch.equal(parameters(whole), parameters(resumed))
     assert not torch.equal(parameters(new_prior()), parameters(resumed))
     assert [row["step"] for row in rows(tmp_path / "parts")] == ["3", "6", "9", "12"]
 
 
+def test_another_configuration_is_not_resumed(tmp_path):
+    first = {"data": {"coils": 8}, "trainer": {"settings": {"steps": 5}}}
+    train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path, max_time=0.0, configuration=first))
+    longer = {"data": {"coils": 8}, "trainer": {"settings": {"steps": 12}}}
+    other = {"data": {"coils": 2}, "trainer": {"settings": {"steps": 12}}}
+    with pytest.raises(SettingsError, match=r"data.coils = 8, this one 2; use another --out"):
+        train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path, configuration=other))
+    assert train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path, configuration=longer)).step == 12
+
+
+def test_weights_of_somebody_else_are_not_overwritten(tmp_path):
+    (tmp_path / "weights.safetensors").write_bytes(b"mine")
+    with pytest.raises(InputError, match="weights without a checkpoint"):
+        train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path))
+    assert (tmp_path / "weights.safetensors").read_bytes() == b"mine"
+
+
 def test_averaged_weights_and_their_card_are_written(tmp_path):
     prior = new_prior()
-    train(prior, ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path, averaging=0.5, card={"command": "x"}))
+    train(prior, ShrinkEnergy(), Images(), LoopOptions(tmp_path, averaging=0.5, card={"command": "x"}))
     metadata = read_metadata(tmp_path / "weights.safetensors")
     assert metadata["card"]["command"] == "x" and metadata["card"]["updates"] == 12
     averaged = make_prior("deepen", weights=str(tmp_path / "weights.safetensors"))
@@ -84,8 +115,8 @@ def test_averaged_weights_and_their_card_are_written(tmp_path):
 
 def test_time_limit_stops_and_the_next_run_goes_on(tmp_path):
     options = LoopOptions(tmp_path, max_time=0.0)
-    assert train(new_prior(), ShrinkEnergy(), NoProblems(), options).step == 0
-    assert train(new_prior(), ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path)).step == 12
+    assert train(new_prior(), ShrinkEnergy(), Images(), options).step == 0
+    assert train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path)).step == 12
 
 
 def test_best_validated_weights_are_kept(tmp_path):
@@ -96,7 +127,7 @@ def test_best_validated_weights_are_kept(tmp_path):
         seen.append(parameters(prior))
         return {"score": next(scores)}
 
-    train(new_prior(), ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path, validate_every=4), validation=validation)
+    train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path, validate_every=4), validation=validation)
     best = make_prior("deepen", weights=str(tmp_path / "best.safetensors"))
     assert len(seen) == 3 and torch.equal(parameters(best), seen[1])
     assert [row["score"] for row in rows(tmp_path)] == ["1", "3", "2"]
@@ -108,15 +139,15 @@ def test_divergence_is_reported(tmp_path):
             return Loss(super().loss(prior, source, step, generator).value * math.inf, {})
 
     with pytest.raises(MriinvError, match="diverged at update 0"):
-        train(new_prior(), Diverging(), NoProblems(), LoopOptions(tmp_path))
+        train(new_prior(), Diverging(), Images(), LoopOptions(tmp_path))
 
 
 def test_checkpoint_of_another_architecture_or_a_damaged_one_is_refused(tmp_path):
-    train(new_prior(), ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path))
+    train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path))
     other = make_prior("deepen", weights="none", widths=[6], blocks=1).requires_grad_(True)
     with pytest.raises(WeightsError, match="another architecture"):
-        train(other, ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path))
+        train(other, ShrinkEnergy(), Images(), LoopOptions(tmp_path))
     (tmp_path / "checkpoint.safetensors").write_bytes(b"garbage")
     with pytest.raises(WeightsError, match="not a checkpoint"):
-        train(new_prior(), ShrinkEnergy(), NoProblems(), LoopOptions(tmp_path))
+        train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path))
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == b"garbage"

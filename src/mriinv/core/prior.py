@@ -33,6 +33,11 @@ class Prior(Component, nn.Module, ABC):
         nn.Module.__init__(self)
         self.settings = self.parse_settings(settings)
 
+    @classmethod
+    def settings_for_noise(cls, noise_std: float) -> dict[str, Any]:
+        """Return the settings that tell a prior which noise its training measurements have; none by default."""
+        return {}
+
     def at_noise(self, noise_std: PerImage) -> Prior:
         """Return this prior for measurements with noise of `noise_std` per real component, at reference scale 1.
 

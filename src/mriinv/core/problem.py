@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from jaxtyping import Complex
@@ -74,7 +73,7 @@ class InverseProblem:
         return self.operator.adjoint(self.data)
 
     def sense(self, regularisation: float = SENSE_REGULARISATION) -> Image:
-        """Return (AᴴA + λ̃I)⁻¹ Aᴴ b, where the paper starts every reconstruction (λ̃ = 0.01, section III-C)."""
+        """Return (AᴴA + λ̃I)⁻¹ Aᴴ b, where the paper starts every reconstruction (sec. III-C; its authors use 0.01)."""
         return self.operator.solve_normal(self.back_projection(), regularisation, max_iterations=100).solution
 
     def data_term(self, image: Image) -> PerImage:
@@ -97,14 +96,14 @@ class Solution:
     image : complex ``(batch, y, x)`` in the units of the problem
     converged : bool ``(batch,)``, whether the stated stopping rule was met
     iterations : int ``(batch,)``
-    history : per quantity (``cost``, ``step`` …) its values over the iterations, each ``(iterations, batch)``
+    history : per quantity (``cost``, ``curvature`` …) its values over the iterations, each ``(iterations, batch)``, at
+        reference scale 1
     """
 
     image: Image
     converged: Tensor
     iterations: Tensor
     history: Mapping[str, Tensor] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def scaled(self, factor: Tensor) -> Solution:
         """Return the solution with its image multiplied by `factor`, broadcast to ``(batch, y, x)``."""

@@ -11,11 +11,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CGResult:
-    """Solution ``(batch, …)``, iterations per image, and the final residual relative to the right-hand side."""
+    """Solution ``(batch, …)``, iterations per image, and residuals relative to the right-hand side.
+
+    ``history`` holds the residuals after 0, 1, … iterations, ``(iterations + 1, batch)``; its last row is
+    ``relative_residual``.
+    """
 
     solution: Tensor
     iterations: Tensor
-    relative_residual: Tensor
+    history: Tensor
+
+    @property
+    def relative_residual(self) -> Tensor:
+        """The final residual per image."""
+        return self.history[-1]
 
 
 def conjugate_gradient(
@@ -51,6 +60,7 @@ def conjugate_gradient(
     p = r.clone()
     rr, rhs_norm = inner(r, r), inner(rhs, rhs)
     goal = tolerance**2 * rhs_norm
+    squares = [rr]
     iterations = torch.zeros(rhs.shape[0], dtype=torch.int64, device=rhs.device)
     for _ in range(max_iterations):
         active = rr > goal
@@ -64,6 +74,7 @@ def conjugate_gradient(
         rr_next = torch.where(active, inner(r, r), rr)
         torch.addcmul(parts(r), parts(p), torch.where(active, rr_next / rr, 0), out=parts(p))
         rr = rr_next
+        squares.append(rr)
         iterations += active.flatten()
     tiny = torch.finfo(rr.dtype).tiny
-    return CGResult(x, iterations, (rr / rhs_norm.clamp_min(tiny)).sqrt().flatten())
+    return CGResult(x, iterations, (torch.stack(squares) / rhs_norm.clamp_min(tiny)).sqrt().flatten(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mriinv.errors import WeightsError
+from mriinv.core.trainer import Trainer
+from mriinv.data.training import ProblemSource
+from mriinv.errors import SettingsError, WeightsError
 from mriinv.files import atomic_path
 
 FORMAT = "mriinv-checkpoint-1"
@@ -27,56 +30,98 @@ class Progress:
     best: float = -float("inf")
 
 
-def save_checkpoint(
-    path: Path,
-    progress: Progress,
-    model: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    trainer_state: dict[str, Tensor],
-) -> None:
-    """Write the state of a training to `path`, atomically."""
-    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average/{k}": v for k, v in average.state_dict().items()}
-    tensors |= {f"trainer/{k}": v for k, v in trainer_state.items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{k}": torch.as_tensor(v) for k, v in moments.items()}
-    tensors["generator"] = generator.get_state()
-    metadata = {"format": FORMAT, "progress": json.dumps(vars(progress))}
-    with atomic_path(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
+@dataclass
+class TrainingState:
+    """The objects whose state makes up a training."""
+
+    model: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    source: ProblemSource
+    trainer: Trainer
+
+    def draw_state(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return where the random numbers and the stream of images stand."""
+        return self.generator.get_state(), self.source.state_dict()
+
+    def restore_draws(self, state: tuple[Tensor, dict[str, Tensor]]) -> None:
+        """Go back to what `draw_state` returned, as if nothing had been drawn since."""
+        self.generator.set_state(state[0])
+        self.source.load_state_dict(state[1])
+
+    def save(self, path: Path, progress: Progress, configuration: Mapping[str, Any]) -> None:
+        """Write everything to `path`, atomically."""
+        parts: dict[str, Mapping[str, Any]] = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "source": self.source.state_dict(),
+            "trainer": self.trainer.state_dict(),
+            "random": {"generator": self.generator.get_state()},
+        }
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            parts[f"optimizer/{index}"] = moments
+        tensors = {
+            f"{part}/{name}": torch.as_tensor(value).detach().cpu().contiguous()
+            for part, values in parts.items()
+            for name, value in values.items()
+        }
+        metadata = {
+            "format": FORMAT,
+            "progress": json.dumps(vars(progress)),
+            "configuration": json.dumps(configuration, default=str),
+        }
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+
+    def load(self, path: Path, configuration: Mapping[str, Any]) -> Progress:
+        """Restore what `save` wrote.
+
+        Raises
+        ------
+        WeightsError : damaged, or made for another architecture
+        SettingsError : made with another configuration; the message names the first difference
+        """
+        parts: dict[str, dict[str, Tensor]] = {}
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise WeightsError(f"{path}: found format {metadata.get('format')!r}; expected '{FORMAT}'")
+                progress = Progress(**json.loads(metadata["progress"]))
+                stored = json.loads(metadata["configuration"])
+                for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                    part, _, name = key.partition("/")
+                    parts.setdefault(part, {})[name] = file.get_tensor(key)
+            generator = parts["random"]["generator"]
+        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise WeightsError(f"{path}: not a checkpoint that can be resumed ({error!r})") from None
+        difference = _difference(stored, json.loads(json.dumps(configuration, default=str)))
+        if difference:
+            raise SettingsError(f"{path}: the training there has {difference}; use another --out for another training")
+        try:
+            self.model.load_state_dict(parts["model"])
+            self.average.load_state_dict(parts["average"])
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise WeightsError(f"{path}: made for another architecture ({reason})") from None
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": _moments(parts.get("optimizer", {}))})
+        self.generator.set_state(generator)
+        self.source.load_state_dict(parts.get("source", {}))
+        self.trainer.load_state_dict(parts.get("trainer", {}))
+        return progress
 
 
-def load_checkpoint(
-    path: Path,
-    model: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> tuple[Progress, dict[str, Tensor]]:
-    """Restore what `save_checkpoint` wrote; return the progress and the state of the trainer."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise WeightsError(f"{path}: found format {metadata.get('format')!r}; expected '{FORMAT}'")
-            progress = Progress(**json.loads(metadata["progress"]))
-            parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "trainer": {}, "optimizer": {}}
-            for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                part, _, name = key.partition("/")
-                if part in parts:
-                    parts[part][name] = file.get_tensor(key)
-            generator.set_state(file.get_tensor("generator"))
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{path}: not a checkpoint that can be resumed ({error!r})") from None
-    try:
-        model.load_state_dict(parts["model"])
-        average.load_state_dict(parts["average"])
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: made for another architecture ({str(error).splitlines()[-1].strip()})") from None
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": _moments(parts["optimizer"])})
-    return progress, parts["trainer"]
+def _difference(stored: Any, given: Any, path: str = "") -> str:
+    """Return the first entry that differs, in words; an empty text when all agree. The number of steps may grow."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        for key in sorted(stored.keys() | given.keys()):
+            found = _difference(stored.get(key), given.get(key), f"{path}.{key}" if path else key)
+            if found:
+                return found
+        return ""
+    same = stored == given or path == "trainer.settings.steps"
+    return "" if same else f"{path} = {stored!r}, this one {given!r}"
 
 
 def _moments(flat: dict[str, Tensor]) -> dict[int, dict[str, Any]]:

@@ -17,9 +17,9 @@ from mriinv.core.prior import Prior
 from mriinv.core.solver import Monitor
 from mriinv.core.trainer import Trainer
 from mriinv.data.training import ProblemSource
-from mriinv.errors import MriinvError
+from mriinv.errors import InputError, MriinvError
 from mriinv.files import atomic_path, make_folder
-from mriinv.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from mriinv.training.checkpoint import Progress, TrainingState
 from mriinv.weights import save_weights
 
 Validation = Callable[[Prior], Mapping[str, float]]
@@ -37,6 +37,8 @@ class LoopOptions:
     averaging : decay of the exponential moving average of the weights
     clip : largest norm of the gradient
     log_every, checkpoint_every, validate_every : updates
+    configuration : what is trained on what; a checkpoint with another one is not resumed
+    card : whatever else belongs into the model card
     """
 
     out: Path
@@ -47,6 +49,7 @@ class LoopOptions:
     log_every: int = 20
     checkpoint_every: int = 200
     validate_every: int = 1000
+    configuration: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -61,30 +64,35 @@ def train(
 ) -> Progress:
     """Train `prior` in place, resuming from the checkpoint in ``options.out`` when there is one.
 
+    On the CPU an interrupted and resumed training equals an uninterrupted one bit for bit, if its trainer keeps no
+    state outside `Trainer.state_dict` (persistent chains of `maximum-likelihood` start anew from SENSE).
+
     With `validation`, the averaged weights with the highest ``score`` it returns are kept in ``best.safetensors``.
     """
     make_folder(options.out)
     device = next(prior.parameters()).device
-    generator = torch.Generator(device).manual_seed(options.seed)
     averaged = AveragedModel(prior, multi_avg_fn=get_ema_multi_avg_fn(options.averaging))
     average: Prior = averaged.module  # type: ignore[assignment]
     optimizer = torch.optim.Adam([{**group, "base": group["lr"]} for group in trainer.parameter_groups(prior)])
+    generator = torch.Generator(device).manual_seed(options.seed)
+    state = TrainingState(prior, averaged, optimizer, generator, source, trainer)
     checkpoint = options.out / "checkpoint.safetensors"
     progress = Progress()
     if checkpoint.exists():
-        progress, state = load_checkpoint(checkpoint, prior, averaged, optimizer, generator)
-        trainer.load_state_dict(state)
+        progress = state.load(checkpoint, options.configuration)
+    elif (options.out / "weights.safetensors").exists():
+        raise InputError(options.out, "weights.safetensors", "weights without a checkpoint", "an empty folder")
     log = _Log(options.out / "log.csv", progress.step)
     resumed_at, started = progress.seconds, time.monotonic()
 
     def save() -> None:
-        save_checkpoint(checkpoint, progress, prior, averaged, optimizer, generator, trainer.state_dict())
+        state.save(checkpoint, progress, options.configuration)
         save_weights(options.out / "weights.safetensors", average, _card(options, progress))
         log.write()
 
     try:
         while progress.step < trainer.steps and time.monotonic() - started < options.max_time:
-            values = _update(prior, trainer, source, optimizer, generator, progress.step, options.clip)
+            values = _update(prior, state, progress.step, options.clip)
             averaged.update_parameters(prior)
             progress.step += 1
             progress.seconds = resumed_at + time.monotonic() - started
@@ -104,30 +112,32 @@ def train(
     return progress
 
 
-def _update(
-    prior: Prior,
-    trainer: Trainer,
-    source: ProblemSource,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    step: int,
-    clip: float,
-) -> dict[str, float]:
-    factor = trainer.learning_rate_factor(step)
+def _update(prior: Prior, state: TrainingState, step: int, clip: float) -> dict[str, float]:
+    """Do one update; one that does not finish leaves random numbers and images as if it had not begun."""
+    optimizer = state.optimizer
+    factor = state.trainer.learning_rate_factor(step)
     for group in optimizer.param_groups:
         group["lr"] = group["base"] * factor
     optimizer.zero_grad(set_to_none=True)
-    loss = trainer.loss(prior, source, step, generator)
-    loss.value.backward()
-    norm = torch.nn.utils.clip_grad_norm_(prior.parameters(), clip)
-    if not torch.isfinite(norm):
-        raise MriinvError(f"training diverged at update {step}: the gradient is not finite; lower the learning rate")
+    before = state.draw_state()
+    try:
+        loss = state.trainer.loss(prior, state.source, step, state.generator)
+        loss.value.backward()
+        norm = torch.nn.utils.clip_grad_norm_(prior.parameters(), clip)
+        if not torch.isfinite(norm):
+            raise MriinvError(
+                f"training diverged at update {step}: the gradient is not finite; lower the learning rate"
+            )
+    except BaseException:
+        state.restore_draws(before)
+        raise
     optimizer.step()
     return {"loss": float(loss.value.detach()), "gradient_norm": float(norm), **loss.log}
 
 
 def _card(options: LoopOptions, progress: Progress) -> dict[str, Any]:
-    return {**options.card, "updates": progress.step, "hours": round(progress.seconds / 3600, 3), "seed": options.seed}
+    work = {"updates": progress.step, "hours": round(progress.seconds / 3600, 3), "seed": options.seed}
+    return {**options.card, "configuration": options.configuration, **work}
 
 
 class _Log:

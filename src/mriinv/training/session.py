@@ -13,8 +13,9 @@ from mriinv.compose import UNTRAINED, Reconstruction, make_prior, make_problem, 
 from mriinv.config import TrainConfig, TrainingData
 from mriinv.core.capabilities import match
 from mriinv.core.prior import Prior
+from mriinv.core.problem import InverseProblem
 from mriinv.core.solver import Monitor, describe
-from mriinv.data.acquisition import Acquisition
+from mriinv.core.types import Image
 from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads
 from mriinv.data.masks import make_mask
 from mriinv.data.readers import open_scan
@@ -39,9 +40,8 @@ def run_training(
     device = resolve_device(config.device)
     torch.manual_seed(config.seed)  # initial weights; everything else draws from explicit generators
     trainer = make_trainer(config.trainer.name, **config.trainer.settings)
-    settings = dict(config.prior.settings)
-    if "data_noise_std" in registry().load("prior", config.prior.name).Settings.model_fields:
-        settings.setdefault("data_noise_std", config.data.noise_std)
+    noise = registry().load("prior", config.prior.name).settings_for_noise(config.data.noise_std)
+    settings = {**noise, **config.prior.settings}
     prior = make_prior(config.prior.name, weights=config.prior.weights or UNTRAINED, **settings).to(device)
     if match(prior.provides, trainer.requires) is None:
         raise CompatibilityError(
@@ -52,6 +52,7 @@ def run_training(
     if not any(True for _ in prior.parameters()):
         raise SettingsError(f"prior '{prior.name}' has no parameters to train")
     operator = registry().load("operator", config.operator.name)
+    operator.parse_settings(config.operator.settings)
     data = config.data
     source = SimulatedProblems(
         _heads(data),
@@ -64,12 +65,14 @@ def run_training(
         seed=config.seed,
     )
     validation = MapValidation(config, device) if config.validation.scans else None
-    card = {
-        "command": command,
-        "configuration": config.model_dump(mode="json", exclude={"out", "device"}),
-        "hardware": _hardware(device),
-    }
-    options = LoopOptions(config.out, config.seed, max_time=max_time, validate_every=config.validation.every, card=card)
+    options = LoopOptions(
+        config.out,
+        config.seed,
+        max_time=max_time,
+        validate_every=config.validation.every,
+        configuration=config.model_dump(mode="json", exclude={"out", "device", "validation"}),
+        card={"command": command, "hardware": _hardware(device)},
+    )
     return train(prior, trainer, source, options, validation=validation, monitor=monitor)
 
 
@@ -83,7 +86,7 @@ class MapValidation:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self._device = device
-        self._cases: dict[str, tuple[Acquisition, Acquisition]] = {}
+        self._cases: dict[str, tuple[InverseProblem, Image]] = {}
         for path in config.validation.scans:
             with open_scan(path) as scan:
                 full = scan.read(len(scan) // 2).to(device)
@@ -92,15 +95,17 @@ class MapValidation:
             for name, acceleration in config.validation.masks:
                 mask = make_mask(name, (full.kspace.shape[-2], full.kspace.shape[-1]), acceleration, None, 0)
                 label = f"{Path(path).stem} {name} {acceleration:g}"
-                self._cases[label] = (full, full.undersampled(mask.to(device)))
+                acquired = full.undersampled(mask.to(device))
+                problem = make_problem(acquired, config.operator.name, **config.operator.settings)
+                reference = problem.operator.fully_sampled_image(full.kspace)
+                if reference is None:
+                    raise SettingsError(f"operator '{config.operator.name}' shows no reference to validate against")
+                self._cases[label] = (problem, reference)
 
     def __call__(self, prior: Prior) -> Mapping[str, float]:
         reconstruct = Reconstruction(prior.eval(), "mm-cg", str(self._device))
         values: dict[str, float] = {}
-        for label, (full, acquired) in self._cases.items():
-            problem = make_problem(acquired)
-            reference = problem.operator.fully_sampled_image(full.kspace)
-            assert reference is not None
+        for label, (problem, reference) in self._cases.items():
             image = reconstruct(problem).image
             values[label] = evaluate(image, reference, problem.operator.support).psnr
         prior.train()
