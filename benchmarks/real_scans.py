@@ -12,7 +12,8 @@ import argparse
 import time
 from pathlib import Path
 
-from mriinv import Reconstruction, make_mask, make_prior, make_problem, make_solver, open_scan
+from mriinv import Reconstruction, make_prior, make_problem, make_solver, open_scan
+from mriinv.data.masks import draw_mask
 from mriinv.metrics import evaluate
 from mriinv.registry import registry
 
@@ -32,12 +33,13 @@ def rows(case: str, methods: dict[str, Reconstruction]) -> list[str]:
     with open_scan(path) as scan:
         full = scan.read(len(scan) // 2)
     y, x = full.kspace.shape[-2:]
-    acquired = full.undersampled(make_mask(mask_name, (y, x), float(acceleration), None, 0))
+    acquired = full.undersampled(draw_mask(mask_name, (y, x), full.extent, float(acceleration)))
     table = []
     for name, reconstruct in {"zero-filled": None, **methods}.items():
         device = "cpu" if reconstruct is None else reconstruct.device
         problem = make_problem(acquired.to(device))
         reference = problem.operator.fully_sampled_image(full.to(device).kspace)
+        assert reference is not None  # the SENSE operator always has one
         started = time.perf_counter()
         solution = None if reconstruct is None else reconstruct(problem)
         seconds = time.perf_counter() - started

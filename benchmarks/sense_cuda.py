@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -44,11 +45,9 @@ def main() -> None:
             operator, x = SenseOperator(maps.to(device), mask.to(device)), image.to(device)
             prior = make_prior("deepen", weights="none").to(device)
             work: dict[str, Callable[[], object]] = {
-                "AᴴA": lambda o=operator, x=x: o.gram(x),
-                "CG-SENSE, 30 iterations": lambda o=operator, x=x: o.solve_normal(
-                    x, 0.01, tolerance=0.0, max_iterations=30
-                ),
-                "∇E": lambda p=prior, x=x: p.gradient(x),
+                "AᴴA": partial(operator.gram, x),
+                "CG-SENSE, 30 iterations": partial(operator.solve_normal, x, 0.01, tolerance=0.0, max_iterations=30),
+                "∇E": partial(prior.gradient, x),
             }
             for name, call in work.items():
                 cells.setdefault(name, []).append(f"{median_ms(call, device):.2f}")

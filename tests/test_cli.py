@@ -16,12 +16,12 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
-from mriinv import InverseProblem, make_mask, make_prior, simulate_acquisition
+from mriinv import InverseProblem, make_mask, make_prior, run, simulate_acquisition
 from mriinv.cli import INTERRUPTED, main
 from mriinv.data.results import read_result
+from mriinv.jobs import SIMULATION
 from mriinv.manifest import KINDS, WeightEntry
 from mriinv.registry import Component, Registry, registry
-from mriinv.run import SIMULATION
 from mriinv.weights import save_weights
 
 SHAPE, COILS, SLICES = (64, 64), 4, 3
@@ -109,6 +109,7 @@ def test_info_shows_settings_with_defaults_and_units(kind: str, name: str) -> No
     for row in found["settings"]:
         unit = (fields[row["name"]].json_schema_extra or {}).get("unit")
         shown = f"  {row['name']} = {fields[row['name']].default}" + (f" [{unit}]" if unit else "")
+        shown += f"  ({row['values']})"
         assert f"{shown}\n      {row['help']}" in text
     assert found["summary"] in text and found["reference"] in text
     assert found["from"].startswith("mriinv ") and found["from"] in text
@@ -128,6 +129,28 @@ def test_info_shows_recipes(name: str) -> None:
 def test_info_of_an_unknown_name_lists_close_ones() -> None:
     result = invoke("info", "mmcg")
     assert result.exit_code == 1 and "unknown component or recipe 'mmcg'; did you mean mm-cg?" in result.output
+
+
+def test_info_shows_what_values_a_setting_takes() -> None:
+    found = {row["name"]: row["values"] for row in json.loads(succeed("info", "sense", "--json"))[0]["settings"]}
+    assert found["calibration_width"] == "int, ≥ 4" and found["threshold"] == "float, > 0, < 1"
+    assert found["maps"] == "str | none"
+
+
+def test_info_shows_weights_line_by_line() -> None:
+    (entry, *_) = registry().find("prior", "deepen").entry.weights
+    lines = succeed("info", "deepen").splitlines()
+    at = lines.index(f"  {entry.name} (default): {entry.summary}")
+    assert lines[at + 1 : at + 4] == [
+        f"      trained on: {entry.trained_on}",
+        f"      licence: {entry.licence}",
+        f"      sha256: {entry.sha256}",
+    ]
+
+
+def test_info_shows_recipes_without_braces() -> None:
+    text = succeed("info", "deepen-posterior")
+    assert "\nprior: deepen\n" in text and "\nsolver: langevin" in text and "{" not in text
 
 
 def test_plugins_are_shown() -> None:
@@ -164,7 +187,15 @@ def test_slices_of_an_hdf5_are_undersampled_and_compared(tmp_path: Path, scan: P
     result = read_result(tmp_path / "result" / "scan.h5")
     assert report["result"] == str(Path("result/scan.h5")) and Path(report["figure"]).is_file()
     assert result.slices == (1, 2) and result.complete
-    assert torch.equal(result.arrays["mask"], make_mask("random-1d", SHAPE, 2.0, 14).expand(2, 1, -1))
+    assert torch.equal(result.arrays["mask"], make_mask("random-1d", SHAPE, 2.0, 14).expand(2, *SHAPE))
+    assert all(row["acceleration"] == 2 for row in report["slices"]) and report["complete"] and report["error"] is None
+    assert result.solution["acceleration"].tolist() == [2, 2] and result.solution["converged"].all()
+    assert result.solution["iterations"].tolist() == [row["iterations"] for row in report["slices"]]
+    assert (result.solution["scale"] > 0).all() and result.solution["noise_std"].isnan().all()
+    assert result.region == report["slices"][0]["metrics"]["region"]
+    assert result.data_range == report["slices"][0]["metrics"]["data_range"]
+    assert result.settings["operator"]["settings"]["crop"] == 0.9 and result.settings["solver"]["settings"]
+    assert result.provenance["source"] == str(scan) and result.header["mask"] == "fully sampled"
     assert result.metrics["psnr"].tolist() == [row["metrics"]["psnr"] for row in report["slices"]]
     assert result.arrays["coil_maps"].shape == (2, COILS, *SHAPE) and result.arrays["reference"].shape == (2, *SHAPE)
     assert result.settings["mask"]["calibration"] == 14 and result.provenance["seed"] == 0
@@ -180,13 +211,15 @@ def test_no_calibration_region_may_be_asked_for(scan: Path) -> None:
 def test_without_input_a_simulated_scan_is_reconstructed(tmp_path: Path) -> None:
     options = ("--prior", "deepen", "--weights", "none", "--set", "solver.max_iterations=3", "--seed", "7")
     text = succeed("run", *options)
-    assert "simulated scan (seed 7)" in text and "slice 0: 3 iterations (not converged)" in text
+    assert "simulated scan (seed 7)" in text and "slice 0: acceleration 4.00, 3 iterations (not converged)" in text
     assert "note: slice 0: stopped after 3 iterations without meeting the stopping rule" in text
     result = read_result(tmp_path / "result" / "simulated.h5")
     truth = simulate_acquisition(seed=7).reference
     assert truth is not None and torch.equal(result.arrays["reference"], truth)
-    assert result.settings["mask"] == {"name": "poisson-2d", "acceleration": 4.0, "calibration": None, "seed": 0}
+    assert result.settings["mask"] == {"name": "poisson-2d", "acceleration": 4.0, "calibration": None, "seed": 7}
+    assert torch.equal(result.arrays["mask"], make_mask("poisson-2d", (192, 160), 4.0, seed=7))
     assert result.provenance["weights"] is None
+    assert result.remarks == {0: ["stopped after 3 iterations without meeting the stopping rule"]}
 
 
 def test_the_plan_of_the_simulated_scan_is_what_is_simulated() -> None:
@@ -199,6 +232,8 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, scan: Path) -> None:
     plan = json.loads(succeed("run", scan, *options, "--set", "prior.weight=2", "--json"))
     assert plan["configuration"]["solver"]["settings"]["samples"] == 3
     assert plan["configuration"]["prior"]["settings"]["weight"] == 2
+    assert plan["configuration"]["operator"]["settings"]["crop"] == 0.9 and plan["configuration"]["mask"]["seed"] == 0
+    assert plan["inputs"][0]["achieved_acceleration"] == 4
     assert plan["derivations"] == [] and plan["device"] == "cpu"
     assert plan["inputs"][0] | {"slices": SLICES, "coils": COILS, "matrix": list(SHAPE)} == plan["inputs"][0]
     network = 4 * sum(parameter.numel() for parameter in make_prior("deepen").parameters())
@@ -284,7 +319,7 @@ def test_an_interruption_keeps_the_slices_that_were_finished(
     stop_at_the_third(KeyboardInterrupt())
     result = invoke("run", scan, "--recipe", "cg-sense")
     assert result.exit_code == INTERRUPTED == 130
-    assert result.output.strip().splitlines()[-1] == "interrupted; what was finished is kept"
+    assert result.output.strip().splitlines()[-1] == f"interrupted; finished until then: {Path('result/scan.h5')}"
     kept = read_result(tmp_path / "result" / "scan.h5")
     assert kept.slices == (0, 1) and not kept.complete and torch.isfinite(kept.image.abs()).all()
     assert sorted(path.name for path in (tmp_path / "result").iterdir()) == ["scan.h5", "scan.png"]
@@ -298,6 +333,73 @@ def test_a_damaged_slice_keeps_those_before_it(tmp_path: Path, data: np.ndarray)
     assert error == "error: scan.h5: kspace: found 1 values that are NaN or infinite in slice 2; expected finite values"
     kept = read_result(tmp_path / "result" / "scan.h5")
     assert kept.slices == (0, 1) and not kept.complete
+
+
+def test_an_interruption_with_json_reports_what_was_finished(
+    tmp_path: Path, scan: Path, stop_at_the_third: Callable[[BaseException], None]
+) -> None:
+    succeed("run", scan, "--recipe", "cg-sense", "--slices", "0")
+    stop_at_the_third(KeyboardInterrupt())
+    result = invoke("run", scan, "--recipe", "cg-sense", "--json", "--slices", "0:3")
+    (report,) = json.loads(result.stdout)
+    assert result.exit_code == INTERRUPTED and not report["complete"] and report["error"] is None
+    assert report["remarks"] == [f"incomplete; the complete older result stays in {Path('result/scan.h5')}"]
+    assert read_result(tmp_path / report["result"]).slices == (0, 1)
+    assert read_result(tmp_path / "result" / "scan.h5").complete
+    names = sorted(path.name for path in (tmp_path / "result").iterdir())
+    assert names == ["scan.h5", "scan.partial.h5", "scan.partial.png", "scan.png"]
+
+
+def test_an_interruption_before_anything_was_finished(
+    tmp_path: Path, scan: Path, stop_at_the_third: Callable[[BaseException], None]
+) -> None:
+    stop_at_the_third(KeyboardInterrupt())
+    succeed("run", scan, "--recipe", "cg-sense", "--slices", "0:2", "--out", "before")
+    result = invoke("run", scan, "--recipe", "cg-sense")
+    assert result.exit_code == INTERRUPTED
+    assert result.output.strip() == "interrupted; nothing was finished" and not list(tmp_path.glob("result/*"))
+
+
+def test_a_bad_input_does_not_end_the_others(tmp_path: Path, scan: Path, data: np.ndarray) -> None:
+    with_nan(data)
+    Path("scan.h5").rename("bad.h5")
+    result = invoke("run", "bad.h5", scan, "--recipe", "cg-sense", "--slices", "0", "--json")
+    assert result.exit_code == 1 and result.stderr.startswith("error: bad.h5: kspace: found 1 values that are NaN")
+    bad, good = json.loads(result.stdout)
+    assert bad["error"] in result.stderr and bad["result"] is None and bad["slices"] == []
+    assert good["error"] is None and good["complete"] and read_result(tmp_path / good["result"]).slices == (0,)
+
+
+# Sampling
+
+
+def test_the_acceleration_of_padded_data_is_that_of_what_was_acquired(
+    tmp_path: Path, data: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    padded = data.copy()
+    padded[..., :10] = padded[..., 54:] = 0
+    padded[1, :, :4] = 0  # another rectangle, whose mask is no line mask
+    captions: list[str] = []
+    draw = run.reconstruction_figure
+    monkeypatch.setattr(
+        run, "reconstruction_figure", lambda *a, **o: (captions.append(o["sampling"]), draw(*a, **o))[1]
+    )
+    hdf5(Path("scan.h5"), kspace=padded, mask=np.ones(64))
+    options = ("--mask", "random-1d", "--acceleration", "2", "--calibration", "14", "--json")
+    (report,) = json.loads(succeed("run", "scan.h5", "--recipe", "cg-sense", *options))
+    assert [row["acceleration"] for row in report["slices"]] == pytest.approx([2, 2, 2])
+    assert "slice 0: 1280 locations of the mask hold zeros in every coil: not sampled" in report["remarks"]
+    assert "slice 0: the reference is itself zero-padded: 69 % of its k-space was acquired" in report["remarks"]
+    assert captions == ["random-1d, acceleration 2.00"]
+    result = read_result(tmp_path / "result" / "scan.h5")
+    assert result.arrays["mask"].sum((1, 2)).tolist() == [22 * 64, 22 * 60, 22 * 64]
+    assert len(result.remarks[1]) == 2
+
+
+def test_data_that_were_undersampled_before_state_their_acceleration(data: np.ndarray) -> None:
+    lines = make_mask("random-1d", SHAPE, 2.0, 16)[0, 0].numpy()
+    hdf5(Path("scan.h5"), kspace=data * lines, mask=lines)
+    assert "slice 0: acceleration 2.00, " in succeed("run", "scan.h5", "--recipe", "cg-sense", "--slices", "0")
 
 
 # Refusals
@@ -413,8 +515,12 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "slices that are not there": (["--slices", "2:4"], "slices: found 2:4; scan.h5 has slices 0 to 2"),
     "slices backwards": (["--slices", "2:1"], "slices: found 2:1"),
     "slices without end": (["--slices", "0:999999999"], "slices: found 0:999999999"),
-    "slices in words": (["--slices", "all"], "slices: found 'all'"),
-    "acceleration without a mask": (["--acceleration", "3"], "mask.name: found"),
+    "slices in words": (["--slices", "all"], "slices: found 'all'; expected one slice, such as 3, or the first and"),
+    "acceleration without a mask": (["--acceleration", "3"], "error: --acceleration needs --mask"),
+    "a mask without a name": (
+        ["--acceleration", "3", "--calibration", "9"],
+        "error: --acceleration and --calibration need --mask",
+    ),
     "acceleration below one": (["--mask", "random-1d", "--acceleration", "0"], "mask.acceleration: found 0.0"),
     "acceleration beyond the grid": (["--mask", "random-1d", "--acceleration", "99"], "mask: acceleration: found 99"),
     "calibration beyond the grid": (["--mask", "random-1d", "--calibration", "65"], "mask: calibration: found 65"),
@@ -444,6 +550,12 @@ def test_an_impossible_combination_says_what_would_work(scan: Path) -> None:
     lines = refuse("run", scan, "--solver", "langevin").splitlines()
     assert lines[1:3] == ["  langevin requires:  gradient", "  no prior provides:  nothing"]
     assert lines[3].startswith("  priors for langevin: ") and "deepen" in lines[3]
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1"])
+def test_a_training_takes_some_time(minutes: str) -> None:
+    result = invoke("train", "--prior", "deepen", "--out", "x", "--max-time", minutes)
+    assert result.exit_code == 2 and "--max-time" in result.output and not Path("x").exists()
 
 
 @pytest.mark.parametrize("command", [["--acceleration", "fast"], ["--samples", "0"], ["--seed", "-1"], ["--sedd", "1"]])
@@ -549,14 +661,36 @@ def test_an_input_is_not_overwritten(data: np.ndarray) -> None:
     path = hdf5(Path("scan.h5"), kspace=data)
     before = path.read_bytes()
     error = refuse("run", "scan.h5", "--recipe", "cg-sense", "--out", ".")
-    assert "found a result in the place of an input" in error and "expected another --out" in error
+    assert "found the result of scan.h5 in the place of an input" in error and "expected another --out" in error
     np.savez("scan.npz", ksp=data[0])
     error = refuse("run", "scan.npz", "--recipe", "cg-sense", "--out", ".")
     assert error.startswith("error: scan.h5: found a file that is no result of mriinv; expected another --out")
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["scan.png", "scan.partial.h5", "scan.partial.png"])
+def test_files_of_others_are_not_overwritten(scan: Path, name: str) -> None:
+    Path("result").mkdir()
+    Path("result", name).write_text("mine")
+    error = refuse("run", scan, "--recipe", "cg-sense")
+    assert error.startswith(
+        f"error: {Path('result', name)}: found a file that is no result of mriinv; expected another"
+    )
+    assert Path("result", name).read_text() == "mine"
+
+
+def test_an_older_figure_is_replaced_with_its_result(tmp_path: Path, scan: Path) -> None:
+    for index in (0, 1):
+        succeed("run", scan, "--recipe", "cg-sense", "--slices", index)
+    figure = tmp_path / "result" / "scan.png"
+    before = figure.read_bytes()
+    succeed("run", scan, "--recipe", "cg-sense", "--slices", "0")
+    assert figure.read_bytes() != before
+
+
 def test_two_inputs_do_not_share_a_result(scan: Path, data: np.ndarray) -> None:
     np.savez("scan.npz", ksp=data[0])
     error = refuse("run", scan, "scan.npz", "--recipe", "cg-sense")
-    assert "scan.h5: found a result in the place of an input or of the result of scan.npz" in error
+    assert (
+        f"scan.h5: found the result of scan.npz in the place of the result of {scan}; expected another --out" in error
+    )

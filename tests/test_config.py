@@ -136,6 +136,10 @@ def test_a_name_stands_for_a_mask_and_one_path_for_inputs(tmp_path: Path) -> Non
     assert found.mask and found.mask.name == "random-1d" and found.input == (Path("a.h5"),)
 
 
+def test_a_run_file_may_say_one_slice_as_a_number(tmp_path: Path) -> None:
+    assert config(file=run_file(tmp_path, {"slices": 3})).slices == "3"
+
+
 # Values
 
 
@@ -189,8 +193,8 @@ def test_an_assignment_needs_something_to_assign_to() -> None:
         ({"slices": "9999999999"}, "slices: found '9999999999'"),
         ({"seed": -1}, "seed: found -1"),
         ({"seed": 2**63}, "seed: found 9223372036854775808"),
-        ({"mask": {"acceleration": 4.0}, **SCAN}, "mask.name: found {'acceleration': 4.0}; Field required"),
-        ({"prior": {"weights": "none"}, "solver": "mm-cg"}, "prior.name: found {"),
+        ({"mask": {"acceleration": 4.0}, **SCAN}, "--acceleration needs --mask"),
+        ({"prior": {"weights": "none"}, "solver": "mm-cg"}, "prior.name: found nothing; expected a value"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
@@ -213,7 +217,10 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
         ({"solver": {"name": "mm-cg", "settings": 3}}, "run.yaml: solver.settings: found 3; expected a mapping"),
         ({"solver": {"name": "mm-cg", "settings": {1: 2}}}, "solver.settings.1"),
         ({"input": 3}, "input: found 3"),
-        ({"slices": 3}, "slices: found 3; Input should be a valid string"),
+        ({"slices": True}, "slices: found True; expected one slice, such as 3, or the first and the one after"),
+        ({"slices": 3.5}, "slices: found 3.5; expected one slice"),
+        ({"mask": {"acceleration": 3}, "input": "scan.h5"}, "mask.name: found nothing; expected a value"),
+        ({"solver": {"name": "mm-cg", "weights": "x"}}, "solver has no setting 'weights'"),
         ({1: 2}, "1: found"),
         ("[1, 2]", "run.yaml: found list; expected a mapping of fields"),
         ("solver: [", "expected valid YAML"),
@@ -261,8 +268,9 @@ def test_a_training_is_merged_in_the_same_order(tmp_path: Path) -> None:
         ({"prior": "deepen", "out": "x", "data": 3}, [], "data: found 3; expected a mapping"),
         ({"prior": "deepen", "out": "x"}, ["validation.evry=5"], "validation has no setting 'evry'; did you mean"),
         ({"prior": "deepen", "out": "x"}, ["solver.x=5"], "part one of operator, prior, trainer, data, validation"),
-        ({"prior": "deepen"}, [], "out: found"),
-        ({"out": "x"}, [], "prior: found"),
+        ({"prior": "deepen"}, [], "out: found nothing; expected a value"),
+        ({"out": "x"}, [], "prior: found nothing; expected a value"),
+        ({"prior": "deepen", "out": "x", "trainer": {"name": "t", "weights": "x"}}, [], "trainer has no setting"),
     ],
 )
 def test_bad_trainings(tmp_path: Path, content: Any, assignments: list[str], message: str) -> None:
@@ -293,7 +301,7 @@ class Levels(ComponentSettings):
         ({"low": 0}, "x.low: found 0; Input should be greater than 0"),
         ({"form": "c"}, "x.form: found 'c'; Input should be 'a' or 'b'"),
         ({"low": "z" * 1000}, "x.low: found 'zzz"),
-        ({"low": 2}, "x: found {'low': 2}; Value error, the lowest level is above the highest"),
+        ({"low": 2}, "x: found {'low': 2}; the lowest level is above the highest"),
     ],
 )
 def test_bad_settings_of_a_component(values: dict[str, Any], message: str) -> None:

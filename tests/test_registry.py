@@ -15,9 +15,10 @@ import pytest
 import mriinv
 from mriinv import CompatibilityError, InputError, MriinvError, hookspecs
 from mriinv.core.capabilities import CAPABILITIES, Derivation, derive, match
+from mriinv.discovery import GROUP, own_catalogue
 from mriinv.errors import PluginError, UnknownNameError
 from mriinv.manifest import KINDS, MAX_BYTES, ComponentEntry, load_manifest
-from mriinv.registry import GROUP, Registry, own_catalogue, registry
+from mriinv.registry import Registry, registry
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = load_manifest(own_catalogue())
@@ -267,6 +268,10 @@ def test_unknown_recipes_and_distributions_list_close_ones() -> None:
         registry().find("solver", "nobody:mm-cg")
 
 
+def test_a_name_that_several_things_have_is_listed_once() -> None:
+    assert str(UnknownNameError("thing", "x", ["one", "two", "one"])) == "unknown thing 'x'; known: one, two"
+
+
 def test_a_qualified_name_reaches_a_built_in() -> None:
     assert registry().find("solver", "mriinv:mm-cg") is registry().find("solver", "mm-cg")
 
@@ -406,6 +411,12 @@ class Solver:
     kind, name = "solver", "other"
 def function(): pass
 raised = None
+class Claims:
+    kind, name = "solver", "a"
+    provides = frozenset({"energy"})
+class Demands:
+    kind, name = "solver", "a"
+    requires = (frozenset({"energy", "gradient"}), frozenset({"denoiser"}))
 """
 
 
@@ -418,6 +429,12 @@ raised = None
             "odd.c:Solver is solver 'other'; the catalogue says",
         ),
         ({"solver:a": "odd.c:function"}, "odd.c:function", "odd.c:function is no 'component'; the catalogue says"),
+        ({"solver:a": "odd.c:Claims"}, "odd.c:Claims", "odd.c:Claims provides energy; the catalogue says nothing"),
+        (
+            {"solver:a": "odd.c:Demands"},
+            "odd.c:Demands",
+            "odd.c:Demands requires denoiser or energy, gradient; the catalogue says nothing",
+        ),
         ({"solver:a": "odd.c:Missing"}, "odd.c:Missing", "odd:a: odd.c:Missing cannot be imported: AttributeError"),
         ({"solver:a": "odd.d:X"}, "odd.d:X", "odd:a: odd.d:X cannot be imported: ModuleNotFoundError"),
         ({"solver:a": "odd.c:Solver"}, "odd.c:Other", "the hook of plug-in 'odd-entry' says odd.c:Solver"),

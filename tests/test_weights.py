@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +231,15 @@ def test_atomic_path_makes_folders_and_keeps_the_suffix(tmp_path: Path) -> None:
         temporary.write_text("whole")
         assert not (tmp_path / "a" / "b" / "x.png").exists()
     assert (tmp_path / "a" / "b" / "x.png").read_text() == "whole" and not temporary.exists()
+
+
+def test_a_file_may_be_read_by_those_whom_the_umask_allows(tmp_path: Path, prior: Linear) -> None:
+    umask = os.umask(0o022)
+    try:
+        save_weights(tmp_path / "w.safetensors", prior, {})  # safetensors itself writes 0600
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "w.safetensors").stat().st_mode) == 0o644
 
 
 def test_a_full_disk_is_reported(tmp_path: Path, prior: Linear, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ class DeepenEnergy(Prior):
     """
 
     name = "deepen"
-    provides: frozenset[str] = frozenset({"energy", "gradient", "denoiser", "noise-conditional"})
+    provides = frozenset({"energy", "gradient", "denoiser", "noise-conditional"})
     adjustable = frozenset({"weight", "data_noise_std"})
 
     class Settings(ComponentSettings):

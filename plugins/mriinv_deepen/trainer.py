@@ -59,7 +59,7 @@ class MaximumLikelihood(Trainer):
     """
 
     name = "maximum-likelihood"
-    requires: tuple[frozenset[str], ...] = (frozenset({"energy", "gradient"}),)
+    requires = (frozenset({"energy", "gradient"}),)
 
     class Settings(ComponentSettings):
         steps: int = setting(6000, "updates in all, warm start included", ge=1)

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ import click
 from mriinv import __version__
 from mriinv.errors import MriinvError, UnknownNameError
 from mriinv.manifest import KINDS
-from mriinv.registry import Component, registry
+from mriinv.registry import registry
+from mriinv.report import text
 
 if TYPE_CHECKING:
     from mriinv.core.solver import Monitor
@@ -25,7 +27,7 @@ INTERRUPTED = 130
 
 
 class _Group(click.Group):
-    """Prints the errors that users can act on without a traceback, and says what an interruption left."""
+    """Prints the errors that users can act on without a traceback."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -34,7 +36,7 @@ class _Group(click.Group):
             click.echo(f"error: {error}", err=True)
             context.exit(1)
         except KeyboardInterrupt:
-            click.echo("interrupted; what was finished is kept", err=True)
+            click.echo("interrupted", err=True)
             context.exit(INTERRUPTED)
 
 
@@ -71,7 +73,9 @@ _file = click.Path(path_type=Path)
 @_seed
 @_set
 @_json
+@click.pass_context
 def run(
+    context: click.Context,
     inputs: tuple[Path, ...],
     recipe: str | None,
     run_file: Path | None,
@@ -89,19 +93,35 @@ def run(
 
     options, assignments = _run_options(inputs, given, assignments)
     config = build_config(recipe, run_file, options, assignments)
-    from mriinv import run as engine
-
     if dry_run:
-        _print_plan(engine.plan(config), as_json)
+        from mriinv.plan import plan
+
+        planned = plan(config)
+        click.echo(json.dumps(text.plain(planned), indent=2) if as_json else text.plan_text(planned))
         return
-    reports = []
-    with _progress() as observer:
-        for report in engine.execute(config, observer):
-            reports.append(_report(report))
-            if not as_json:
-                _print_report(report)
-    if as_json:
-        click.echo(json.dumps(reports, indent=2))
+    from mriinv.run import execute
+
+    reports: list[InputReport] = []
+    try:
+        with _progress() as observer:
+            for report in execute(config, observer):
+                reports.append(report)
+                _print_report(report, as_json)
+    except KeyboardInterrupt:
+        click.echo(text.interruption_text(reports), err=True)
+        context.exit(INTERRUPTED)
+    finally:
+        if as_json:
+            click.echo(json.dumps(text.plain([asdict(report) for report in reports]), indent=2))
+    context.exit(1 if any(report.error for report in reports) else 0)
+
+
+def _print_report(report: InputReport, as_json: bool) -> None:
+    """Print a report as it comes; with JSON, which comes at the end, only the error."""
+    if not as_json and (shown := text.report_text(report)):
+        click.echo(shown)
+    if report.error:
+        click.echo(f"error: {report.error}", err=True)
 
 
 def _run_options(
@@ -127,7 +147,12 @@ def _run_options(
 @click.option("--validate", "scans", type=_file, multiple=True, help="Fully sampled scan to choose checkpoints on.")
 @click.option("--weights", metavar="NAME|FILE", help="Weights to start from  [default: none]")
 @click.option("--out", type=_file, help="Folder of weights, checkpoint and log; a checkpoint in it is resumed.")
-@click.option("--max-time", metavar="MINUTES", type=float, help="Stop after this long; run again to go on.")
+@click.option(
+    "--max-time",
+    metavar="MINUTES",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop after this long; run again to go on.",
+)
 @_device
 @_seed
 @_set
@@ -154,7 +179,7 @@ def train(
             config,
             max_time=float("inf") if max_time is None else 60 * max_time,
             command=training_command(sys.argv[2:]),
-            monitor=observer("training", 0, 1) if observer else None,
+            monitor=observer("training", 0, 0) if observer else None,
         )
     click.echo(f"{progress.step} updates in {progress.seconds / 60:.1f} min; weights and log in {config.out}")
 
@@ -192,20 +217,7 @@ def info(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2, default=str))
         return
-    click.echo("\n\n".join(_described(one) for one in found))
-
-
-def _described(found: dict[str, Any]) -> str:
-    lines = []
-    for key, value in found.items():
-        if key == "settings":
-            lines.append(click.style("settings", bold=True))
-            for row in value:
-                unit = f" [{row['unit']}]" if row["unit"] else ""
-                lines.append(f"  {row['name']} = {row['default']}{unit}\n      {row['help']}")
-        elif value:
-            lines.append(f"{key}: {value if isinstance(value, str) else json.dumps(value, default=str)}")
-    return "\n".join(lines)
+    click.echo("\n\n".join(text.description_text(one) for one in found))
 
 
 def _find(name: str) -> list[dict[str, Any]]:
@@ -213,37 +225,15 @@ def _find(name: str) -> list[dict[str, Any]]:
     found = []
     for kind in KINDS:
         with suppress(UnknownNameError):
-            found.append(_describe(registry().find(kind, name)))
+            component = registry().find(kind, name)
+            cls = registry().load(kind, component.qualified)
+            found.append(text.describe_component(component, cls.Settings.model_fields))
     if name in registry().recipes:
         found.append({"recipe": name, **registry().recipe(name).model_dump(exclude_none=True)})
     if not found:
         known = [n for kind in KINDS for n in registry().components(kind)]
         raise UnknownNameError("component or recipe", name, [*known, *registry().recipes])
     return found
-
-
-def _describe(component: Component) -> dict[str, Any]:
-    entry = component.entry
-    cls = registry().load(entry.kind, component.qualified)
-    settings = [
-        {
-            "name": name,
-            "default": field.default,
-            "unit": (field.json_schema_extra or {}).get("unit", ""),
-            "help": field.description or "",
-        }
-        for name, field in cls.Settings.model_fields.items()
-    ]
-    return {
-        entry.kind: entry.name,
-        "summary": entry.summary,
-        "reference": entry.reference,
-        "provides": ", ".join(entry.provides),
-        "requires": " or ".join(", ".join(one) for one in entry.requires),
-        "from": f"{component.plugin.distribution} {component.plugin.version} ({entry.target})",
-        "weights": [w.model_dump() for w in entry.weights],
-        "settings": settings,
-    }
 
 
 @main.command()
@@ -285,7 +275,8 @@ def _progress() -> Iterator[Callable[[str, int, int], Monitor] | None]:
         task = display.add_task("", now="")
 
         def observe(source: str, number: int, count: int) -> Monitor:
-            display.update(task, description=f"{Path(source).name} slice {number + 1}/{count}")
+            part = f" slice {number + 1}/{count}" if count else ""
+            display.update(task, description=Path(source).name + part)
 
             def monitor(iteration: int, values: Any) -> None:
                 shown = "  ".join(f"{name} {value:.5g}" for name, value in list(values.items())[:3])
@@ -294,31 +285,3 @@ def _progress() -> Iterator[Callable[[str, int, int], Monitor] | None]:
             return monitor
 
         yield observe
-
-
-def _report(report: InputReport) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return json.loads(json.dumps(asdict(report), default=str))
-
-
-def _print_report(report: InputReport) -> None:
-    click.echo(f"{report.source} -> {report.result}" + (f", {report.figure}" if report.figure else ""))
-    for row in report.slices:
-        quality = f"  {row.metrics} (zero-filled {row.zero_filled})" if row.metrics else ""
-        state = "" if row.converged else " (not converged)"
-        click.echo(f"  slice {row.index}: {row.iterations} iterations{state}, {row.seconds:.1f} s{quality}")
-    if report.slices and report.slices[0].metrics:
-        metrics = report.slices[0].metrics
-        click.echo(f"  metrics: {metrics.region}; data range: {metrics.data_range}")
-    for remark in report.remarks:
-        click.echo(f"  note: {remark}")
-
-
-def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
-    import yaml
-
-    if as_json:
-        click.echo(json.dumps(plan, indent=2, default=str))
-    else:
-        click.echo(yaml.safe_dump(json.loads(json.dumps(plan, default=str)), sort_keys=False).rstrip())

@@ -16,9 +16,10 @@ from mriinv.core.problem import InverseProblem, Solution
 from mriinv.core.solver import Monitor, Solver
 from mriinv.core.trainer import Trainer
 from mriinv.data.acquisition import Acquisition
+from mriinv.discovery import package_folder
 from mriinv.errors import SettingsError, UnknownNameError
 from mriinv.manifest import WeightEntry
-from mriinv.registry import package_folder, registry
+from mriinv.registry import registry
 from mriinv.weights import load_prior
 
 UNTRAINED = "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,12 +12,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mriinv.core.component import explain
 from mriinv.errors import InputError, SettingsError
-from mriinv.manifest import Choice, ChoiceField, RecipeEntry, load_yaml, parse_yaml
+from mriinv.manifest import Choice, ChoiceField, PriorChoiceField, RecipeEntry, load_yaml, parse_yaml
 from mriinv.registry import registry
 
 DEFAULT_RECIPE = "deepen-map"
 SIMULATION_MASK = {"name": "poisson-2d"}  # a simulated scan is fully sampled
 COMPONENTS = ("operator", "prior", "solver", "trainer")  # chosen by name, with settings of their own
+SLICES = "one slice, such as 3, or the first and the one after the last, such as 3:5"
 SEEDS = 2**63  # what random generators take
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -29,7 +31,7 @@ class MaskChoice(BaseModel):
     name: str = Field(description="poisson-2d, random-1d or equispaced-1d")
     acceleration: float = Field(4.0, gt=1, description="grid locations over sampled ones, centre included")
     calibration: int | None = Field(None, ge=0, description="fully sampled centre in lines; none: the mask's default")
-    seed: int = Field(0, ge=0, lt=SEEDS)
+    seed: int | None = Field(None, ge=0, lt=SEEDS, description="none: the seed of the run")
 
 
 class TrainingData(BaseModel):
@@ -61,13 +63,20 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     out: Path
-    prior: ChoiceField
+    prior: PriorChoiceField
     trainer: ChoiceField = Choice(name="maximum-likelihood")
     operator: ChoiceField = Choice(name="sense")
     data: TrainingData = TrainingData()
     validation: Validation = Validation()
     device: str = "auto"
     seed: int = Field(0, ge=0, lt=SEEDS)
+
+
+def _slices(value: Any) -> Any:
+    text = str(value)
+    if value is not None and not re.fullmatch(r"[0-9]{1,9}(:[0-9]{1,9})?", text, re.ASCII):
+        raise ValueError(f"expected {SLICES}")
+    return None if value is None else text
 
 
 class RunConfig(BaseModel):
@@ -78,12 +87,10 @@ class RunConfig(BaseModel):
     input: Annotated[tuple[Path, ...], BeforeValidator(lambda v: [v] if isinstance(v, str | Path) else v)] = ()
     out: Path = Path("result")
     operator: ChoiceField = Choice(name="sense")
-    prior: ChoiceField | None = None
+    prior: PriorChoiceField | None = None
     solver: ChoiceField
     mask: Annotated[MaskChoice | None, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)] = None
-    slices: str | None = Field(
-        None, pattern=r"^[0-9]{1,9}(:[0-9]{1,9})?$", description='one slice "3", or first and after last "3:5"'
-    )
+    slices: Annotated[str | None, BeforeValidator(_slices)] = Field(None, description=SLICES)
     device: str = "auto"
     seed: int = Field(0, ge=0, lt=SEEDS)
 
@@ -116,6 +123,8 @@ def build_config(
         merged = _merge(merged, layer)
     for assignment in assignments:
         _assign(merged, assignment, ("operator", "prior", "solver", "mask"))
+    if (mask := given.get("mask")) and "name" not in merged["mask"]:
+        raise SettingsError(f"{' and '.join(f'--{key}' for key in mask)} {'need' if len(mask) > 1 else 'needs'} --mask")
     return _validate(RunConfig, merged)
 
 

@@ -30,7 +30,7 @@ class UnknownNameError(MriinvError):
     """A name that nothing is registered under; the message lists the close ones."""
 
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
+        known = sorted(set(known))
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
         super().__init__(f"unknown {what} '{name}'; {hint}")

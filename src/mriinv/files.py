@@ -21,11 +21,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
+        _publish(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise unwritable(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _publish(path: Path) -> None:
+    """Give a file the permissions of any new one: some writers let nobody but the owner read."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def make_folder(folder: Path) -> None:

@@ -67,10 +67,16 @@ class Choice(_Entry):
 
     name: str
     settings: dict[str, Any] = {}
-    weights: str | None = Field(None, description="of a prior: a name in the catalogue or a path; none: the default")
+
+
+class PriorChoice(Choice):
+    """A prior by name, with settings and weights."""
+
+    weights: str | None = Field(None, description="a name in the catalogue or a path; none: the default")
 
 
 ChoiceField = Annotated[Choice, BeforeValidator(_named)]
+PriorChoiceField = Annotated[PriorChoice, BeforeValidator(_named)]
 
 
 class RecipeEntry(_Entry):
@@ -79,7 +85,7 @@ class RecipeEntry(_Entry):
     summary: str
     reference: str = ""
     operator: ChoiceField = Choice(name="sense")
-    prior: ChoiceField | None = None
+    prior: PriorChoiceField | None = None
     solver: ChoiceField
 
 
@@ -143,4 +149,5 @@ _PARTS: dict[Any, type[_Entry]] = {
     "recipes": RecipeEntry,
     "weights": WeightEntry,
     **dict.fromkeys(KINDS, Choice),
+    "prior": PriorChoice,
 }

@@ -7,47 +7,22 @@ built-in's; a name that two others claim belongs to neither until the user write
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
-import os
-import traceback
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pluggy
 
 from mriinv import hookspecs
 from mriinv.core.capabilities import Derivation, match
+from mriinv.discovery import Plugin, catalogue_of, installed_plugins, last_line, own_catalogue
 from mriinv.errors import CompatibilityError, MriinvError, PluginError, UnknownNameError
 from mriinv.manifest import ComponentEntry, Kind, Manifest, RecipeEntry, load_manifest
 
-GROUP = "mriinv"
-OWN_DISTRIBUTION = "mriinv"
-PLUGINS_VARIABLE = "MRIINV_PLUGINS"
-CATALOGUE = "registry.yaml"
 logger = logging.getLogger("mriinv")
-
-
-@dataclass
-class Plugin:
-    """One entry point: where it comes from and, when it cannot be used, why."""
-
-    name: str
-    distribution: str
-    version: str
-    module: str
-    entry_point: EntryPoint
-    components: list[str] = field(default_factory=list)
-    problem: str | None = None
-    loaded: dict[str, str] | None = None  # what its hook returned
-
-    @property
-    def builtin(self) -> bool:
-        return self.distribution == OWN_DISTRIBUTION
 
 
 @dataclass(frozen=True)
@@ -71,11 +46,7 @@ class Registry:
     """
 
     def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
-        self.plugins = [_plugin(p) for p in (entry_points(group=GROUP) if points is None else points)]
-        allowed = _allowed_distributions()
-        if allowed is not None:
-            self.plugins = [p for p in self.plugins if p.builtin or p.distribution in allowed]
-        self.plugins.sort(key=lambda p: (not p.builtin, p.distribution, p.name))
+        self.plugins = installed_plugins(points)
         own = load_manifest(own_catalogue())
         self.recipes: dict[str, RecipeEntry] = dict(own.recipes)
         self.remarks: list[str] = []
@@ -136,6 +107,7 @@ class Registry:
         is_kind, is_name = getattr(cls, "kind", "no"), getattr(cls, "name", "component")
         if (is_kind, is_name) != (kind, entry.name):
             raise PluginError(f"{target} is {is_kind} '{is_name}'; the catalogue says {kind} '{entry.name}'")
+        _check_claims(cls, entry)
         return cls
 
     def activate(self, plugin: Plugin) -> dict[str, str]:
@@ -210,7 +182,7 @@ class Registry:
 
     def _enter(self, plugin: Plugin, own: Manifest) -> None:
         try:
-            manifest = own if plugin.builtin else load_manifest(_catalogue_of(plugin))
+            manifest = own if plugin.builtin else load_manifest(catalogue_of(plugin))
         except (MriinvError, OSError, ImportError, ValueError) as error:
             plugin.problem = str(error)
             self.remarks.append(f"plug-in '{plugin.name}' of {plugin.distribution}: {error}")
@@ -242,27 +214,19 @@ class Registry:
                 self.remarks.append(f"{kind} '{name}' is offered by {who}: {outcome}")
 
 
-def own_catalogue() -> Path:
-    """Return the catalogue of the built-ins: the root file in a checkout, the packaged one when installed."""
-    here = Path(__file__).resolve().parent
-    root = here.parents[1] / CATALOGUE
-    return root if here.parent.name == "src" and root.is_file() else here / CATALOGUE
-
-
-def package_folder(module: str) -> Path:
-    """Return the folder of a package without importing it."""
-    top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)
-    if spec is None:
-        raise ImportError(f"package '{top}' is not installed")
-    if not spec.submodule_search_locations:
-        raise ImportError(f"'{top}' is a module; a plug-in is a package with a registry.yaml in it")
-    return Path(next(iter(spec.submodule_search_locations)), *rest)
-
-
-def last_line(error: BaseException) -> str:
-    """Return the last line of the traceback of `error`."""
-    return traceback.format_exception_only(error)[-1].strip()
+def _check_claims(cls: Any, entry: ComponentEntry) -> None:
+    """Compare what a class says of itself with its catalogue entry, by which components are combined."""
+    provides = frozenset(getattr(cls, "provides", ()))
+    if provides != frozenset(entry.provides):
+        said, catalogued = (", ".join(sorted(one)) or "nothing" for one in (provides, entry.provides))
+        raise PluginError(f"{entry.target} provides {said}; the catalogue says {catalogued}")
+    requires = {frozenset(one) for one in getattr(cls, "requires", ())}
+    if requires != {frozenset(one) for one in entry.requires}:
+        said, catalogued = (
+            " or ".join(sorted(", ".join(sorted(one)) for one in alternatives)) or "nothing"
+            for alternatives in (requires, entry.requires)
+        )
+        raise PluginError(f"{entry.target} requires {said}; the catalogue says {catalogued}")
 
 
 def _failure(plugin: Plugin) -> PluginError:
@@ -283,26 +247,6 @@ def _qualified(recipe: RecipeEntry, manifest: Manifest, distribution: str) -> Re
         if choice is not None and (kind, choice.name) in own
     }
     return recipe.model_copy(update=renamed)
-
-
-def _catalogue_of(plugin: Plugin) -> Path:
-    """Return the ``registry.yaml`` of the package that holds the plug-in's module."""
-    *parents, last = plugin.module.split(".")
-    folders = [package_folder(".".join([*parents, last]))] + ([package_folder(".".join(parents))] if parents else [])
-    found = next((folder / CATALOGUE for folder in folders if (folder / CATALOGUE).is_file()), None)
-    if found is None:
-        raise ImportError(f"package '{plugin.module}' has no {CATALOGUE}")
-    return found
-
-
-def _plugin(point: EntryPoint) -> Plugin:
-    name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
-    return Plugin(point.name, name, version, point.module, point)
-
-
-def _allowed_distributions() -> Sequence[str] | None:
-    value = os.environ.get(PLUGINS_VARIABLE)
-    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ import torch
 
 from mriinv.data.masks import (
     MASKS,
+    draw_mask,
     equispaced_line_mask,
     make_mask,
     poisson_disc_mask,
@@ -52,6 +53,29 @@ def test_default_calibration():
     assert make_mask("random-1d", (320, 320), 4)[0, 0, 147:173].all()  # 26 lines, 8 %
     assert make_mask("random-1d", (180, 180), 4)[0, 0, 82:98].all()  # 16 lines at least
     assert acceleration(make_mask("poisson-2d", (64, 64), 12)) == pytest.approx(12, rel=0.02)  # 24² would not fit
+
+
+@pytest.mark.parametrize("extent", [(0, 96, 11, 70), (0, 61, 0, 80), (3, 91, 30, 80)])
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_for_padded_data_has_the_acceleration_of_the_rectangle(name, extent):
+    top, bottom, left, right = extent
+    mask = draw_mask(name, (96, 80), extent, 3.0, 8, 5)
+    inside = mask[:, slice(top, bottom) if name == "poisson-2d" else slice(None), left:right]
+    assert mask.shape == (1, 96 if name == "poisson-2d" else 1, 80)
+    assert int(mask.sum()) == int(inside.sum()) == round(inside.numel() / 3)
+    assert mask[:, slice(44, 52) if name == "poisson-2d" else slice(None), 36:44].all()  # the centre of the grid
+
+
+def test_a_mask_for_data_without_padding_is_the_usual_one():
+    assert torch.equal(
+        draw_mask("poisson-2d", (96, 80), (0, 96, 0, 80), 3.0, None, 5), make_mask("poisson-2d", (96, 80), 3, seed=5)
+    )
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_centre_beyond_the_padding_is_refused(name):
+    with pytest.raises(InputError, match="calibration: found 24"):
+        draw_mask(name, (96, 80), (0, 96, 34, 80), 3.0, 24, 5)
 
 
 @pytest.mark.parametrize("name", MASKS)

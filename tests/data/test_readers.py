@@ -3,10 +3,12 @@ from __future__ import annotations
 import tracemalloc
 
 import h5py
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 
+from mriinv.data.acquisition import Acquisition
 from mriinv.data.readers import READERS, NpzScan, Scan, open_scan
 from mriinv.errors import InputError
 
@@ -78,8 +80,10 @@ def test_mask_and_data_that_disagree(tmp_path, write):
         acquisition = scan.read(0)
     assert acquisition.mask[0, 0].tolist() == [False, True, False, True, True, False, False, False]
     assert torch.equal(acquisition.kspace.abs().sum((0, 1, 2)) > 0, acquisition.mask[0, 0])
-    assert acquisition.header["empty_in_mask"].startswith(f"{Y} locations")
-    assert acquisition.header["outside_mask"].startswith(f"{4 * Y} locations")
+    assert acquisition.remarks == (
+        f"{4 * Y} locations with data outside the mask were set to zero",
+        f"{Y} locations of the mask hold zeros in every coil: not sampled",
+    )
 
 
 @pytest.mark.parametrize("per_slice", [True, False])
@@ -194,6 +198,41 @@ def test_real_zero_padding_is_a_line_mask(shared_data):
         acquisition = scan.read(0)
     assert acquisition.mask.shape == (1, 1, 256)
     assert int(acquisition.mask.sum()) == 168
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"kspace": torch.ones(COILS, Y, X) + 0j},
+            r"scan: kspace: found torch.complex64 \(\d, .*expected complex \(batch",
+        ),
+        ({"kspace": torch.ones(1, COILS, Y, X)}, "scan: kspace: found torch.float32"),
+        ({"mask": torch.ones(1, 2, X) > 0}, rf"scan: mask: found shape \(1, 2, {X}\); expected \(batch\|1, y\|1, x\)"),
+        ({"mask": torch.ones(2, 1, X) > 0}, "scan: mask: found shape"),
+        ({"mask": torch.ones(X) > 0}, "scan: mask: found shape"),
+        ({"coil_maps": torch.ones(1, COILS + 1, Y, X) + 0j}, "scan: coil_maps: found shape"),
+        ({"reference": torch.ones(1, Y, X + 1) + 0j}, "scan: reference: found shape"),
+    ],
+)
+def test_shapes_of_an_acquisition_that_do_not_fit(changes, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the check of the tests would be first
+    fitting = {"kspace": torch.ones(1, COILS, Y, X) + 0j, "mask": torch.ones(1, 1, X) > 0, "source": "scan"}
+    Acquisition(**fitting)
+    with pytest.raises(InputError, match=message):
+        Acquisition(**{**fitting, **changes})
+
+
+def test_the_extent_is_the_rectangle_that_holds_the_samples():
+    mask = torch.zeros(1, Y, X, dtype=torch.bool)
+    mask[:, 1:3, 2:5] = True
+    acquisition = Acquisition(torch.ones(1, COILS, Y, X) + 0j, mask)
+    assert acquisition.extent == (1, 3, 2, 5) and acquisition.gapless
+    mask = mask.clone()
+    mask[:, 2, 3] = False
+    assert not Acquisition(acquisition.kspace, mask).gapless
+    lines = Acquisition(acquisition.kspace, mask[:, 1:2])
+    assert lines.extent == (0, Y, 2, 5) and lines.gapless
 
 
 def test_zero_padded_data_may_be_undersampled_and_others_not(tmp_path, write):

@@ -9,6 +9,7 @@ import torch
 
 from mriinv.data.results import ResultWriter, read_result
 from mriinv.errors import InputError
+from mriinv.metrics import Metrics
 
 Y, X = 6, 5
 
@@ -32,7 +33,10 @@ def test_round_trip(tmp_path):
                 maps={"coil_maps": image[:2] * (row + 1), "eigenvalues": image[row].abs()},
                 history={"cost": torch.arange(row + 2.0)},
                 reference=2 * image[row],
-                metrics={"psnr": 30.0 + row},
+                metrics=Metrics(30.0 + row, 0.9, "support", "maximum"),
+                solution={"iterations": row, "noise_std": float("nan")},
+                remarks=[f"remark {row}", "ü"] if row else [],
+                header={"mask": f"of slice {index}"},
                 samples=image[row].expand(2, 4, Y, X),
                 std=image[row].abs(),
             )
@@ -48,7 +52,20 @@ def test_round_trip(tmp_path):
     assert result.metrics["psnr"].tolist() == [30, 31, 32]
     assert result.history[7]["cost"].tolist() == [0, 1, 2, 3]
     assert os.listdir(path.parent) == ["scan.h5"]
-    assert stat.S_IMODE(path.stat().st_mode) & 0o400
+    assert (result.region, result.data_range) == ("support", "maximum")
+    assert result.solution["iterations"].tolist() == [0, 1, 2] and result.solution["noise_std"].isnan().all()
+    assert result.remarks == {2: ["remark 1", "ü"], 7: ["remark 2", "ü"]}
+    assert result.header == {"mask": "of slice 4"}
+
+
+def test_a_result_may_be_read_by_those_whom_the_umask_allows(tmp_path):
+    umask = os.umask(0o027)
+    try:
+        with ResultWriter(tmp_path / "scan.h5", 1, {}, {}) as writer:
+            writer.add(0, images()[0], mask=mask())
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "scan.h5").stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -107,6 +124,17 @@ def test_an_older_result_stays_until_the_new_one_is_whole(tmp_path):
     with pytest.raises(RuntimeError), ResultWriter(path, 1, {"attempt": 3}, {}):
         raise RuntimeError
     assert read_result(path).settings == {"attempt": 2}
+
+
+def test_a_complete_result_outlives_an_incomplete_one(tmp_path):
+    path, partial = tmp_path / "scan.h5", tmp_path / "scan.partial.h5"
+    for attempt, slices in enumerate((2, 1, 2, 1)):  # incomplete, complete, incomplete, complete
+        path.with_suffix(".png").write_text("the figure of the one before")
+        with ResultWriter(path, slices, {"attempt": attempt}, {}) as writer:
+            writer.add(0, images()[0], mask=mask())
+        assert writer.written == (partial if attempt == 2 else path)
+        assert path.with_suffix(".png").exists() == (attempt in (0, 2))  # the first stands beside no result
+    assert read_result(path).settings == {"attempt": 3} and read_result(partial).settings == {"attempt": 2}
 
 
 def test_a_rename_that_fails_leaves_nothing(tmp_path, monkeypatch):

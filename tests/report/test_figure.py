@@ -57,7 +57,10 @@ def test_region_and_range_are_those_asked_for(tmp_path, monkeypatch):
 
 def test_without_a_reference_nothing_is_scored(tmp_path, monkeypatch):
     found = texts(monkeypatch)
-    reconstruction_figure(tmp_path / "a.png", image(0), image(1), name="sense + cg", title="a$b$_{c.h5")
+    reconstruction_figure(
+        tmp_path / "a.png", image(0), image(1), name="sense + cg", title="a$b$_{c.h5", sampling="as acquired"
+    )
+    assert "Sampling: as acquired." in " ".join(found[-1].split())
     assert "reference" not in found
     assert "a$b$_{c.h5" in found
     assert not any("PSNR" in text for text in found)
@@ -65,8 +68,14 @@ def test_without_a_reference_nothing_is_scored(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("bad", [torch.zeros(SHAPE), torch.full(SHAPE, torch.nan)])
 def test_degenerate_images_are_still_drawn(tmp_path, bad):
-    reconstruction_figure(tmp_path / "a.png", bad, bad)
-    assert np.isfinite(imread(tmp_path / "a.png")).all()
+    for name, shown in (("bad.png", bad), ("good.png", image(0))):
+        reconstruction_figure(tmp_path / name, bad, shown)
+    first, second = imread(tmp_path / "bad.png"), imread(tmp_path / "good.png")
+    assert first.shape == second.shape
+    panels = first[60:-60, :, :3]  # between title and caption
+    assert np.ptp(panels, axis=2).max() < 0.1  # black or background
+    middle = panels.shape[1] // 2
+    assert panels[:, middle + 20 : -20].max() < 0.2 < second[60:-60, middle + 20 : -20, :3].max()
 
 
 def test_errors_leave_no_file(tmp_path):

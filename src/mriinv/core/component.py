@@ -40,7 +40,10 @@ def explain(model: type[BaseModel], problem: Any, owner: str = "") -> str:
         close = difflib.get_close_matches(field, known, n=1, cutoff=0.4)
         hint = f"did you mean '{close[0]}'?" if close else f"it has: {', '.join(known) or 'no settings'}"
         return f"{where or 'the configuration'} has no setting '{field}'; {hint}"
-    return f"{'.'.join(filter(None, [where, field]))}: found {reprlib.repr(problem['input'])}; {problem['msg']}"
+    name = ".".join(filter(None, [where, field]))
+    if problem["type"] == "missing":
+        return f"{name}: found nothing; expected a value"
+    return f"{name}: found {reprlib.repr(problem['input'])}; {problem['msg'].removeprefix('Value error, ')}"
 
 
 def _nested(model: type[BaseModel], path: list[str]) -> type[BaseModel]:

@@ -25,7 +25,7 @@ class Prior(Component, nn.Module, ABC):
     """
 
     kind = "prior"
-    provides: ClassVar[frozenset[str]] = frozenset()
+    provides: frozenset[str] = frozenset()  # of the class; an instance may have less, by its settings
     adjustable: ClassVar[frozenset[str]] = frozenset()  # settings that may differ from those of the training
     noise_range: tuple[float, float] | None = None  # lowest and highest trained level of a noise-conditional prior
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class Trainer(Component, ABC):
     """
 
     kind = "trainer"
-    requires: ClassVar[tuple[frozenset[str], ...]] = ()
+    requires: tuple[frozenset[str], ...] = ()
 
     def __init__(self, **settings: Any) -> None:
         self.settings = self.parse_settings(settings)

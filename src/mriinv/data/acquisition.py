@@ -22,6 +22,12 @@ class Acquisition:
     reference : complex ``(batch, y, x)`` image to compare with, when one exists
     noise_std : standard deviation of the noise per real component of a k-space sample, in the units of `kspace`
     source : file and slice, for messages and file names
+    header : strings that came with the file
+    remarks : what a user should know of this slice, such as what the reader had to put right
+
+    Raises
+    ------
+    InputError : shapes that do not fit together
     """
 
     kspace: KSpace
@@ -31,6 +37,24 @@ class Acquisition:
     noise_std: float | None = None
     source: str = "array"
     header: dict[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.kspace.shape)
+        if len(shape) != 4 or min(shape) < 1 or not self.kspace.is_complex():
+            raise InputError(self.source, "kspace", f"{self.kspace.dtype} {shape}", "complex (batch, coil, y, x)")
+        batch, coils, y, x = shape
+        self._check("mask", self.mask, [(1, batch), (1, y), (x,)], "(batch|1, y|1, x)")
+        if self.coil_maps is not None:
+            self._check("coil_maps", self.coil_maps, [(1, batch), (coils,), (y,), (x,)], "(batch|1, coil, y, x)")
+        if self.reference is not None:
+            self._check("reference", self.reference, [(batch,), (y,), (x,)], "(batch, y, x)")
+
+    def _check(self, name: str, value: torch.Tensor, allowed: list[tuple[int, ...]], axes: str) -> None:
+        """Compare the shape of `value` with the sizes allowed along each axis."""
+        if value.ndim != len(allowed) or any(size not in a for size, a in zip(value.shape, allowed, strict=True)):
+            expected = f"{axes} for k-space {tuple(self.kspace.shape)}"
+            raise InputError(self.source, name, f"shape {tuple(value.shape)}", expected)
 
     @property
     def fully_sampled(self) -> bool:
@@ -38,12 +62,21 @@ class Acquisition:
         return bool(self.mask.all())
 
     @property
+    def extent(self) -> tuple[int, int, int, int]:
+        """The smallest rectangle of k-space that holds every sample: rows from, to, columns from, to (exclusive)."""
+        y = self.kspace.shape[-2]
+        rows, columns = (
+            torch.nonzero(line)[:, 0].tolist() or [0] for line in (self.mask.any(0).any(1), self.mask.any(0).any(0))
+        )
+        top, bottom = (0, y) if self.mask.shape[-2] == 1 else (rows[0], rows[-1] + 1)
+        return top, bottom, columns[0], columns[-1] + 1
+
+    @property
     def gapless(self) -> bool:
         """Whether the samples fill a rectangle: every location, or all but zero padding around them."""
-        sampled = self.mask.any(0)
-        rows, columns = sampled.any(1), sampled.any(0)
-        ends = [int((line[1:] != line[:-1]).sum() + line[0].int() + line[-1].int()) for line in (rows, columns)]
-        return max(ends) <= 2 and torch.equal(sampled, rows[:, None] & columns)
+        top, bottom, left, right = self.extent
+        rows = slice(top, bottom) if self.mask.shape[-2] > 1 else slice(None)
+        return bool(self.mask.any(0)[rows, left:right].all())
 
     @property
     def acceleration(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -25,7 +26,11 @@ CALIBRATION_SHARE = 2 / 3  # of all samples that a default calibration region ma
 
 
 def poisson_disc_mask(
-    shape: tuple[int, int], acceleration: float, generator: torch.Generator, calibration: int = CALIBRATION_WIDTH
+    shape: tuple[int, int],
+    acceleration: float,
+    generator: torch.Generator,
+    calibration: int = CALIBRATION_WIDTH,
+    origin: tuple[int, int] | None = None,
 ) -> Mask:
     """Return a variable-density Poisson-disc mask, corners of k-space included.
 
@@ -39,6 +44,7 @@ def poisson_disc_mask(
     acceleration : locations over samples, calibration region included; met to the nearest sample
     generator : source of randomness; the same seed gives the same mask
     calibration : width of the fully sampled square in the centre, in samples; 0 for none
+    origin : location (y, x) of k = 0; the middle when None
 
     Returns
     -------
@@ -51,11 +57,12 @@ def poisson_disc_mask(
     y, x = shape
     _check_shape(shape)
     samples = _count(y * x, acceleration)
-    _check_calibration(calibration, min(y, x), calibration**2, samples)
+    top, left = origin = origin or (y // 2, x // 2)
+    _check_calibration(calibration, min(map(_room, shape, origin)), calibration**2, samples)
     centre = np.zeros((y, x), dtype=bool)
-    centre[_centre(y, calibration), _centre(x, calibration)] = True
+    centre[_centre(top, calibration), _centre(left, calibration)] = True
 
-    rows, columns = np.meshgrid(np.arange(y) - y // 2, np.arange(x) - x // 2, indexing="ij")
+    rows, columns = np.meshgrid(np.arange(y) - top, np.arange(x) - left, indexing="ij")
     k = np.sqrt(((2 * rows / y) ** 2 + (2 * columns / x) ** 2) / 2).ravel()
     order = torch.randperm(y * x, generator=generator, device=generator.device).cpu().numpy()
     dither = DITHER * (2 * torch.rand(y * x, generator=generator, device=generator.device).cpu().double().numpy() - 1)
@@ -120,7 +127,13 @@ def _disc_rows(limit: int, width: int) -> list[tuple[int, bytes]]:
     return [(row * width - half, bytes([1]) * (2 * half + 1)) for row, half in halves]
 
 
-def random_line_mask(shape: tuple[int, int], acceleration: float, generator: torch.Generator, calibration: int) -> Mask:
+def random_line_mask(
+    shape: tuple[int, int],
+    acceleration: float,
+    generator: torch.Generator,
+    calibration: int,
+    origin: tuple[int, int] | None = None,
+) -> Mask:
     """Return a mask of whole columns: `calibration` central ones and others drawn uniformly (fastMRI "random").
 
     Where fastMRI keeps each outer line with probability p = (N/R − N_low)/(N − N_low), this draws exactly the
@@ -132,6 +145,7 @@ def random_line_mask(shape: tuple[int, int], acceleration: float, generator: tor
     acceleration : R = N lines over lines kept, calibration lines included; met to the nearest line
     generator : source of randomness
     calibration : N_low, number of adjacent lines in the centre; 0 for none
+    origin : location (y, x) of k = 0; the middle when None
 
     Returns
     -------
@@ -141,21 +155,25 @@ def random_line_mask(shape: tuple[int, int], acceleration: float, generator: tor
     ------
     InputError : values out of range, or more calibration lines than the acceleration allows
     """
-    mask, outer, wanted = _calibration_lines(shape, acceleration, calibration)
+    mask, outer, wanted = _calibration_lines(shape, acceleration, calibration, origin)
     chosen = torch.randperm(len(outer), generator=generator, device=generator.device)[:wanted].cpu()
     mask[outer[chosen]] = True
     return mask[None, None]
 
 
 def equispaced_line_mask(
-    shape: tuple[int, int], acceleration: float, generator: torch.Generator, calibration: int
+    shape: tuple[int, int],
+    acceleration: float,
+    generator: torch.Generator,
+    calibration: int,
+    origin: tuple[int, int] | None = None,
 ) -> Mask:
     """Return a mask of whole columns: `calibration` central ones and others equally spaced (fastMRI "equispaced").
 
     The spacing outside the centre is (N − N_low)/(N/R − N_low), rounded line by line, with a random offset.
     Parameters, result and errors are those of `random_line_mask`.
     """
-    mask, outer, wanted = _calibration_lines(shape, acceleration, calibration)
+    mask, outer, wanted = _calibration_lines(shape, acceleration, calibration, origin)
     offset = float(torch.rand((), generator=generator, device=generator.device))
     chosen = ((torch.arange(wanted, dtype=torch.float64) + offset) * (len(outer) / max(wanted, 1))).long()
     mask[outer[chosen]] = True
@@ -163,19 +181,20 @@ def equispaced_line_mask(
 
 
 def _calibration_lines(
-    shape: tuple[int, int], acceleration: float, calibration: int
+    shape: tuple[int, int], acceleration: float, calibration: int, origin: tuple[int, int] | None
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Return the mask ``(x,)`` with its centre set, the outer lines, and how many of these to keep."""
     _check_shape(shape)
     x = shape[1]
     lines = _count(x, acceleration)
-    _check_calibration(calibration, x, calibration, lines)
+    middle = x // 2 if origin is None else origin[1]
+    _check_calibration(calibration, _room(x, middle), calibration, lines)
     mask = torch.zeros(x, dtype=torch.bool)
-    mask[_centre(x, calibration)] = True
+    mask[_centre(middle, calibration)] = True
     return mask, torch.nonzero(~mask)[:, 0], lines - calibration
 
 
-MASKS: dict[str, Callable[[tuple[int, int], float, torch.Generator, int], Mask]] = {
+MASKS: dict[str, Callable[[tuple[int, int], float, torch.Generator, int, tuple[int, int] | None], Mask]] = {
     "poisson-2d": poisson_disc_mask,
     "random-1d": random_line_mask,
     "equispaced-1d": equispaced_line_mask,
@@ -183,7 +202,12 @@ MASKS: dict[str, Callable[[tuple[int, int], float, torch.Generator, int], Mask]]
 
 
 def make_mask(
-    name: str, shape: tuple[int, int], acceleration: float, calibration: int | None = None, seed: int = 0
+    name: str,
+    shape: tuple[int, int],
+    acceleration: float,
+    calibration: int | None = None,
+    seed: int = 0,
+    origin: tuple[int, int] | None = None,
 ) -> Mask:
     """Return the mask called `name`.
 
@@ -195,6 +219,7 @@ def make_mask(
     calibration : width of the central square (2D) or number of central lines (1D); None takes 24, or 8 % of the
         lines, and less where that would be more than two thirds of all samples
     seed : from 0 to 2^63 - 1
+    origin : location (y, x) of k = 0; the middle when None
 
     Raises
     ------
@@ -207,22 +232,56 @@ def make_mask(
         raise InputError("mask", "seed", str(seed), "0 to 2^63 - 1")
     _check_shape(shape)
     if calibration is None:
-        calibration = _default_calibration(name, shape, acceleration)
-    return MASKS[name](shape, acceleration, torch.Generator().manual_seed(seed), calibration)
+        calibration = _default_calibration(name, shape, acceleration, origin or (shape[0] // 2, shape[1] // 2))
+    return MASKS[name](shape, acceleration, torch.Generator().manual_seed(seed), calibration, origin)
 
 
-def _default_calibration(name: str, shape: tuple[int, int], acceleration: float) -> int:
-    y, x = shape
+@lru_cache(maxsize=4)  # the slices of a volume share one mask
+def draw_mask(
+    name: str,
+    grid: tuple[int, int],
+    extent: tuple[int, int, int, int],
+    acceleration: float,
+    calibration: int | None = None,
+    seed: int = 0,
+) -> Mask:
+    """Return a mask on `grid` with the acceleration in a rectangle of it, around the k = 0 of the grid.
+
+    Data that are padded with zeros were acquired in the rectangle only.
+
+    Parameters
+    ----------
+    grid : (y, x)
+    extent : first row, row after the last, first column, column after the last; the others as for `make_mask`
+
+    Returns
+    -------
+    bool ``(1, y, x)``, or ``(1, 1, x)`` for lines
+    """
+    top, bottom, left, right = extent
+    origin = (grid[0] // 2 - top, grid[1] // 2 - left)
+    drawn = make_mask(name, (bottom - top, right - left), acceleration, calibration, seed, origin)
+    rows = (0, 0) if drawn.shape[1] == 1 else (top, grid[0] - bottom)
+    return torch.nn.functional.pad(drawn, (left, grid[1] - right, *rows))
+
+
+def _default_calibration(name: str, shape: tuple[int, int], acceleration: float, origin: tuple[int, int]) -> int:
+    (y, x), room = shape, list(map(_room, shape, origin))
     if name == "poisson-2d":
-        return min(CALIBRATION_WIDTH, y, x, math.isqrt(int(CALIBRATION_SHARE * _count(y * x, acceleration))))
+        return min(CALIBRATION_WIDTH, *room, math.isqrt(int(CALIBRATION_SHARE * _count(y * x, acceleration))))
     wanted = max(round(CALIBRATION_FRACTION * x), CALIBRATION_LINES)
-    return min(wanted, int(CALIBRATION_SHARE * _count(x, acceleration)))
+    return min(wanted, room[1], int(CALIBRATION_SHARE * _count(x, acceleration)))
 
 
-def _centre(length: int, width: int) -> slice:
+def _centre(origin: int, width: int) -> slice:
     """Return the `width` samples around k = 0, which the centred transform puts at ``length // 2``."""
-    start = length // 2 - width // 2
+    start = origin - width // 2
     return slice(start, start + width)
+
+
+def _room(length: int, origin: int) -> int:
+    """Return the width of the widest centre that fits into `length` samples with k = 0 at `origin`."""
+    return max(0, min(2 * origin + 1, 2 * (length - origin)))
 
 
 def _count(locations: int, acceleration: float) -> int:

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from mriinv.errors import InputError
 from mriinv.files import make_folder, reason, unwritable
+from mriinv.metrics import Metrics
 
 FORMAT = "mriinv result"
 VERSION = 1
-METRICS, HISTORY, IMAGE = "metrics", "history", "image"
+IMAGE, METRICS, SOLUTION, HISTORY, REMARKS, HEADER = "image", "metrics", "solution", "history", "remarks", "header"
 
 
 class ResultWriter:
@@ -30,12 +31,20 @@ class ResultWriter:
 
     The file grows under a temporary name beside `path` and is renamed at the end, so that whatever stands at `path`
     is whole. When an exception (Ctrl-C included) ends the work, the slices finished by then are kept and marked
-    ``complete = False``; when there are none, no file is left.
+    ``complete = False``; when there are none, no file is left. A complete older result is never replaced by an
+    incomplete one, which then goes to ``<stem>.partial.h5``. What is replaced takes its figure, the PNG, with it.
 
     The file holds, with one row per slice: ``image`` and, as given, ``coil_maps`` and other maps, ``mask``,
-    ``reference``, ``samples``, ``std``; ``metrics/<name>``; ``history/<slice>/<name>``. Attributes: ``format``,
-    ``version``, ``slices`` (of the input, one per row), ``finished``, ``complete``, and ``settings`` and
-    ``provenance`` as JSON.
+    ``reference``, ``samples``, ``std``; ``metrics/<name>``, with the attributes ``region`` and ``data_range`` on the
+    group; ``solution/<name>``: ``iterations``, ``converged``, ``acceleration``, ``scale`` (what the data were divided
+    by), ``noise_std`` (NaN when unknown). Further ``history/<slice>/<name>``; ``remarks/<slice>``, strings;
+    ``header/<name>``, strings of the input. Attributes: ``format``, ``version``, ``slices`` (of the input, one per
+    row), ``finished``, ``complete``, and ``settings`` (resolved, defaults included) and ``provenance`` (with the
+    ``source``) as JSON.
+
+    Attributes
+    ----------
+    written : where the result is, once closed; None when nothing was finished
 
     Parameters
     ----------
@@ -58,6 +67,7 @@ class ResultWriter:
         self.path = Path(path)
         self.slices = list(range(slices)) if isinstance(slices, int) else list(slices)
         self.finished: list[int] = []
+        self.written: Path | None = None
         self._temporary = self.path.parent / f".mriinv-{secrets.token_hex(6)}.part"
         make_folder(self.path.parent)
         with self._writable():
@@ -78,9 +88,12 @@ class ResultWriter:
         maps: Mapping[str, Tensor] | None = None,
         history: Mapping[str, Tensor] | None = None,
         reference: Tensor | None = None,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Metrics | None = None,
         samples: Tensor | None = None,
         std: Tensor | None = None,
+        solution: Mapping[str, float] | None = None,
+        remarks: Iterable[str] = (),
+        header: Mapping[str, str] | None = None,
     ) -> None:
         """Write one finished slice.
 
@@ -91,9 +104,11 @@ class ResultWriter:
         mask : bool ``(y|1, x)``
         maps : tensors without batch axis by name, such as ``coil_maps`` ``(coil, y, x)``
         history : values over the iterations, by name
-        metrics : numbers by name
         samples : complex ``(chain, draw, y, x)``
         std : real ``(y, x)``, pixelwise standard deviation over the samples
+        solution : numbers by name that say how the slice was acquired and solved
+        remarks : what a reader of the result should know of this slice
+        header : strings that the input brought; those of the first slice are kept
 
         Raises
         ------
@@ -105,16 +120,23 @@ class ResultWriter:
         if image.ndim != 2:
             raise ValueError(f"image of shape {tuple(image.shape)}, expected (y, x)")
         fields = {"mask": mask, "reference": reference, "samples": samples, "std": std}
-        if reserved := {*fields, IMAGE, METRICS, HISTORY}.intersection(maps or ()):
+        if reserved := {*fields, IMAGE, METRICS, SOLUTION, HISTORY, REMARKS, HEADER}.intersection(maps or ()):
             raise ValueError(f"maps may not be called {', '.join(sorted(reserved))}")
         with self._writable():
             for name, value in {**fields, **(maps or {})}.items():
                 if value is not None:
                     self._put(name, index, _array(value))
-            for name, number in (metrics or {}).items():
-                self._put(f"{METRICS}/{name}", index, np.asarray(number, dtype=np.float64))
+            for group, numbers in ((METRICS, metrics.as_dict() if metrics else {}), (SOLUTION, solution or {})):
+                for name, number in numbers.items():
+                    self._put(f"{group}/{name}", index, np.asarray(number, dtype=np.float64))
+            if metrics:
+                self._file[METRICS].attrs.update(region=metrics.region, data_range=metrics.data_range)
             for name, value in (history or {}).items():
                 self._file[f"{HISTORY}/{index}/{name}"] = _array(value)
+            if remarks := list(remarks):
+                self._file[f"{REMARKS}/{index}"] = remarks
+            if not self.finished:
+                self._file.require_group(HEADER).update({k: v.replace("\0", "") for k, v in (header or {}).items()})
             self._put(IMAGE, index, _array(image.to(torch.complex64)))
             self._file.flush()
         self.finished.append(index)
@@ -132,7 +154,7 @@ class ResultWriter:
         dataset[self.slices.index(index)] = value
 
     def close(self) -> None:
-        """Finish the file and give it its name; leave nothing when no slice was finished."""
+        """Finish the file and give it its name, `written`; leave nothing when no slice was finished."""
         if not self._file:
             return
         if not self.finished:
@@ -143,8 +165,12 @@ class ResultWriter:
             self._file.attrs.update(finished=sorted(self.finished), complete=complete)
             self._file.close()
             _sync(self._temporary)
-            os.replace(self._temporary, self.path)
-            _sync(self.path.parent)
+            path = self.path if complete or not _is_complete(self.path) else partial_path(self.path)
+            if is_result(path):
+                path.with_suffix(".png").unlink(missing_ok=True)
+            os.replace(self._temporary, path)
+            _sync(path.parent)
+            self.written = path
 
     def __enter__(self) -> ResultWriter:
         return self
@@ -188,7 +214,10 @@ class Result:
     settings, provenance : as given to the writer
     arrays : the other datasets by name (``mask``, ``coil_maps`` …), each with the slice axis first
     metrics : by name, float64 ``(slices,)``
-    history : by slice of the input, then by name
+    region, data_range : what the metrics refer to; "" without metrics
+    solution : iterations, converged, acceleration, scale, noise_std …, by name, float64 ``(slices,)``
+    history, remarks : by slice of the input
+    header : strings of the input, by name
     """
 
     image: Tensor
@@ -198,7 +227,33 @@ class Result:
     provenance: dict[str, Any]
     arrays: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    region: str = ""
+    data_range: str = ""
+    solution: dict[str, Tensor] = field(default_factory=dict)
     history: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    remarks: dict[int, list[str]] = field(default_factory=dict)
+    header: dict[str, str] = field(default_factory=dict)
+
+
+def partial_path(path: Path) -> Path:
+    """Return where an incomplete result goes when a complete one stands at `path`."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+def is_result(path: Path) -> bool:
+    """Say whether `path` is a result file, complete or not."""
+    try:
+        with h5py.File(path) as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except OSError:
+        return False
+
+
+def _is_complete(path: Path) -> bool:
+    if not is_result(path):
+        return False
+    with h5py.File(path) as file:
+        return bool(file.attrs.get("complete", False))
 
 
 def read_result(path: str | Path) -> Result:
@@ -225,6 +280,8 @@ def _read(file: h5py.File) -> Result:
         int(index): {name: torch.from_numpy(np.asarray(entry[()])) for name, entry in group.items()}
         for index, group in file.get(HISTORY, {}).items()
     }
+    remarks = {int(index): entry.asstr()[:].tolist() for index, entry in file.get(REMARKS, {}).items()}
+    scores = file.get(METRICS)
     return Result(
         image=arrays.pop(IMAGE),
         slices=slices,
@@ -232,8 +289,13 @@ def _read(file: h5py.File) -> Result:
         settings=json.loads(file.attrs["settings"]),
         provenance=json.loads(file.attrs["provenance"]),
         arrays=arrays,
-        metrics=tensors(file[METRICS]) if METRICS in file else {},
+        metrics=tensors(scores) if scores else {},
+        region=str(scores.attrs["region"]) if scores else "",
+        data_range=str(scores.attrs["data_range"]) if scores else "",
+        solution=tensors(file[SOLUTION]) if SOLUTION in file else {},
         history={index: values for index, values in history.items() if index in slices},
+        remarks={index: values for index, values in remarks.items() if index in slices},
+        header={name: entry.asstr()[()] for name, entry in file.get(HEADER, {}).items()},
     )
 
 

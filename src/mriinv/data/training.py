@@ -37,6 +37,15 @@ class ProblemSource(ABC):
     def problem(self, images: Image, generator: torch.Generator) -> InverseProblem:
         """Return a random measurement of each image; all scales of the problem are 1."""
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what a resumed training needs to go on with the same stream."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue where `state_dict` was taken."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, found {sorted(state)}")
+
 
 class SimulatedProblems(ProblemSource):
     """Random crops of simulated heads, seen by simulated coils through random masks.

@@ -45,6 +45,7 @@ def reconstruction_figure(
     error_scale: float = 10,
     name: str = "reconstruction",
     title: str = "",
+    sampling: str = "",
 ) -> Path:
     """Draw magnitudes side by side in one grey window, and write them as PNG.
 
@@ -61,6 +62,7 @@ def reconstruction_figure(
     volume_maximum : data range of the metrics; None for the maximum of the reference slice
     name : what to call the reconstruction, such as ``deepen + mm-cg``
     title : a line above the panels, such as the file and the slice
+    sampling : what was measured, such as ``poisson-2d, acceleration 4.00``, for the caption
 
     Raises
     ------
@@ -87,6 +89,8 @@ def reconstruction_figure(
             _Panel(f"error × {error_scale:g}", error_scale * difference, f"of {name}", "inferno"),
         ]
         caption += f" PSNR and SSIM: {scored[0].region}, data range: {scored[0].data_range}."
+    if sampling:
+        caption += f" Sampling: {sampling}."
     if std is not None:
         panels.append(_Panel(f"standard deviation × {error_scale:g}", error_scale * _magnitude(std), "", "inferno"))
     return _save(_draw(panels, window, caption, title), Path(path))

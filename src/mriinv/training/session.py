@@ -17,7 +17,7 @@ from mriinv.core.problem import InverseProblem
 from mriinv.core.solver import Monitor, describe
 from mriinv.core.types import Image
 from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads
-from mriinv.data.masks import make_mask
+from mriinv.data.masks import draw_mask
 from mriinv.data.readers import open_scan
 from mriinv.data.training import SimulatedProblems
 from mriinv.errors import CompatibilityError, InputError, SettingsError
@@ -93,7 +93,7 @@ class MapValidation:
             if not full.gapless:
                 raise InputError(path, "kspace", "undersampled data", "a fully sampled scan to validate on")
             for name, acceleration in config.validation.masks:
-                mask = make_mask(name, (full.kspace.shape[-2], full.kspace.shape[-1]), acceleration, None, 0)
+                mask = draw_mask(name, (full.kspace.shape[-2], full.kspace.shape[-1]), full.extent, acceleration)
                 label = f"{Path(path).stem} {name} {acceleration:g}"
                 acquired = full.undersampled(mask.to(device))
                 problem = make_problem(acquired, config.operator.name, **config.operator.settings)

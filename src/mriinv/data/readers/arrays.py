@@ -94,15 +94,15 @@ class ArrayScan(Scan):
         if not 0 <= index < len(self):
             raise InputError(self.path, "slice", str(index), f"0 to {len(self) - 1}")
         kspace = self._complex(self._kspace_name, index)
-        header = dict(self.header)
-        mask = self._sampled(kspace, header, index)
+        mask, origin, remarks = self._sampled(kspace, index)
         return Acquisition(
             kspace=torch.from_numpy(kspace)[None],
             mask=torch.from_numpy(mask)[None],
             coil_maps=torch.from_numpy(self._complex("coil_maps", index))[None] if self._has_maps else None,
             noise_std=self.noise_std,
             source=f"{self.path.name}[{index}]",
-            header=header,
+            header={**self.header, "mask": origin},
+            remarks=tuple(remarks),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -192,12 +192,14 @@ class ArrayScan(Scan):
             )
         return values if values.flags.writeable else values.copy()
 
-    def _sampled(self, kspace: np.ndarray, header: dict[str, str], index: int) -> np.ndarray:
-        """Return bool ``(1|y, x)``; a location that is exactly zero in every coil was not acquired.
+    def _sampled(self, kspace: np.ndarray, index: int) -> tuple[np.ndarray, str, list[str]]:
+        """Return bool ``(1|y, x)``, where it is from, and what had to be put right.
 
-        Scanner noise makes that rule safe, and it finds zero padding that stored masks often count as sampled.
-        Samples outside a stored mask are set to zero in `kspace`. Whatever had to be put right is said in `header`.
+        A location that is exactly zero in every coil was not acquired: scanner noise makes that rule safe, and it
+        finds zero padding that stored masks often count as sampled. Samples outside a stored mask are set to zero in
+        `kspace`.
         """
+        remarks = []
         acquired = np.any(kspace != 0, axis=0)
         sampled = acquired
         if self._mask is not None:
@@ -205,16 +207,16 @@ class ArrayScan(Scan):
             sampled = acquired & stored
             if outside := int((acquired & ~stored).sum()):
                 kspace *= stored
-                header["outside_mask"] = f"{outside} locations with data outside the mask were set to zero"
+                remarks.append(f"{outside} locations with data outside the mask were set to zero")
             if padding := int((stored & ~acquired).sum()):
-                header["empty_in_mask"] = f"{padding} locations of the mask hold zeros in every coil: not sampled"
+                remarks.append(f"{padding} locations of the mask hold zeros in every coil: not sampled")
         if not sampled.any():
             raise InputError(
                 self.path, self._kspace_name, f"no sample in slice {index}", "at least one that is not zero"
             )
         origin = "derived from zeros in the k-space" if self._mask is None else "stored in the file"
-        header["mask"] = "fully sampled" if sampled.all() else origin
-        return sampled[:1].copy() if (sampled == sampled[:1]).all() else sampled
+        lines = (sampled == sampled[:1]).all()
+        return sampled[:1].copy() if lines else sampled, "fully sampled" if sampled.all() else origin, remarks
 
     def _known(self, name: str) -> Array:
         with self._readable(name):

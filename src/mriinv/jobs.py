@@ -1,0 +1,134 @@
+"""What a run consists of: settled configuration, components, and for each input its slices and its result file."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mriinv.compose import Reconstruction, find_weights, make_prior, make_solver, resolve_device
+from mriinv.config import MaskChoice, RunConfig
+from mriinv.data.masks import draw_mask
+from mriinv.data.readers import Scan, open_scan
+from mriinv.data.results import is_result, partial_path
+from mriinv.errors import InputError, SettingsError
+from mriinv.files import sha256
+from mriinv.registry import registry
+
+SIMULATED = "simulated"
+SIMULATION = {"slices": 1, "coils": 8, "matrix": (192, 160)}  # what `simulate_acquisition` makes
+logger = logging.getLogger("mriinv")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input: its result file, its slices, and what is known before any k-space is read."""
+
+    path: Path | None
+    out: Path
+    slices: list[int]
+    found: dict[str, Any]  # slices, coils, matrix and whatever else the reader knows
+
+
+def settle(config: RunConfig) -> RunConfig:
+    """Leave out, with a warning, a prior that the solver does not take, and give the mask its seed."""
+    changes: dict[str, Any] = {}
+    if config.prior is not None and not registry().find("solver", config.solver.name).entry.requires:
+        logger.warning("solver '%s' takes no prior: '%s' is not used", config.solver.name, config.prior.name)
+        changes["prior"] = None
+    if config.mask is not None and config.mask.seed is None:
+        changes["mask"] = config.mask.model_copy(update={"seed": config.seed})
+    return config.model_copy(update=changes)
+
+
+def combine(config: RunConfig) -> Reconstruction:
+    """Build prior and solver, refusing what does not fit before anything heavy."""
+    chosen = config.prior
+    registry().match(chosen.name if chosen else None, config.solver.name)
+    resolve_device(config.device)
+    registry().load("operator", config.operator.name).parse_settings(config.operator.settings)
+    solver = make_solver(config.solver.name, **config.solver.settings)
+    prior = make_prior(chosen.name, weights=chosen.weights, **chosen.settings) if chosen else None
+    return Reconstruction(prior, solver, config.device)
+
+
+def resolved(config: RunConfig, reconstruction: Reconstruction) -> dict[str, Any]:
+    """Return the configuration with every setting of every component, defaults included."""
+    content = config.model_dump(mode="json")
+    settings = {
+        "operator": registry().load("operator", config.operator.name).parse_settings(config.operator.settings),
+        "prior": reconstruction.prior and reconstruction.prior.settings,
+        "solver": reconstruction.solver.settings,
+    }
+    for part, values in settings.items():
+        if values is not None:
+            content[part]["settings"] = values.model_dump(mode="json")
+    return content
+
+
+def weights_record(config: RunConfig) -> dict[str, str] | None:
+    """Return the file name and the checksum of the prior's weights."""
+    if config.prior is None:
+        return None
+    path, checksum = find_weights(config.prior.name, config.prior.weights)
+    return None if path is None else {"file": path.name, "sha256": checksum or sha256(path)}
+
+
+def prepare(config: RunConfig) -> list[Job]:
+    """Open every input and choose slices, so that what does not fit is refused before any work."""
+    jobs = []
+    for path, out in _outputs(config).items():
+        with open_input(path) as scan:
+            found: dict[str, Any] = dict(SIMULATION) if scan is None else scan.describe()
+        if config.mask is not None:
+            y, x = found["matrix"]
+            mask = mask_of(config.mask, (y, x), (0, y, 0, x))
+            found["achieved_acceleration"] = round(mask.numel() / int(mask.sum()), 3)
+        jobs.append(Job(path, out, _chosen_slices(config, path, found["slices"]), found))
+    return jobs
+
+
+def mask_of(choice: MaskChoice, grid: tuple[int, int], extent: tuple[int, int, int, int]) -> Tensor:
+    """Return the mask of a settled configuration for data acquired in `extent`."""
+    return draw_mask(choice.name, grid, extent, choice.acceleration, choice.calibration, choice.seed or 0)
+
+
+def open_input(path: Path | None) -> AbstractContextManager[Scan | None]:
+    """Open an input; None, the simulated scan, needs no opening."""
+    return nullcontext() if path is None else open_scan(path, registry().readers())
+
+
+def _outputs(config: RunConfig) -> dict[Path | None, Path]:
+    """Return the result file of each input, and refuse what would overwrite an input, another result or other files."""
+    inputs: tuple[Path | None, ...] = config.input or (None,)
+    taken: dict[Path, str] = {path.resolve(): "" for path in config.input}
+    outputs: dict[Path | None, Path] = {}
+    for path in inputs:
+        out = config.out / f"{path.stem if path else SIMULATED}.h5"
+        if out.resolve() in taken:
+            other = taken[out.resolve()]
+            where = f"the place of the result of {other}" if other else "the place of an input"
+            raise InputError(out, "", f"the result of {path} in {where}", "another --out, or other file names")
+        for result in (out, partial_path(out)):
+            figure = result.with_suffix(".png")
+            other_file = result if result.is_file() else figure
+            if other_file.is_file() and not is_result(result):
+                expected = "another --out, or the file out of the way"
+                raise InputError(other_file, "", "a file that is no result of mriinv", expected)
+        taken[out.resolve()] = str(path)
+        outputs[path] = out
+    return outputs
+
+
+def _chosen_slices(config: RunConfig, path: Path | None, count: int) -> list[int]:
+    if config.slices is None:
+        return list(range(count))
+    first, _, after = config.slices.partition(":")
+    chosen = range(int(first), int(after) if after else int(first) + 1)
+    if not chosen or chosen[-1] >= count:
+        raise SettingsError(f"slices: found {config.slices}; {path or SIMULATED} has slices 0 to {count - 1}")
+    return list(chosen)

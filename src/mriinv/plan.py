@@ -1,0 +1,61 @@
+"""What a run would do, without doing it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mriinv.compose import Reconstruction
+from mriinv.config import RunConfig
+from mriinv.core.capabilities import derive
+from mriinv.jobs import SIMULATED, combine, prepare, resolved, settle, weights_record
+from mriinv.registry import registry
+
+PROBE_PIXELS = 2**18
+
+
+def plan(config: RunConfig) -> dict[str, Any]:
+    """Return what `execute` would do, without reading k-space: configuration, derivations, weights, memory."""
+    config = settle(config)
+    derivations = registry().match(config.prior.name if config.prior else None, config.solver.name)
+    reconstruction = combine(config)
+    inputs = [{"input": str(job.path or SIMULATED), "result": str(job.out), **job.found} for job in prepare(config)]
+    largest = max(inputs, key=lambda row: row["coils"] * row["matrix"][0] * row["matrix"][1])
+    return {
+        "configuration": resolved(config, reconstruction),
+        "derivations": [str(d) for d in derivations],
+        "weights": weights_record(config),
+        "device": str(reconstruction.device),
+        "inputs": inputs,
+        "memory_estimate_MB": round(memory_estimate(reconstruction, largest["matrix"], largest["coils"]) / 1e6, 1),
+    }
+
+
+def memory_estimate(reconstruction: Reconstruction, matrix: tuple[int, int], coils: int) -> int:
+    """Return bytes for one slice: data, maps and work space of the operator, images, parameters and activations."""
+    y, x = matrix
+    image = 8 * y * x
+    total = (4 * coils + 16) * image
+    prior = reconstruction.prior
+    if prior is not None:
+        parameters = {p.data_ptr(): p.nbytes for p in prior.parameters()}
+        saved: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            if tensor.data_ptr() not in parameters:
+                saved[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        # an energy may be tied to its matrix size; one too large to try is estimated from a part of it
+        rows, columns = (y, x) if y * x <= PROBE_PIXELS else (64, 64)
+        probe = torch.zeros(1, rows, columns, dtype=torch.complex64, device=reconstruction.device)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            if derive(prior.provides, ["gradient"]) is not None:
+                prior.gradient(probe)
+            else:
+                prior.denoise(probe, prior.noise_range[0] if prior.noise_range else 0.01)
+        activations = 2 * sum(saved.values())  # what autograd keeps, and as much while it runs
+        total += sum(parameters.values()) + activations * y * x // (rows * columns)
+    return total

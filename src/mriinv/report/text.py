@@ -1,0 +1,129 @@
+"""What the command line prints, as text: reports of runs, plans, components and recipes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import click
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from mriinv.registry import Component
+    from mriinv.run import InputReport
+
+BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON knows it; what JSON does not know becomes its text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def report_text(report: InputReport) -> str:
+    """Return what one input came to, a line per slice and per remark; "" when nothing was finished."""
+    if report.result is None:
+        return ""
+    state = "" if report.complete else " (incomplete)"
+    lines = [f"{report.source} -> {report.result}{state}" + (f", {report.figure}" if report.figure else "")]
+    for row in report.slices:
+        quality = f"  {row.metrics} (zero-filled {row.zero_filled})" if row.metrics else ""
+        state = "" if row.converged else " (not converged)"
+        work = f"{row.iterations} iterations{state}, {row.seconds:.1f} s"
+        lines.append(f"  slice {row.index}: acceleration {row.acceleration:.2f}, {work}{quality}")
+    if report.slices[0].metrics:
+        metrics = report.slices[0].metrics
+        lines.append(f"  metrics: {metrics.region}; data range: {metrics.data_range}")
+    return "\n".join([*lines, *(f"  note: {remark}" for remark in report.remarks)])
+
+
+def interruption_text(reports: Iterable[InputReport]) -> str:
+    """Return what an interruption left."""
+    kept = [str(report.result) for report in reports if report.result]
+    return f"interrupted; finished until then: {', '.join(kept)}" if kept else "interrupted; nothing was finished"
+
+
+def plan_text(plan: Mapping[str, Any]) -> str:
+    """Return a plan as YAML."""
+    import yaml
+
+    return yaml.safe_dump(plain(plan), sort_keys=False, allow_unicode=True).rstrip()
+
+
+def describe_component(component: Component, settings: Mapping[str, FieldInfo]) -> dict[str, Any]:
+    """Return what is known of a component, its `settings` with defaults, types, bounds and units."""
+    entry, plugin = component.entry, component.plugin
+    return {
+        entry.kind: entry.name,
+        "summary": entry.summary,
+        "reference": entry.reference,
+        "provides": ", ".join(entry.provides),
+        "requires": " or ".join(", ".join(one) for one in entry.requires),
+        "from": f"{plugin.distribution} {plugin.version} ({entry.target})",
+        "weights": [weights.model_dump() for weights in entry.weights],
+        "settings": [
+            {
+                "name": name,
+                "default": field.default,
+                "values": _values(field),
+                "unit": (field.json_schema_extra or {}).get("unit", ""),  # type: ignore[union-attr]
+                "help": field.description or "",
+            }
+            for name, field in settings.items()
+        ],
+    }
+
+
+def description_text(found: Mapping[str, Any]) -> str:
+    """Return what `describe_component` found, or a recipe, line by line."""
+    lines = []
+    for key, value in found.items():
+        if key == "settings":
+            lines.append(click.style("settings", bold=True))
+            for row in value:
+                unit = f" [{row['unit']}]" if row["unit"] else ""
+                lines.append(f"  {row['name']} = {row['default']}{unit}  ({row['values']})\n      {row['help']}")
+        elif key == "weights" and value:
+            lines.append(click.style("weights", bold=True))
+            for number, row in enumerate(value):
+                lines.append(f"  {row['name']}{'' if number else ' (default)'}: {row['summary']}")
+                lines += [
+                    f"      {name.replace('_', ' ')}: {row[name]}" for name in ("trained_on", "licence", "sha256")
+                ]
+        elif isinstance(value, Mapping):  # a component of a recipe
+            weights = {"weights": value["weights"]} if value.get("weights") else {}
+            given = [f"{name} = {one}" for name, one in {**weights, **value["settings"]}.items()]
+            lines.append(f"{key}: {value['name']}" + (f" ({', '.join(given)})" if given else ""))
+        elif value:
+            lines.append(f"{key}: {value}")
+    return "\n".join(lines)
+
+
+def _values(field: FieldInfo) -> str:
+    """Return the type of a setting and its bounds, such as ``float, > 0``."""
+    bounds = [
+        f"{sign} {getattr(one, name):g}"
+        for one in field.metadata
+        for name, sign in BOUNDS.items()
+        if hasattr(one, name)
+    ]
+    return ", ".join([_type(field.annotation), *bounds])
+
+
+def _type(annotation: Any) -> str:
+    """Return an annotation in words: the choices of a literal, ``none`` for None, else the names of the types."""
+    if annotation is type(None):
+        return "none"
+    parts = get_args(annotation)
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return " | ".join(str(part) for part in parts)
+    if isinstance(origin, type) and issubclass(origin, tuple | list | dict):
+        return f"{origin.__name__} of {', '.join('…' if p is Ellipsis else _type(p) for p in parts)}"
+    if parts and hasattr(annotation, "__metadata__"):
+        return _type(parts[0])
+    if parts:
+        return " | ".join(_type(part) for part in parts)
+    return str(getattr(annotation, "__name__", annotation))
