@@ -28,6 +28,7 @@ from mriinv.compose import find_weights, resolve_device
 from mriinv.errors import SettingsError, UnknownNameError
 from mriinv.manifest import WeightEntry
 from mriinv.registry import Component, Registry
+from mriinv.testing.analytic import DenseOperator
 
 SHAPE = (48, 40)
 
@@ -228,3 +229,11 @@ def test_unknown_weights_list_close_names() -> None:
         find_weights("deepen", "frist")
     with pytest.raises(UnknownNameError, match="known: first, none, second"):
         find_weights("deepen", "%")
+
+
+def test_an_operator_that_only_python_can_build_says_so() -> None:
+    matrix = torch.eye(4, dtype=torch.complex64)
+    with pytest.raises(CompatibilityError, match="operator 'dense' cannot be built from an acquisition"):
+        DenseOperator.from_acquisition(simulate_acquisition(shape=(16, 16), coils=2))
+    with pytest.raises(CompatibilityError, match="operator 'dense' cannot be moved"):
+        DenseOperator(matrix, (2, 2)).to("cpu")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mriinv.core.component import Component
 from mriinv.core.types import Image, PerImage
+from mriinv.errors import CompatibilityError
 from mriinv.numerics.cg import CGResult, conjugate_gradient
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Operator(Component, ABC):
     @classmethod
     def from_acquisition(cls, acquisition: Acquisition, **settings: Any) -> Operator:
         """Build the operator for `acquisition`, calibrating what it needs (coil maps) from the data themselves."""
-        raise NotImplementedError(f"operator '{cls.name}' is built from tensors, not from an acquisition")
+        raise CompatibilityError(f"operator '{cls.name}' cannot be built from an acquisition, only in Python")
 
     @abstractmethod
     def forward(self, image: Image) -> Tensor:
@@ -83,7 +84,7 @@ class Operator(Component, ABC):
 
     def to(self, device: torch.device | str) -> Operator:
         """Return this operator on `device`."""
-        raise NotImplementedError(f"operator '{self.name}' cannot be moved between devices")
+        raise CompatibilityError(f"operator '{self.name}' cannot be moved between devices")
 
     def __call__(self, image: Tensor) -> Tensor:
         return self.forward(image)
