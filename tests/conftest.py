@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
@@ -23,6 +24,12 @@ CHECKED += ["mriinv_classical", "mriinv_deepen", "mriinv_langevin", "mriinv_mmcg
 install_import_hook(CHECKED, "mriinv_test_checker.check")
 
 RunMriinv = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Give every test the same random numbers, whatever ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
