@@ -113,8 +113,9 @@ class MMCG(Solver):
             generator,
             iterations=iterations,
             initial=state.direction,
+            base=state.gradient,
         )
-        state.gradients += iterations + 1
+        state.gradients += iterations
         state.curvature = 0.5 * curvature.double().clamp_min(1e-4)
 
     def _step(self, state: _State, last: bool) -> None:

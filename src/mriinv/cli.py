@@ -128,15 +128,19 @@ def _run_options(
     inputs: tuple[Path, ...], given: dict[str, Any], assignments: tuple[str, ...]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Turn command-line options into fields of the configuration."""
-    options = {name: given[name] for name in ("prior", "solver", "operator", "slices", "out", "device", "seed")}
+    options = {name: given[name] for name in ("solver", "operator", "slices", "out", "device", "seed")}
     options["input"] = list(inputs) or None
     mask = {"name": given["mask"], "acceleration": given["acceleration"], "calibration": given["calibration"]}
     options["mask"] = {key: value for key, value in mask.items() if value is not None} or None
-    if given["weights"] is not None:
-        options["prior"] = {"weights": given["weights"], **({"name": given["prior"]} if given["prior"] else {})}
+    options["prior"] = _prior_choice(given["prior"], given["weights"])
     if given["samples"] is not None:
         assignments = (*assignments, f"solver.samples={given['samples']}")
     return options, assignments
+
+
+def _prior_choice(name: str | None, weights: str | None) -> str | dict[str, str] | None:
+    """Return the field of the configuration that ``--prior`` and ``--weights`` stand for."""
+    return name if weights is None else {"weights": weights, **({"name": name} if name else {})}
 
 
 @main.command()
@@ -168,9 +172,7 @@ def train(
     """Train a prior on simulated measurements of simulated heads."""
     from mriinv.config import build_train_config
 
-    options: dict[str, Any] = dict(given)
-    if weights is not None:
-        options["prior"] = {"weights": weights, **({"name": given["prior"]} if given["prior"] else {})}
+    options = {**given, "prior": _prior_choice(given["prior"], weights)}
     config = build_train_config(run_file, options, assignments, heads=heads, scans=scans)
     from mriinv.training.session import run_training, training_command
 

@@ -28,7 +28,6 @@ class Solver(Component, ABC):
 
     kind = "solver"
     requires: ClassVar[tuple[frozenset[str], ...]] = ()
-    samples: ClassVar[bool] = False  # whether the result is `Samples`
 
     def __init__(self, **settings: Any) -> None:
         self.settings = self.parse_settings(settings)
@@ -56,10 +55,8 @@ class Solver(Component, ABC):
         """
         provided = prior.provides if prior is not None else frozenset[str]()
         if match(provided, self.requires) is None:
-            raise CompatibilityError(
-                f"cannot combine prior '{prior.name if prior is not None else 'none'}' with solver '{self.name}': "
-                f"it requires {describe(self.requires)}, the prior provides {', '.join(sorted(provided)) or 'nothing'}"
-            )
+            name = prior.name if prior is not None else "none"
+            raise mismatch(f"combine prior '{name}' with solver '{self.name}'", self.requires, provided)
         scale = problem.scale
         assert scale is not None
         if generator is None:
@@ -90,8 +87,6 @@ class Solver(Component, ABC):
 class Sampler(Solver):
     """A solver that draws from the posterior exp(−C/T) by a Markov chain; trainers advance the same chain."""
 
-    samples = True
-
     @abstractmethod
     def temperature(self, problem: InverseProblem) -> PerImage:
         """Return T per image, in the scale of `problem`."""
@@ -115,6 +110,12 @@ class Sampler(Solver):
         monitor: Monitor | None = None,
     ) -> Image:
         """Return the state of the chain `steps` steps after `image`, in the scale of `problem`; no graph is built."""
+
+
+def mismatch(attempt: str, requires: tuple[frozenset[str], ...], provided: frozenset[str]) -> CompatibilityError:
+    """Return the error of a prior that does not provide what is required of it."""
+    has = ", ".join(sorted(provided)) or "nothing"
+    return CompatibilityError(f"cannot {attempt}: it requires {describe(requires)}, the prior provides {has}")
 
 
 def describe(alternatives: tuple[frozenset[str], ...]) -> str:

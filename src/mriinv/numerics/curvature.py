@@ -19,6 +19,7 @@ def largest_curvature(
     iterations: int = 8,
     step: float = 0.01,
     initial: Image | None = None,
+    base: Image | None = None,
 ) -> tuple[PerImage, Image]:
     """Return per image an estimate of the largest |eigenvalue| of the Hessian, and the direction that attains it.
 
@@ -29,8 +30,9 @@ def largest_curvature(
     ----------
     iterations : power iterations, one gradient each
     initial : direction to start from (an earlier result); random when None
+    base : ∇E at `image`, when it is known already
     """
-    base = gradient(image)
+    base = gradient(image) if base is None else base
     length = step * image.flatten(1).abs().square().sum(1).sqrt().clamp_min(1e-12)
 
     def normalise(v: Tensor) -> tuple[PerImage, Tensor]:

@@ -14,13 +14,13 @@ from mriinv.config import TrainConfig, TrainingData
 from mriinv.core.capabilities import match
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
-from mriinv.core.solver import Monitor, describe
+from mriinv.core.solver import Monitor, mismatch
 from mriinv.core.types import Image
 from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads
 from mriinv.data.masks import draw_mask
 from mriinv.data.readers import open_scan
 from mriinv.data.training import SimulatedProblems
-from mriinv.errors import CompatibilityError, InputError, SettingsError
+from mriinv.errors import InputError, SettingsError
 from mriinv.metrics import evaluate
 from mriinv.registry import registry
 from mriinv.training.checkpoint import Progress
@@ -44,10 +44,7 @@ def run_training(
     settings = {**noise, **config.prior.settings}
     prior = make_prior(config.prior.name, weights=config.prior.weights or UNTRAINED, **settings).to(device)
     if match(prior.provides, trainer.requires) is None:
-        raise CompatibilityError(
-            f"cannot train prior '{prior.name}' with '{trainer.name}': it requires {describe(trainer.requires)}, "
-            f"the prior provides {', '.join(sorted(prior.provides))}"
-        )
+        raise mismatch(f"train prior '{prior.name}' with '{trainer.name}'", trainer.requires, prior.provides)
     prior.requires_grad_(True)
     if not any(True for _ in prior.parameters()):
         raise SettingsError(f"prior '{prior.name}' has no parameters to train")
