@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from mriinv.core.types import CoilMaps, Image, KSpace, Mask
+from mriinv.core.types import CoilCovariance, CoilMaps, Image, KSpace, Mask
+from mriinv.data.geometry import Geometry
 from mriinv.errors import InputError
 
 
@@ -20,7 +21,10 @@ class Acquisition:
     mask : bool ``(batch|1, y|1, x)``, True where sampled; ``y == 1`` means whole columns
     coil_maps : complex ``(batch|1, coil, y, x)`` when the file brings maps or the simulation knows them
     reference : complex ``(batch, y, x)`` image to compare with, when one exists
-    noise_std : standard deviation of the noise per real component of a k-space sample, in the units of `kspace`
+    noise_std : standard deviation of the noise per real component of a k-space sample, in the units of `kspace`;
+        the root mean square over coils where they differ
+    noise_covariance : E[n nᴴ] between coils, complex ``(coil, coil)``, when it was measured and is not yet white
+    geometry : size and place of the (first) slice, when known
     source : file and slice, for messages and file names
     header : strings that came with the file
     remarks : what a user should know of this slice, such as what the reader had to put right
@@ -35,6 +39,8 @@ class Acquisition:
     coil_maps: CoilMaps | None = None
     reference: Image | None = None
     noise_std: float | None = None
+    noise_covariance: CoilCovariance | None = None
+    geometry: Geometry | None = None
     source: str = "array"
     header: dict[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -49,6 +55,8 @@ class Acquisition:
             self._check("coil_maps", self.coil_maps, [(1, batch), (coils,), (y,), (x,)], "(batch|1, coil, y, x)")
         if self.reference is not None:
             self._check("reference", self.reference, [(batch,), (y,), (x,)], "(batch, y, x)")
+        if self.noise_covariance is not None:
+            self._check("noise_covariance", self.noise_covariance, [(coils,), (coils,)], "(coil, coil)")
 
     def _check(self, name: str, value: torch.Tensor, allowed: list[tuple[int, ...]], axes: str) -> None:
         """Compare the shape of `value` with the sizes allowed along each axis."""
@@ -108,7 +116,7 @@ class Acquisition:
         """Return this acquisition on `device`."""
         moved = {
             name: value.to(device)
-            for name in ("kspace", "mask", "coil_maps", "reference")
+            for name in ("kspace", "mask", "coil_maps", "reference", "noise_covariance")
             if (value := getattr(self, name)) is not None
         }
         return replace(self, **moved)
