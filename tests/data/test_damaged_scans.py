@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mriinv.data.readers import open_scan
-from mriinv.data.readers.arrays import MAX_ELEMENTS
+from mriinv.data.readers.base import MAX_ELEMENTS
 from mriinv.errors import InputError
 
 SLICES, COILS, Y, X = 3, 4, 10, 8
@@ -47,7 +47,7 @@ def test_paths_that_are_no_scan(tmp_path):
     refused(tmp_path / "missing.h5", "no such file")
     refused(tmp_path, "a directory")
     refused(tmp_path / "empty", "an empty file")
-    refused(tmp_path / "text", "b'not k-sp'", "HDF5", "npz")
+    refused(tmp_path / "text", "b'not k-sp'", "HDF5", "npz", "ISMRMRD", "BART")
     refused(tmp_path / "pipe", "no regular file")
     refused(Path("nul\0byte"))
 
@@ -106,8 +106,16 @@ BAD = {
     "real maps": ({"kspace": GOOD, "coil_maps": GOOD.real}, ["coil_maps", "float32"]),
     "maps with NaN": ({"kspace": GOOD, "coil_maps": np.full_like(GOOD, np.nan)}, ["coil_maps", "slice 0"]),
     "noise of other shape": ({"kspace": GOOD, "noise_cov": np.eye(3)}, ["noise_cov", "(3, 3)", "(4, 4)"]),
-    "negative noise": ({"kspace": GOOD, "noise_cov": -np.eye(4)}, ["noise_cov", "-1"]),
+    "real noise of text": ({"kspace": GOOD, "noise_cov": np.full((4, 4), b"1")}, ["noise_cov", "dtype"]),
+    "negative noise": ({"kspace": GOOD, "noise_cov": -np.eye(4)}, ["noise_cov", "eigenvalue -1", "positive definite"]),
+    "singular noise": ({"kspace": GOOD, "noise_cov": np.ones((4, 4))}, ["noise_cov", "positive definite"]),
+    "lopsided noise": ({"kspace": GOOD, "noise_cov": np.tri(4)}, ["noise_cov", "differ", "Hermitian"]),
     "infinite noise": ({"kspace": GOOD, "noise_cov": np.full((4, 4), np.inf)}, ["noise_cov", "inf"]),
+    "noise NaN": ({"kspace": GOOD, "noise_cov": np.full((4, 4), np.nan)}, ["noise_cov", "nan"]),
+    "reference of other shape": ({"kspace": GOOD, "reference": GOOD[:2, 0]}, ["reference", "(2, 10, 8)"]),
+    "one reference for all": ({"kspace": GOOD, "reference": GOOD[0, 0]}, ["reference", "(10, 8)", "(3, 10, 8)"]),
+    "real reference": ({"kspace": GOOD, "reference": GOOD[:, 0].real}, ["reference", "float32"]),
+    "reference with NaN": ({"kspace": GOOD, "reference": GOOD[:, 0] * np.nan}, ["reference", "slice 0"]),
     "out of range": ({"kspace": GOOD.astype(complex) * 1e300}, ["NaN or infinite in slice 0"]),
 }
 
@@ -138,7 +146,19 @@ def test_hdf5_entries_that_are_no_arrays(tmp_path, write_hdf5):
     refused(path, "kspace", "not a dataset")
     with h5py.File(path, "w") as file:
         file["kspace"] = h5py.SoftLink("/nowhere")
-    refused(path, "kspace")
+    refused(path, "kspace", "a link")
+    write_hdf5(tmp_path / "other.h5", kspace=GOOD)
+    with h5py.File(path, "w") as file:
+        file["kspace"] = h5py.ExternalLink("other.h5", "kspace")
+    refused(path, "kspace", "a link")
+    with h5py.File(path, "w") as file:
+        layout = h5py.VirtualLayout(GOOD.shape, GOOD.dtype)
+        layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "kspace", GOOD.shape)
+        file.create_virtual_dataset("kspace", layout)
+    refused(path, "kspace", "in other files")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("kspace", GOOD.shape, GOOD.dtype, external=[("raw", 0, GOOD.nbytes)])
+    refused(path, "kspace", "in other files")
     write_hdf5(path, kspace=kspace(COILS, Y, X))
     refused(path, "(4, 10, 8)", "(slices, coil, y, x)")
     write_hdf5(path, kspace=np.array(["text"], dtype=h5py.string_dtype()))

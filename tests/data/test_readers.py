@@ -9,13 +9,23 @@ import pytest
 import torch
 
 from mriinv.data.acquisition import Acquisition
+from mriinv.data.geometry import Geometry
 from mriinv.data.readers import READERS, NpzScan, Scan, open_scan
 from mriinv.errors import InputError
 
 SLICES, COILS, Y, X = 3, 4, 10, 8
-HEADER = """<ismrmrdHeader><subjectInformation><patientName>Jane Doe</patientName></subjectInformation>
-<n:studyInformation>2019</n:studyInformation ><encoding><encodedSpace><matrixSize><x>640</x><y>372</y><z>1</z>
-</matrixSize></encodedSpace></encoding></ismrmrdHeader>"""
+SPACE = """<{0}><matrixSize><x>{1}</x><y>{2}</y><z>1</z></matrixSize>
+<fieldOfView_mm><x>{3}</x><y>{4}</y><z>5</z></fieldOfView_mm></{0}>"""
+PERSONAL = f"""<ismrmrdHeader><subjectInformation><patientName>Jane Doe</patientName></subjectInformation>
+<n:studyInformation>2019</n:studyInformation ><acquisitionSystemInformation><institutionName>St Elsewhere
+</institutionName></acquisitionSystemInformation><encoding>{SPACE.format("encodedSpace", 640, 372, 440, 220)}
+</encoding></ismrmrdHeader>""".replace("<ismrmrdHeader>", '<ismrmrdHeader xmlns:n="http://www.ismrm.org/ISMRMRD">')
+
+
+def header(encoded: tuple[float, ...], recon: tuple[float, ...]) -> str:
+    """An ISMRMRD header with matrix (readout, phase) and field of view (readout, phase) of both spaces."""
+    spaces = SPACE.format("encodedSpace", *encoded) + SPACE.format("reconSpace", *recon)
+    return f'<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>{spaces}</encoding></ismrmrdHeader>'
 
 
 def kspace(*shape: int) -> np.ndarray:
@@ -89,12 +99,26 @@ def test_mask_and_data_that_disagree(tmp_path, write):
 @pytest.mark.parametrize("per_slice", [True, False])
 def test_coil_maps_and_noise(tmp_path, write, per_slice):
     maps = kspace(SLICES, COILS, Y, X) if per_slice else kspace(COILS, Y, X)
-    noise = np.diag(np.full(COILS, 0.08)).astype(np.complex64)
+    noise = 0.08 * (np.eye(COILS) + 0.4j * np.eye(COILS, k=1) - 0.4j * np.eye(COILS, k=-1))
+    noise[0, 0] = 0.16
     path = write(tmp_path / "scan", kspace=kspace(SLICES, COILS, Y, X), coil_maps=maps, noise_cov=noise)
     with open_scan(path) as scan:
         acquisition = scan.read(1)
+        described = scan.describe()
     assert torch.equal(acquisition.coil_maps[0], torch.from_numpy(maps[1] if per_slice else maps))
-    assert acquisition.noise_std == pytest.approx(0.2)
+    assert acquisition.noise_std == pytest.approx(np.sqrt(0.05))
+    assert torch.equal(acquisition.noise_covariance, torch.from_numpy(noise.astype(np.complex64)))
+    assert described["noise"] == "covariance of the coils" and described["coil_maps"]
+    assert described["fields"] == sorted(["coil_maps", scan.kspace_name, "noise_cov"])
+
+
+def test_reference(tmp_path, write, write_npz):
+    data, images = kspace(SLICES, COILS, Y, X), kspace(SLICES, Y, X)
+    with open_scan(write(tmp_path / "scan", kspace=data, reference=images)) as scan:
+        for index in range(SLICES):
+            assert torch.equal(scan.read(index).reference[0], torch.from_numpy(images[index]))
+    with open_scan(write_npz(tmp_path / "one", kspace=data[0], reference=images[0])) as scan:
+        assert torch.equal(scan.read(0).reference[0], torch.from_numpy(images[0]))
 
 
 def test_npz_of_a_single_slice(tmp_path, write_npz):
@@ -109,7 +133,7 @@ def test_fastmri_header_is_kept_without_persons(tmp_path, write_hdf5):
     path = write_hdf5(
         tmp_path / "scan.h5",
         kspace=kspace(SLICES, COILS, Y, X),
-        ismrmrd_header=HEADER,
+        ismrmrd_header=PERSONAL,
         reconstruction_rss=np.ones((SLICES, Y, X), np.float32),
     )
     with h5py.File(path, "a") as file:
@@ -118,8 +142,34 @@ def test_fastmri_header_is_kept_without_persons(tmp_path, write_hdf5):
         header = scan.read(0).header
         assert scan.describe()["acquisition"] == "AXT2"
     assert header["encoded_matrix"] == "640x372x1"
-    assert header["ismrmrd_header"].startswith("<ismrmrdHeader>")
-    assert not any(secret in str(header) for secret in ("Jane", "2019", "0123"))
+    assert header["ismrmrd_header"].startswith("<ismrmrdHeader ")
+    assert not any(secret in str(header) for secret in ("Jane", "2019", "0123", "Elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("text", "pixel"),
+    [
+        (header((Y, X, 20, 24), (Y // 2, X, 10, 24)), (2, 3)),  # as measured, with oversampled readout
+        (header((2 * Y, 2 * X, 20, 16), (Y, X, 10, 8)), (1, 1)),  # cut to the image
+        (header((Y, X, 20, 24), (Y, X, 10, 12)), (2, 3)),  # the measured grid counts
+        (header((Y, X + 1, 20, 24), (Y, X + 2, 20, 24)), None),
+        (header((Y, X, 0, 24), (Y, X, "nan", 24)), None),
+        (header((Y, -X, 20, 24), (Y, X, 20, 24)), None),
+        ("<!DOCTYPE a [<!ENTITY b 'c'>]>" + header((Y, X, 20, 24), (Y, X, 20, 24)), None),
+        ("<a>" * 10_000, None),
+        ("<ismrmrdHeader/>", None),
+    ],
+)
+def test_fastmri_header_gives_the_size_of_pixels(tmp_path, write_hdf5, text, pixel):
+    path = write_hdf5(tmp_path / "scan.h5", kspace=kspace(SLICES, COILS, Y, X), ismrmrd_header=text)
+    with open_scan(path) as scan:
+        acquisition, described = scan.read(1), scan.describe()["geometry"]
+    if pixel is None:
+        assert acquisition.geometry is described is None
+        assert acquisition.remarks == (f"the header tells no size for pixels of a {Y} × {X} matrix",)
+    else:
+        assert acquisition.geometry == Geometry(pixel, 5)
+        assert described == f"{pixel[0]} × {pixel[1]} mm pixels, 5 mm slices" and not acquisition.remarks
 
 
 @pytest.mark.parametrize("text", ["x" * (2**20 + 1), 1.0, "<subjectInformation><patientName>Jane Doe"])

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mriinv.data.readers.base import Scan
+from mriinv.data.readers.cfl import CflScan
 from mriinv.data.readers.hdf5 import Hdf5Scan
+from mriinv.data.readers.ismrmrd import IsmrmrdScan
 from mriinv.data.readers.npz import NpzScan
 from mriinv.errors import InputError
 
-READERS: list[type[Scan]] = [Hdf5Scan, NpzScan]
+READERS: list[type[Scan]] = [IsmrmrdScan, Hdf5Scan, NpzScan, CflScan]  # a specific test before a general one
 HEAD_BYTES = 4096
 
-__all__ = ["READERS", "Hdf5Scan", "NpzScan", "Scan", "open_scan"]
+__all__ = ["READERS", "CflScan", "Hdf5Scan", "IsmrmrdScan", "NpzScan", "Scan", "find_reader", "open_scan"]
 
 
 def open_scan(path: str | Path, extra: Sequence[type[Scan]] = ()) -> Scan:
@@ -21,7 +23,8 @@ def open_scan(path: str | Path, extra: Sequence[type[Scan]] = ()) -> Scan:
 
     Parameters
     ----------
-    path : fastMRI multi-coil HDF5, npz with ``ksp``, or what one of `extra` reads
+    path : fastMRI multi-coil HDF5, ISMRMRD, npz with ``ksp``, a BART pair (either file, or the name without suffix),
+        or what one of `extra` reads
     extra : further readers, asked before `READERS` because their test may be the more specific one
 
     Raises
@@ -29,13 +32,26 @@ def open_scan(path: str | Path, extra: Sequence[type[Scan]] = ()) -> Scan:
     InputError : the file is missing, empty, damaged, of no known format, or lacks what a reconstruction needs
     """
     path = Path(path)
+    if not path.exists() and (pair := path.with_name(f"{path.name}.cfl")).is_file():
+        path = pair
     head = _head(path)
-    readers = (*extra, *READERS)
-    for reader in readers:
-        if reader.recognises(path, head):
-            return reader(path)
-    known = ", ".join(reader.format for reader in readers)
+    if reader := _recognise(path, head, extra):
+        return reader(path)
+    known = ", ".join(reader.format for reader in (*extra, *READERS))
     raise InputError(path, "", f"none of the known formats (it starts with {head[:8]!r})", known)
+
+
+def find_reader(path: Path, extra: Sequence[type[Scan]] = ()) -> type[Scan] | None:
+    """Return the reader that a file is for; None for anything else, and for the second file of a pair."""
+    try:
+        reader = _recognise(path, _head(path), extra)
+    except InputError:
+        return None
+    return None if reader is CflScan and path.suffix == ".hdr" else reader
+
+
+def _recognise(path: Path, head: bytes, extra: Sequence[type[Scan]]) -> type[Scan] | None:
+    return next((reader for reader in (*extra, *READERS) if reader.recognises(path, head)), None)
 
 
 def _head(path: Path) -> bytes:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from mriinv.data.readers.arrays import Array, ArrayScan
-
-MAX_HEADER = 2**20  # characters
-PERSONAL = ("subjectInformation", "studyInformation")
-MATRIX = re.compile(r"<matrixSize>\s*<x>(\d{1,6})</x>\s*<y>(\d{1,6})</y>\s*<z>(\d{1,6})</z>")
+from mriinv.data.readers.mrd_header import MAX_HEADER, parse_header, pixel_size, without_persons
 
 
 class Hdf5Scan(ArrayScan):
-    """HDF5 with ``kspace`` (slices, coil, y, x): fastMRI train, validation and test files.
+    """HDF5 with ``kspace`` (slices, coil, y, x), y along the readout: fastMRI train, validation and test files.
 
-    Optional: ``mask`` (x,) or (y, x), ``coil_maps`` (slices, coil, y, x) or (coil, y, x), ``noise_cov`` (coil, coil).
-    ``reconstruction_rss`` is not used: it is cropped, and the coil-combined reference is made from the k-space.
+    Optional: ``mask`` (x,) or (y, x), ``coil_maps`` (slices, coil, y, x) or (coil, y, x), ``noise_cov`` (coil, coil),
+    ``reference`` (slices, y, x), and ``ismrmrd_header``, which gives the size of a pixel and without which, or with a
+    bad one, the file is read as well. ``reconstruction_rss`` is not used: it is cropped, and the coil-combined
+    reference is made from the k-space.
     """
 
     format = "HDF5 file (fastMRI)"
@@ -28,7 +26,7 @@ class Hdf5Scan(ArrayScan):
     def recognises(cls, path: Path, head: bytes) -> bool:
         return bool(h5py.is_hdf5(path))  # the signature may follow a user block
 
-    def _open(self) -> None:
+    def _open_file(self) -> None:
         self._file = h5py.File(self.path, "r")
 
     def close(self) -> None:
@@ -38,53 +36,51 @@ class Hdf5Scan(ArrayScan):
     def _list(self) -> list[str]:
         return [name for name in self._file if isinstance(name, str)]  # bytes: not valid UTF-8
 
-    def _dataset(self, name: str) -> h5py.Dataset:
-        entry = self._file[name]
-        if not isinstance(entry, h5py.Dataset) or entry.shape is None:
-            raise TypeError("not a dataset with values")
-        return entry
-
     def _array(self, name: str) -> Array:
-        dataset = self._dataset(name)
+        dataset = stored(self._file, name)
         return Array(dataset.shape, dataset.dtype)
 
     def _load(self, name: str, index: int | None) -> np.ndarray:
-        return np.asarray(self._dataset(name)[() if index is None else index])
+        return np.asarray(stored(self._file, name)[() if index is None else index])
 
     def _read_header(self) -> None:
         acquisition = self._file.attrs.get("acquisition")
         if isinstance(acquisition, str):
             self.header["acquisition"] = acquisition[:80]
-        text = self._text("ismrmrd_header")
-        if text:
-            self.header["ismrmrd_header"] = text
-            if found := MATRIX.search(text):
-                self.header["encoded_matrix"] = "x".join(found.groups())
-
-    def _text(self, name: str) -> str:
-        """Return a scalar string, unparsed and without what identifies a person; "" when there is none."""
-        if name not in self._names:
-            return ""
-        dataset = self._dataset(name)
-        kind = h5py.check_string_dtype(dataset.dtype)
-        if kind is None or dataset.size != 1 or (kind.length or 0) > MAX_HEADER:
-            return ""
-        raw = np.asarray(dataset[()]).reshape(-1)[0]
-        text = raw.decode("utf-8", errors="replace") if isinstance(raw, bytes) else str(raw)
-        if len(text) > MAX_HEADER:
-            return ""
-        for element in PERSONAL:
-            text = _without(text, element)
-        return text
+        if "ismrmrd_header" not in self.fields:
+            return
+        y, x = self.shape[2:]
+        try:
+            if text := header_text(stored(self._file, "ismrmrd_header")):
+                self.header["ismrmrd_header"] = text
+            encoding = parse_header(text).encodings[0]
+            self.header["encoded_matrix"] = "x".join(map(str, encoding.encoded.matrix))
+            for space in (encoding.recon, encoding.encoded):  # k-space cut to the image, or as measured
+                if space.matrix[:2] == (y, x):
+                    self.geometry = pixel_size(space)
+        except (TypeError, ValueError, IndexError):
+            pass  # the remark says it
+        if self.geometry is None:
+            self.remarks.append(f"the header tells no size for pixels of a {y} × {x} matrix")
 
 
-def _without(text: str, element: str) -> str:
-    """Cut every `element` out of XML text; one that does not end takes the rest with it."""
-    opening = re.compile(rf"<(?:\w{{1,20}}:)?{element}\b")
-    closing = re.compile(rf"</(?:\w{{1,20}}:)?{element}\s*>")
-    kept, position = [], 0
-    while start := opening.search(text, position):
-        kept.append(text[position : start.start()])
-        end = closing.search(text, start.end())
-        position = end.end() if end else len(text)
-    return "".join([*kept, text[position:]])
+def stored(group: h5py.Group, name: str) -> h5py.Dataset:
+    """Return a dataset with values of this very file (`TypeError` otherwise)."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise TypeError("a link instead of data")  # it could lead to any file, or to a pipe that blocks
+    entry = group[name]
+    if not isinstance(entry, h5py.Dataset) or entry.shape is None:
+        raise TypeError("not a dataset with values")
+    if entry.is_virtual or entry.external:
+        raise TypeError("data that lie in other files")
+    return entry
+
+
+def header_text(dataset: h5py.Dataset) -> str:
+    """Return a stored ISMRMRD header, unparsed and without what identifies a person; "" when there is none."""
+    kind = h5py.check_string_dtype(dataset.dtype)
+    if kind is None or dataset.size != 1 or (kind.length or 0) > MAX_HEADER:
+        return ""
+    raw = np.asarray(dataset[()]).reshape(-1)[0]
+    text = raw.decode("utf-8", errors="replace") if isinstance(raw, bytes) else str(raw)
+    return without_persons(text) if len(text) <= MAX_HEADER else ""

@@ -17,7 +17,8 @@ from mriinv.errors import InputError
 class NpzScan(ArrayScan):
     """npz with ``ksp`` (or ``kspace``) (coil, y, x) or (slices, coil, y, x).
 
-    Optional: ``mask`` (y, x) or (x,), ``coil_maps`` (slices, coil, y, x) or (coil, y, x), ``noise_cov`` (coil, coil).
+    Optional: ``mask`` (y, x) or (x,), ``coil_maps`` (slices, coil, y, x) or (coil, y, x), ``noise_cov`` (coil, coil),
+    ``reference`` (slices, y, x) or (y, x).
     Nothing is unpickled: types and shapes are checked in the headers, before memory is taken for any array.
     """
 
@@ -29,7 +30,7 @@ class NpzScan(ArrayScan):
     def recognises(cls, path: Path, head: bytes) -> bool:
         return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
-    def _open(self) -> None:
+    def _open_file(self) -> None:
         self._archive = zipfile.ZipFile(self.path)
 
     def close(self) -> None:
