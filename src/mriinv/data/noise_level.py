@@ -1,0 +1,102 @@
+"""How strong the noise is, from the data themselves."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from mriinv.core.types import KSpace, Mask
+from mriinv.data.acquisition import Acquisition
+from mriinv.data.hybrid import fully_sampled_axes, to_image
+
+GROUP = 32  # neighbouring samples that are quiet or not together
+FEWEST = 8  # groups
+QUIET = 0.05  # fraction of the groups
+FLAT = 1.2  # a wider set of groups has at most this times the power of the quiet ones, where both hold noise only
+NOISELESS = 1e-6  # of the root mean square sample: the rounding of single precision
+# by the number of fully sampled axes: where it is quiet, and the fraction of the groups that should be about as quiet
+WHERE = (
+    ("outer k-space", 0.25),
+    ("background along the fully sampled axis", 0.1),
+    ("background of the coil images", 0.1),
+)
+
+
+class NoiseEstimate(NamedTuple):
+    """Standard deviation per real component of a k-space sample, and in words where it was found."""
+
+    std: float
+    method: str
+
+
+def estimate_noise_std(acquisition: Acquisition) -> NoiseEstimate | None:
+    """Estimate the noise level in the quietest places, where the least signal adds to it.
+
+    Axes that are fully sampled are transformed to the image, whose background is free of signal. Samples are taken
+    in groups of neighbours. In each coil, one half of each group says which groups are quiet and the other half, whose
+    noise is independent, says how strong their noise is: choosing causes no bias. What is left is signal, so the
+    result is rather too high than too low. The variance is the mean over coils.
+
+    Where even the quiet groups differ in power, signal reaches them all. In outer k-space, the weakest principal
+    component of the coils holds little of it, and its noise is taken instead: that is right when noise is equal and
+    independent in all coils and somewhat low otherwise. Filters that the scanner applied to k-space lower an estimate
+    from outer k-space.
+
+    Returns
+    -------
+    NoiseEstimate, or None when there is no noise above rounding or there are too few samples to tell
+    """
+    kspace, mask = acquisition.kspace, acquisition.mask.expand(len(acquisition.kspace), *acquisition.kspace.shape[-2:])
+    samples = int(mask.sum())
+    if samples < len(mask) * FEWEST * GROUP:
+        return None
+    axes = fully_sampled_axes(acquisition.mask)
+    values = to_image(kspace, axes) if axes else kspace
+    method, wider = WHERE[len(axes)]
+    variance, flat = _floor(_group_powers(values, mask), wider)
+    if not (flat or axes) and kspace.shape[1] > 1:
+        weakest, flat = _floor(_group_powers(_weakest_component(values), mask), wider)
+        if weakest < variance:
+            variance, method = weakest, f"{method}, weakest component of the coils"
+    if not flat:
+        method += "; signal reaches everywhere, so this is an upper bound"
+    mean = float(torch.linalg.vector_norm(kspace)) ** 2 / (samples * kspace.shape[1])
+    return None if variance <= NOISELESS**2 * mean else NoiseEstimate(math.sqrt(variance / 2), method)
+
+
+def _group_powers(values: KSpace, mask: Mask) -> Float[Tensor, "coil group 2"]:
+    """Return E|n|² over the even and over the odd samples of each group, groups of all images together."""
+    y, x = values.shape[-2:]
+    edge = math.ceil(math.sqrt(GROUP * mask.numel() / int(mask.sum())))  # of a block with one group in it on average
+    rows, columns = torch.arange(y, device=mask.device) // edge, torch.arange(x, device=mask.device) // edge
+    blocks = rows[:, None] * (x // edge + 1) + columns
+    powers = []
+    for image, sampled in zip(values, mask, strict=True):
+        order = blocks[sampled].argsort(stable=True)
+        power = image[:, sampled].abs().square()[:, order[: len(order) // GROUP * GROUP]]
+        powers.append(power.unflatten(1, (-1, GROUP // 2, 2)).mean(2))
+    return torch.cat(powers, 1)
+
+
+def _floor(powers: Float[Tensor, "coil group 2"], wider: float) -> tuple[float, bool]:
+    """Return the power of the quiet groups, and whether the fraction `wider` of all groups is about as quiet.
+
+    The median over groups: where an edge runs through a group, its halves differ.
+    """
+    order = powers.argsort(1).flip(-1)  # groups ranked by their other half
+    ranked = powers.gather(1, order)
+    quiet, more = (
+        float(ranked[:, : max(1, int(share * powers.shape[1]))].quantile(0.5, dim=1).mean()) for share in (QUIET, wider)
+    )
+    return quiet, more <= FLAT * quiet
+
+
+def _weakest_component(values: KSpace) -> Complex[Tensor, "batch 1 y x"]:
+    """Return the coil combination with the least energy, one for all images, complex ``(batch, 1, y, x)``."""
+    samples = values.transpose(0, 1).flatten(1)
+    vector = torch.linalg.eigh((samples @ samples.mH).to("cpu", torch.complex128)).eigenvectors[:, 0]
+    return (vector.conj().to(values)[:, None, None] * values).sum(1, keepdim=True)

@@ -1,0 +1,161 @@
+"""From what a reader gives to what an operator takes: whiten, crop, compress the coils, estimate the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from mriinv.data.acquisition import Acquisition
+from mriinv.data.compression import Method, compress_coils
+from mriinv.data.hybrid import centre_crop, fully_sampled_axes, to_image, to_kspace
+from mriinv.data.noise_level import estimate_noise_std
+from mriinv.errors import InputError
+
+WHITE = 1e-3  # largest deviation of a covariance from a multiple of I that is left alone, relative to it
+CONDITION = 1e8  # of a covariance, above which coils without noise of their own would be blown up
+
+Size = Annotated[int, Field(ge=1)]
+
+
+class Preparation(BaseModel):
+    """What to do with a scan before it is reconstructed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    whiten: bool = Field(True, description="make noise equal and independent in all coils, where it was measured")
+    crop: tuple[Size, Size] | None = Field(None, description="centre (y, x) of the image to keep; none: all of it")
+    coils: int | None = Field(None, ge=1, description="number of virtual coils; none: the coils as they are")
+    compression: Method = Field("svd", description="svd, or geometric, which needs a fully sampled axis")
+
+    def cropped(self, matrix: Sequence[int]) -> tuple[int, int]:
+        """Return the size (y, x) of fully sampled k-space of size `matrix` after the crop."""
+        y, x = matrix
+        return (y, x) if self.crop is None else (min(y, self.crop[0]), min(x, self.crop[1]))
+
+
+DEFAULT = Preparation()
+
+
+def prepare_acquisition(acquisition: Acquisition, preparation: Preparation = DEFAULT) -> Acquisition:
+    """Whiten, crop, compress and find the noise level, in this order; each step that changes something adds a remark.
+
+    Compression orders coil combinations by energy, so noise must be equal in them; the crop comes before it, as what
+    lies outside needs no virtual coils. A noise level that is known is never replaced by an estimate.
+
+    Raises
+    ------
+    InputError : see `whiten` and `compress_coils`
+    """
+    if preparation.whiten:
+        acquisition = whiten(acquisition)
+    if preparation.crop is not None:
+        acquisition = crop(acquisition, preparation.crop)
+    if preparation.coils is not None:
+        acquisition = compress_coils(acquisition, preparation.coils, preparation.compression)
+    if acquisition.noise_std is not None:
+        return acquisition
+    estimate = estimate_noise_std(acquisition)
+    if estimate is None:
+        return _remarked(acquisition, "noise level not in the file and not to be found in the data")
+    remark = f"noise level not in the file: estimated as {estimate.std:.3g} ({estimate.method})"
+    return _remarked(replace(acquisition, noise_std=estimate.std), remark)
+
+
+def whiten(acquisition: Acquisition) -> Acquisition:
+    """Make noise equal and independent in all coils: k' = s Ψ^(−1/2) k, with Ψ = E[n nᴴ] and s² = tr Ψ / coils.
+
+    The Hermitian square root changes the coils least, and s keeps the units: the noise has variance s² in each coil
+    afterwards, ``noise_std`` s/√2. Coil maps are multiplied by the same matrix and not renormalised: b' = F(c' x) + n'
+    has the same image x as before, so `reference` stays right, and least squares in b' is the most likely x. Their sum
+    of squares is then not 1, which operators account for by their `norm_bound`. Without Ψ nothing is done.
+
+    Raises
+    ------
+    InputError : Ψ is not finite, not Hermitian, or has a condition number above 1e8, as with a dead coil
+
+    References
+    ----------
+    Pruessmann et al., Advances in sensitivity encoding, Magn. Reson. Med. 46:638 (2001), on noise decorrelation.
+    """
+    if acquisition.noise_covariance is None:
+        return acquisition
+    covariance = acquisition.noise_covariance.detach().cpu().to(torch.complex128)
+    values, vectors = _eigen(acquisition.source, covariance)
+    variance = values.mean()
+    known = replace(acquisition, noise_covariance=None, noise_std=float(variance / 2) ** 0.5)
+    relative = covariance / variance
+    if (relative - torch.eye(len(relative))).abs().max() < WHITE:
+        return known
+    matrix = ((vectors * (variance / values).sqrt()) @ vectors.mH).to(acquisition.kspace)
+    maps = acquisition.coil_maps
+    known = replace(
+        known,
+        kspace=(matrix @ acquisition.kspace.flatten(2)).view_as(acquisition.kspace),
+        coil_maps=None if maps is None else (matrix.to(maps) @ maps.flatten(2)).view_as(maps),
+    )
+    std = relative.diagonal().real.sqrt()
+    correlation = (relative / torch.outer(std, std)).abs().fill_diagonal_(0).max()
+    return _remarked(
+        known,
+        f"noise of the coils made equal and independent: it was {std.min():.2f} to {std.max():.2f} times the mean, "
+        f"with correlations up to {correlation:.2f}",
+    )
+
+
+def crop(acquisition: Acquisition, shape: tuple[int, int]) -> Acquisition:
+    """Keep the centre (y, x) of the image, by a transform to the image and back along each axis.
+
+    That is possible where an axis is fully sampled; an axis along which the mask varies, or with zero padding around
+    the samples, is left as it is: there the reconstructed image has to be cropped (`centre_crop`). An axis
+    smaller than asked for is left too. Pixels keep their values and their place, noise its standard deviation, as the
+    transforms are orthonormal; maps and reference are cropped alike, and `geometry` holds for the centre pixel anyway.
+    """
+    before = (acquisition.kspace.shape[-2], acquisition.kspace.shape[-1])
+    larger = tuple(axis for axis in (-2, -1) if before[axis] > shape[axis])
+    axes = tuple(axis for axis in larger if axis in fully_sampled_axes(acquisition.mask))
+    remarks = [
+        f"k-space is not fully sampled along {name}: there it is the reconstructed image that is cropped"
+        for axis, name in ((-2, "y"), (-1, "x"))
+        if axis in larger and axis not in axes
+    ]
+    if axes:
+        kept = (shape[0] if -2 in axes else before[0], shape[1] if -1 in axes else before[1])
+        maps, reference = acquisition.coil_maps, acquisition.reference
+        acquisition = replace(
+            acquisition,
+            kspace=to_kspace(centre_crop(to_image(acquisition.kspace, axes), kept), axes),
+            mask=centre_crop(acquisition.mask, kept),
+            coil_maps=None if maps is None else centre_crop(maps, kept),
+            reference=None if reference is None else centre_crop(reference, kept),
+        )
+        remarks.insert(0, f"image cropped from {before[0]}×{before[1]} to {kept[0]}×{kept[1]} (y×x)")
+    return _remarked(acquisition, *remarks)
+
+
+def _eigen(source: str, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return eigenvalues and eigenvectors of a covariance that can be inverted."""
+
+    def refuse(found: str, expected: str) -> InputError:
+        return InputError(source, "noise_covariance", found, expected)
+
+    if not torch.isfinite(torch.view_as_real(covariance)).all():
+        raise refuse("NaN or infinity", "finite values")
+    if (covariance - covariance.mH).abs().max() > WHITE * covariance.abs().max():
+        raise refuse("a matrix that is not Hermitian", "E[n nᴴ] between coils")
+    values, vectors = torch.linalg.eigh(covariance)
+    if values[0] * CONDITION < values[-1] or values[-1] <= 0:
+        power = covariance.diagonal().real
+        dead = [str(coil) for coil in torch.nonzero(power * CONDITION <= power.max())[:, 0].tolist()]
+        found = f"no noise in coil {', '.join(dead)}" if dead else f"eigenvalues {values[0]:.2g} to {values[-1]:.2g}"
+        raise refuse(
+            found, "noise of its own in every coil; leave out dead coils, measure more noise samples, or do not whiten"
+        )
+    return values, vectors
+
+
+def _remarked(acquisition: Acquisition, *remarks: str) -> Acquisition:
+    return replace(acquisition, remarks=(*acquisition.remarks, *remarks))
