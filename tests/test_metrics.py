@@ -8,7 +8,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mriinv.errors import InputError
-from mriinv.metrics import evaluate, psnr, ssim
+from mriinv.metrics import evaluate, nmse, psnr, ssim, ssim_legacy
 
 
 @pytest.fixture
@@ -32,6 +32,28 @@ def test_agrees_with_skimage(pair, data_range):
         assert got_ssim[i].item() == pytest.approx(structural_similarity(y, x, data_range=limit), abs=1e-6)
 
 
+def test_agrees_with_fastmri_on_a_volume(pair):
+    from fastmri import evaluate as fastmri  # seconds
+
+    images, references = (t[:2] for t in pair)
+    x, y = images.abs().double().numpy(), references.abs().double().numpy()
+    slices = [evaluate(images[i : i + 1], references[i : i + 1], volume_maximum=y.max()) for i in range(2)]
+    assert np.mean([one.ssim for one in slices]) == pytest.approx(fastmri.ssim(y, x)[0], abs=1e-9)
+    for i, one in enumerate(slices):
+        assert one.psnr == pytest.approx(fastmri.psnr(y[i], x[i], y.max()), abs=1e-9)
+        assert one.nmse == pytest.approx(float(fastmri.nmse(y[i], x[i])), rel=1e-9)
+
+
+def test_legacy_ssim_takes_a_range_of_two_for_normalised_images(pair):
+    image, reference = pair
+    found = ssim_legacy(image, reference)
+    for i in range(len(image)):
+        largest = reference[i].abs().max()
+        x, y = ((t[i] / largest).abs().double().numpy() for t in pair)
+        assert found[i].item() == pytest.approx(structural_similarity(y, x, data_range=2), abs=1e-6)
+    assert (found > ssim(image, reference) + 0.01).all()
+
+
 def test_support_averages_the_map(pair):
     image, reference = pair
     support = torch.zeros(1, *image.shape[1:], dtype=torch.bool)
@@ -40,6 +62,8 @@ def test_support_averages_the_map(pair):
     _, full = structural_similarity(y, x, data_range=y.max(), full=True)
     assert ssim(image, reference, support)[0].item() == pytest.approx(full[10:40, 3:25].mean(), abs=1e-6)
     mse = np.square(x - y)[10:40, :25].mean()
+    expected = mse / np.square(y)[10:40, :25].mean()
+    assert nmse(image, reference, support)[0].item() == pytest.approx(expected, rel=1e-6)
     assert psnr(image, reference, support)[0].item() == pytest.approx(10 * math.log10(y.max() ** 2 / mse), abs=1e-6)
 
 
@@ -53,14 +77,14 @@ def test_evaluate_states_region_and_range(pair):
     image, reference = (t[:1] for t in pair)
     metrics = evaluate(image, reference)
     assert (metrics.region, metrics.data_range) == ("whole image", "maximum of the reference slice")
-    assert metrics.as_dict() == {"psnr": metrics.psnr, "ssim": metrics.ssim}
+    assert metrics.as_dict() == {name: getattr(metrics, name) for name in ("psnr", "ssim", "nmse", "ssim_legacy")}
     assert str(metrics).startswith("PSNR ")
     metrics = evaluate(image, reference, torch.ones_like(image, dtype=torch.bool), volume_maximum=3.0)
     assert (metrics.region, metrics.data_range) == ("support", "maximum of the reference volume")
     assert metrics.psnr == pytest.approx(float(psnr(image, reference, data_range=3.0)))
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim])
+@pytest.mark.parametrize("metric", [psnr, ssim, nmse, ssim_legacy])
 def test_errors(metric, pair):
     image, reference = pair
     with pytest.raises(InputError, match="equal shapes"):

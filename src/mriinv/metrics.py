@@ -1,7 +1,12 @@
 """Image quality against a reference: one definition of each number, with its region and range stated.
 
 All metrics compare magnitudes in float64. The data range is the largest magnitude of the reference *slice*, whatever
-the region; fastMRI's leaderboard takes that of the volume, which `data_range` allows.
+the region; fastMRI's leaderboard takes that of the volume, which `data_range` allows. With it, and without a support,
+`psnr`, `ssim` and `nmse` are those of fastMRI (tested against ``fastmri.evaluate``).
+
+deepinv and torchmetrics know no region, and their definitions are others: 1e-8 inside the logarithm of the PSNR (which
+ends at 80 dB), biased variances and reflected borders in the SSIM (on the images of the tests 5e-3 below these; 5e-4
+above where the borders are left out).
 """
 
 from __future__ import annotations
@@ -25,16 +30,18 @@ Support = Bool[Tensor, "#batch y x"]
 
 @dataclass(frozen=True)
 class Metrics:
-    """PSNR (dB) and SSIM of one slice, with the region and the data range that they refer to."""
+    """PSNR (dB), SSIM, NMSE and inflated SSIM of one slice, with the region and the data range that they refer to."""
 
     psnr: float
     ssim: float
+    nmse: float
+    ssim_legacy: float
     region: str
     data_range: str
 
     def as_dict(self) -> dict[str, float]:
         """Return the numbers by name."""
-        return {"psnr": self.psnr, "ssim": self.ssim}
+        return {"psnr": self.psnr, "ssim": self.ssim, "nmse": self.nmse, "ssim_legacy": self.ssim_legacy}
 
     def __str__(self) -> str:
         return f"PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.4f}"
@@ -87,14 +94,33 @@ def ssim(
     return _mean(similarity, _region(support, x)[:, edge:-edge, edge:-edge])
 
 
+def nmse(image: Images, reference: Images, support: Support | None = None) -> PerImage:
+    """Return ‖|x| − |x_ref|‖² / ‖|x_ref|‖² per image over the support (fastMRI); see `psnr`."""
+    x, y, _ = _prepare(image, reference, None)
+    region = _region(support, x)
+    return _mean((x - y).square(), region) / _mean(y.square(), region)
+
+
+def ssim_legacy(
+    image: Images, reference: Images, support: Support | None = None, data_range: float | PerImage | None = None
+) -> PerImage:
+    """Return `ssim` with twice the data range, as papers report it that left the range to older scikit-image.
+
+    That took 2 for floating-point images, whatever they held: of images divided by their largest value, twice the
+    range, which doubles K₁ and K₂. The numbers come out higher than those of `ssim`; never compare the two.
+    """
+    return ssim(image, reference, support, 2 * _prepare(image, reference, data_range)[2])
+
+
 def evaluate(
     image: Images, reference: Images, support: Support | None = None, volume_maximum: float | None = None
 ) -> Metrics:
     """Return the metrics of one slice ``(1, y, x)``; `volume_maximum` replaces the slice's own data range."""
-    values = [float(metric(image, reference, support, volume_maximum)) for metric in (psnr, ssim)]
     return Metrics(
-        psnr=values[0],
-        ssim=values[1],
+        psnr=float(psnr(image, reference, support, volume_maximum)),
+        ssim=float(ssim(image, reference, support, volume_maximum)),
+        nmse=float(nmse(image, reference, support)),
+        ssim_legacy=float(ssim_legacy(image, reference, support, volume_maximum)),
         region="whole image" if support is None else "support",
         data_range=f"maximum of the reference {'slice' if volume_maximum is None else 'volume'}",
     )

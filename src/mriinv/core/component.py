@@ -18,9 +18,18 @@ class ComponentSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
-def setting(default: Any, help: str, *, unit: str = "", **constraints: Any) -> Any:
-    """Declare one setting: its default, what it does, its unit, and pydantic constraints such as ``ge=0``."""
-    return Field(default, description=help, json_schema_extra={"unit": unit} if unit else None, **constraints)
+def setting(
+    default: Any, help: str, *, unit: str = "", tune: tuple[float, float] | None = None, **constraints: Any
+) -> Any:
+    """Declare one setting: its default, what it does, and pydantic constraints such as ``ge=0``.
+
+    Parameters
+    ----------
+    unit : of the value, shown to the user
+    tune : lowest and highest value that ``mriinv tune`` tries, on a logarithmic scale
+    """
+    extra: dict[str, Any] = {name: value for name, value in (("unit", unit), ("tune", tune)) if value}
+    return Field(default, description=help, json_schema_extra=extra or None, **constraints)
 
 
 def validate_settings(model: type[ComponentSettings], owner: str, values: dict[str, Any]) -> ComponentSettings:

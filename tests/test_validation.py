@@ -1,0 +1,85 @@
+"""Retrospective cases: what they refuse, what they compare, and the score of a training from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mriinv import simulate_acquisition
+from mriinv.compose import Reconstruction, make_solver
+from mriinv.config import TrainConfig
+from mriinv.data.masks import make_mask
+from mriinv.errors import InputError, SettingsError
+from mriinv.manifest import Choice
+from mriinv.metrics import psnr
+from mriinv.testing.analytic import QuadraticPrior
+from mriinv.training.session import MapValidation
+from mriinv.validation import retrospective_case
+
+SHAPE = (48, 40)
+SENSE = Choice(name="sense")
+
+
+@pytest.fixture
+def full():
+    return simulate_acquisition(shape=SHAPE, coils=4, seed=1)
+
+
+@pytest.fixture
+def mask():
+    return make_mask("poisson-2d", SHAPE, 2.0)
+
+
+def test_the_reference_is_the_truth_or_what_all_samples_show(full, mask):
+    case = retrospective_case("known", full, mask, SENSE)
+    assert case.reference is full.reference
+    assert torch.equal(case.problem.data, full.kspace * mask)
+    shown = retrospective_case("measured", replace(full, reference=None), mask, SENSE)
+    assert torch.equal(shown.reference, case.problem.operator.fully_sampled_image(full.kspace))
+
+
+def test_the_psnr_is_that_of_the_cropped_support(full, mask):
+    reconstruct = Reconstruction(solver=make_solver("cg-sense"), device="cpu")
+    case = retrospective_case("cropped", full, mask, SENSE, crop=(20, 30))
+    image = reconstruct(case.problem).image
+    centre = (slice(None), slice(14, 34), slice(5, 35))
+    support = case.problem.operator.support
+    assert support is not None
+    expected = psnr(image[centre], full.reference[centre], support[centre])
+    assert case.psnr(reconstruct) == pytest.approx(float(expected))
+    assert case.psnr(reconstruct) != pytest.approx(replace(case, crop=None).psnr(reconstruct))
+
+
+def test_what_cannot_be_compared_is_refused(full, mask, monkeypatch):
+    with pytest.raises(InputError, match="fully sampled scan to validate on"):
+        retrospective_case("", full.undersampled(mask), mask, SENSE)
+    monkeypatch.setattr("mriinv_sense.operator.SenseOperator.fully_sampled_image", lambda *_: None)
+    with pytest.raises(SettingsError, match="operator 'sense' shows no reference"):
+        retrospective_case("", replace(full, reference=None), mask, SENSE)
+
+
+def test_a_training_is_scored_by_its_map_images(full, tmp_path: Path):
+    """A quadratic energy ½θ‖x‖² has the MAP image (AᴴA + θI)⁻¹Aᴴb."""
+    np.savez(tmp_path / "scan.npz", kspace=full.kspace.numpy())
+    config = TrainConfig.model_validate(
+        {
+            "out": tmp_path,
+            "prior": "deepen",
+            "validation": {"scans": [tmp_path / "scan.npz"], "masks": [("poisson-2d", 2.0), ("random-1d", 2.0)]},
+        }
+    )
+    prior = QuadraticPrior(theta=0.05).train()
+    scores = MapValidation(config, torch.device("cpu"))(prior)
+    assert prior.training
+    values = []
+    for name in ("poisson-2d", "random-1d"):
+        case = retrospective_case("", replace(full, reference=None), make_mask(name, SHAPE, 2.0), SENSE)
+        operator = case.problem.operator
+        image = operator.solve_normal(case.problem.back_projection(), 0.05, tolerance=1e-7, max_iterations=500).solution
+        values.append(float(psnr(image, case.reference, operator.support)))
+    assert list(scores) == ["score", "scan poisson-2d 2", "scan random-1d 2"]
+    assert list(scores.values()) == pytest.approx([sum(values) / 2, *values], abs=0.05)
