@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,9 +19,10 @@ import torch
 from torch import Tensor
 
 from mriinv.core.operator import Operator
-from mriinv.data.heads import HeadSource, ProceduralHeads
+from mriinv.data.heads import HeadSlices, HeadSource, ProceduralHeads
+from mriinv.data.masks import make_mask
 from mriinv.data.training import SimulatedProblems
-from mriinv.errors import InputError
+from mriinv.errors import InputError, MriinvError
 from mriinv.numerics.fft import fft2c, ifft2c
 
 SHAPE = (48, 40)
@@ -38,9 +49,13 @@ class CountingHeads(HeadSource):
     def __init__(self) -> None:
         self.count = 0
 
-    def image(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    def draw(self, shape: tuple[int, int], count: int, generator: torch.Generator) -> HeadSlices:
         self.count += 1
-        return torch.ones(shape, dtype=torch.complex64)
+        return constant(1, shape, count)
+
+
+def constant(value: float, shape: tuple[int, int], count: int) -> HeadSlices:
+    return HeadSlices(torch.full((count, *shape), value, dtype=torch.complex64), 1.0, 5.0, "axial", "none")
 
 
 def source(heads: HeadSource | None = None, **settings: Any) -> SimulatedProblems:
@@ -109,12 +124,13 @@ def test_reproducible_and_different_between_seeds() -> None:
     assert torch.equal(data[0], data[1]) and not torch.equal(data[0], data[2])
 
 
-def test_the_pool_moves_on_by_one_slice_every_second_call() -> None:
+@pytest.mark.parametrize(("fresh", "seen"), [(0.5, 14), (0.0, 4), (2.0, 44)])
+def test_the_pool_moves_on_by_so_many_slices_per_call(fresh: float, seen: int) -> None:
     heads = CountingHeads()
-    problems, g = source(heads), generator()
-    for _ in range(20):
-        problems.images(8, g)
-    assert 11 <= heads.count <= 14  # 4 in the pool at first, then one more every second call
+    problems, g = source(heads, fresh=fresh), generator()
+    for _ in range(21):
+        problems.images(16, g)
+    assert 0.75 * seen <= heads.count <= seen  # 4 in the pool at first; a few leave it before they were drawn
     assert len(problems._slices) <= 4
 
 
@@ -127,6 +143,80 @@ def test_a_resumed_stream_continues() -> None:
     resumed.load_state_dict(state)
     g.set_state(random)
     assert torch.equal(resumed.images(2, g), expected)
+
+
+def test_one_thread_renders_whatever_the_number_of_threads() -> None:
+    class Threads(HeadSource):
+        def draw(self, shape: tuple[int, int], count: int, generator: torch.Generator) -> HeadSlices:
+            return constant(torch.get_num_threads(), shape, count)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        images = source(Threads(), noise_floor=(0.0, 0.0)).images(2, generator())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert images.abs().min() >= 0.7 and images.abs().max() <= 1.3
+
+
+def test_workers_change_nothing_and_end_with_the_source() -> None:
+    settings: dict[str, Any] = {"fresh": 1.0, "pool": 3}
+    alone, g = source(**settings), generator()
+    expected = [alone.images(3, g) for _ in range(4)]
+    g = generator()
+    with closing(source(**settings, workers=2)) as together:
+        batches = [together.images(3, g) for _ in range(2)]
+        assert len(multiprocessing.active_children()) == 2
+    assert not multiprocessing.active_children()
+    resumed = source(**settings)
+    resumed.load_state_dict(together.state_dict())
+    batches += [resumed.images(3, g) for _ in range(2)]
+    assert all(torch.equal(one, other) for one, other in zip(batches, expected, strict=True))
+
+
+class Unpickled(CountingHeads):
+    """Heads that become something else on their way to a worker, which cannot import this file."""
+
+    def __init__(self, become: Callable[..., Any], *arguments: Any) -> None:
+        self.become = (become, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.become
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        (Unpickled(os._exit, 3), "ended"),
+        (Unpickled(partial(SimpleNamespace, image=partial(make_mask, "nonsense"))), "nonsense"),
+    ],
+)
+def test_what_ends_a_worker_is_told(heads: HeadSource, message: str) -> None:
+    with closing(source(heads, workers=1)) as problems, pytest.raises(MriinvError, match=message):
+        problems.images(1, generator())
+    assert not multiprocessing.active_children()
+
+
+ORPHANS = """
+import multiprocessing, os, signal, torch
+from mriinv.data.heads import ProceduralHeads
+from mriinv.data.masks import make_mask
+from mriinv.data.training import SimulatedProblems
+if __name__ == "__main__":
+    problems = SimulatedProblems(ProceduralHeads(), make_operator=None, workers=1)
+    problems.images(1, torch.Generator())
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS, encoding="utf-8")
+    # the worker holds the other end of the pipe: that ends when the worker does
+    done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL and int(done.stdout) > 0
 
 
 def test_crops_of_the_largest_slices_and_not_square() -> None:
@@ -143,6 +233,8 @@ def test_crops_of_the_largest_slices_and_not_square() -> None:
         ({"noise_std": -1.0}, "noise_std"),
         ({"noise_floor": (0.2, 0.1)}, "noise_floor"),
         ({"pool": 0}, "pool"),
+        ({"fresh": 5.0}, "fresh"),
+        ({"workers": -1}, "workers"),
     ],
 )
 def test_errors(settings: dict[str, Any], field: str) -> None:

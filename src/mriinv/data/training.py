@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,11 +17,11 @@ from mriinv.data.heads import HeadSource
 from mriinv.data.masks import make_mask
 from mriinv.data.noise import complex_noise
 from mriinv.data.texture import uniform
+from mriinv.data.workers import SliceWindow
 from mriinv.errors import InputError
 
 _SLICE = (192, 256)  # smallest and largest matrix of a rendered slice: pixels of about 0.85 to 1.3 mm
 _FIRST_SLICES = 32  # slices to draw from at the first call
-_CALLS_PER_SLICE = 2  # rendering a slice takes about half as long as an update of a small network
 _MAP_SETS = 32
 _MASKS_PER_KIND = 64
 _SCALE = (0.7, 1.3)  # random factor on images, so that a prior tolerates an imperfect scale
@@ -50,9 +51,8 @@ class ProblemSource(ABC):
 class SimulatedProblems(ProblemSource):
     """Random crops of simulated heads, seen by simulated coils through random masks.
 
-    Slices come from a window over an endless sequence; it moves on by one slice every second call of `images`, so that
-    a training of n updates sees about n/2 slices although rendering takes as long as an update may wait. What a call
-    returns depends on the generator and on the number of calls before it: `state_dict` carries the latter.
+    Slices come from a window over an endless sequence, which moves on with the calls of `images`. What a call returns
+    depends on the generator and on the number of calls before it, which `state_dict` carries; not on `workers`.
 
     Parameters
     ----------
@@ -63,8 +63,11 @@ class SimulatedProblems(ProblemSource):
     noise_std : standard deviation of the measurement noise per real component
     noise_floor : lowest and highest standard deviation of white noise that belongs to the image (real ones have it)
     pool : number of slices in the window
+    fresh : new slices per call of `images`
     make_operator : builds A from maps ``(batch, coil, y, x)`` and masks ``(batch, y, x)``
     seed : determines the sequence of slices, the coil maps and the masks
+    workers : processes that render slices ahead, until `close`; with 0 a call waits for its slices. A script that has
+        workers needs the guard ``if __name__ == "__main__":``
 
     Raises
     ------
@@ -81,8 +84,10 @@ class SimulatedProblems(ProblemSource):
         noise_std: float = 0.005,
         noise_floor: tuple[float, float] = (0.0, 0.02),
         pool: int = 256,
+        fresh: float = 0.5,
         make_operator: Callable[[CoilMaps, Mask], Operator],
         seed: int = 0,
+        workers: int = 0,
     ) -> None:
         for name, found, valid, expected in (
             ("shape", tuple(shape), len(shape) == 2 and min(shape) >= 16, "two sizes (y, x) from 16 on"),
@@ -91,15 +96,17 @@ class SimulatedProblems(ProblemSource):
             ("noise_std", noise_std, noise_std >= 0, "at least 0"),
             ("noise_floor", noise_floor, 0 <= noise_floor[0] <= noise_floor[1], "lowest and highest from 0 on"),
             ("pool", pool, pool >= 1, "at least 1"),
+            ("fresh", fresh, 0 <= fresh <= pool, f"from 0 to the pool of {pool}"),
+            ("workers", workers, workers >= 0, "at least 0"),
         ):
             if not valid:
                 raise InputError("SimulatedProblems", name, str(found), expected)
-        self._heads, self._shape, self._coils = heads, (shape[0], shape[1]), coils
+        self._shape, self._coils = (shape[0], shape[1]), coils
         self._kinds = tuple(masks)
         self._noise_std, self._noise_floor = noise_std, noise_floor
         self._make_operator = make_operator
-        self._pool, self._seed, self._calls = pool, seed, 0
-        self._slices: dict[int, ImageSlice] = {}
+        self._pool, self._fresh, self._seed, self._calls = pool, fresh, seed, 0
+        self._slices = SliceWindow(_Slices(heads, self._shape, seed), workers)
         self._maps: dict[int, CoilMapsSlice] = {}
         self._masks: dict[tuple[int, int], MaskSlice] = {}
 
@@ -109,16 +116,15 @@ class SimulatedProblems(ProblemSource):
         A crop keeps the scale of its slice, times a random factor between 0.7 and 1.3; its global phase is random.
         """
         host = _on_host(generator)
-        newest = min(_FIRST_SLICES, self._pool) + self._calls // _CALLS_PER_SLICE
+        newest = min(_FIRST_SLICES, self._pool) + int(self._calls * self._fresh)
         oldest = max(0, newest - self._pool)
         self._calls += 1
-        for index in [index for index in self._slices if index < oldest]:
-            del self._slices[index]
+        self._slices.move(oldest, newest)
         batch = []
         for _ in range(count):
             index = int(torch.randint(oldest, newest, (1,), generator=host))
             factor = torch.polar(torch.tensor(uniform(*_SCALE, host)), torch.tensor(uniform(-3.1416, 3.1416, host)))
-            crop = factor * _random_crop(self._slice(index), self._shape, host)
+            crop = factor * _random_crop(self._slices[index], self._shape, host)
             batch.append(crop + complex_noise(self._shape, uniform(*self._noise_floor, host), host))
         return torch.stack(batch).to(generator.device)
 
@@ -141,13 +147,9 @@ class SimulatedProblems(ProblemSource):
         """Continue where `state_dict` was taken."""
         self._calls = int(state["calls"])
 
-    def _slice(self, index: int) -> ImageSlice:
-        if index not in self._slices:
-            generator = torch.Generator().manual_seed(_seed_of(self._seed, index))
-            low, high = (max(size, *self._shape) for size in _SLICE)
-            y, x = torch.randint(low, high + 1, (2,), generator=generator).tolist()
-            self._slices[index] = self._heads.image((y, x), generator)
-        return self._slices[index]
+    def close(self) -> None:
+        """End the workers."""
+        self._slices.close()
 
     def _random_maps(self, generator: torch.Generator) -> CoilMapsSlice:
         index = int(torch.randint(_MAP_SETS, (1,), generator=generator))
@@ -165,6 +167,21 @@ class SimulatedProblems(ProblemSource):
             mask = make_mask(name, self._shape, acceleration, None, _seed_of(self._seed, index))
             self._masks[kind, index] = mask[0].expand(self._shape)
         return self._masks[kind, index]
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """The endless sequence of slices of one seed; the same number gives the same slice, in every process."""
+
+    heads: HeadSource
+    smallest: tuple[int, int]
+    seed: int
+
+    def __call__(self, index: int) -> ImageSlice:
+        generator = torch.Generator().manual_seed(_seed_of(self.seed, index))
+        low, high = (max(size, *self.smallest) for size in _SLICE)
+        y, x = torch.randint(low, high + 1, (2,), generator=generator).tolist()
+        return self.heads.image((y, x), generator)
 
 
 def _on_host(generator: torch.Generator) -> torch.Generator:

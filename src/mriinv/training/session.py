@@ -5,30 +5,35 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import torch
 
-from mriinv.compose import UNTRAINED, Reconstruction, make_prior, make_problem, make_trainer, resolve_device
+from mriinv.compose import UNTRAINED, Reconstruction, make_prior, make_trainer, resolve_device
 from mriinv.config import TrainConfig, TrainingData
 from mriinv.core.capabilities import match
 from mriinv.core.prior import Prior
-from mriinv.core.problem import InverseProblem
 from mriinv.core.solver import Monitor, mismatch
-from mriinv.core.types import Image
 from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads
 from mriinv.data.masks import draw_mask
+from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.readers import open_scan
 from mriinv.data.training import SimulatedProblems
-from mriinv.errors import InputError, SettingsError
-from mriinv.metrics import evaluate
+from mriinv.errors import SettingsError
 from mriinv.registry import registry
 from mriinv.training.checkpoint import Progress
 from mriinv.training.loop import LoopOptions, train
+from mriinv.validation import Case, retrospective_case
 
 
 def run_training(
-    config: TrainConfig, *, max_time: float = math.inf, command: str = "", monitor: Monitor | None = None
+    config: TrainConfig,
+    *,
+    max_time: float = math.inf,
+    command: str = "",
+    workers: int = 0,
+    monitor: Monitor | None = None,
 ) -> Progress:
     """Train as `config` says, resuming when ``config.out`` holds a checkpoint.
 
@@ -36,6 +41,7 @@ def run_training(
     ----------
     max_time : seconds for this call
     command : what the user typed, for the model card
+    workers : processes that render heads ahead; the result does not depend on it
     """
     device = resolve_device(config.device)
     torch.manual_seed(config.seed)  # initial weights; everything else draws from explicit generators
@@ -58,8 +64,10 @@ def run_training(
         masks=data.masks,
         noise_std=data.noise_std,
         noise_floor=data.noise_floor,
+        fresh=data.fresh,
         make_operator=operator,
         seed=config.seed,
+        workers=workers,
     )
     validation = MapValidation(config, device) if config.validation.scans else None
     options = LoopOptions(
@@ -70,7 +78,8 @@ def run_training(
         configuration=config.model_dump(mode="json", exclude={"out", "device", "validation"}),
         card={"command": command, "hardware": _hardware(device)},
     )
-    return train(prior, trainer, source, options, validation=validation, monitor=monitor)
+    with closing(source):
+        return train(prior, trainer, source, options, validation=validation, monitor=monitor)
 
 
 class MapValidation:
@@ -83,28 +92,18 @@ class MapValidation:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self._device = device
-        self._cases: dict[str, tuple[InverseProblem, Image]] = {}
+        self._cases: list[Case] = []
         for path in config.validation.scans:
             with open_scan(path) as scan:
-                full = scan.read(len(scan) // 2).to(device)
-            if not full.gapless:
-                raise InputError(path, "kspace", "undersampled data", "a fully sampled scan to validate on")
+                full = prepare_acquisition(scan.read(len(scan) // 2).to(device))
             for name, acceleration in config.validation.masks:
                 mask = draw_mask(name, (full.kspace.shape[-2], full.kspace.shape[-1]), full.extent, acceleration)
                 label = f"{Path(path).stem} {name} {acceleration:g}"
-                acquired = full.undersampled(mask.to(device))
-                problem = make_problem(acquired, config.operator.name, **config.operator.settings)
-                reference = problem.operator.fully_sampled_image(full.kspace)
-                if reference is None:
-                    raise SettingsError(f"operator '{config.operator.name}' shows no reference to validate against")
-                self._cases[label] = (problem, reference)
+                self._cases.append(retrospective_case(label, full, mask.to(device), config.operator))
 
     def __call__(self, prior: Prior) -> Mapping[str, float]:
         reconstruct = Reconstruction(prior.eval(), "mm-cg", str(self._device))
-        values: dict[str, float] = {}
-        for label, (problem, reference) in self._cases.items():
-            image = reconstruct(problem).image
-            values[label] = evaluate(image, reference, problem.operator.support).psnr
+        values = {case.name: case.psnr(reconstruct) for case in self._cases}
         prior.train()
         return {"score": sum(values.values()) / len(values), **values}
 
