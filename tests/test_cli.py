@@ -178,7 +178,8 @@ def test_slices_of_an_hdf5_are_undersampled_and_compared(tmp_path: Path, scan: P
     mask = ("--mask", "random-1d", "--acceleration", "2", "--calibration", "14")
     reports = json.loads(succeed("run", scan, "--recipe", "cg-sense", *mask, "--slices", "1:3", "--json"))
     (report,) = reports
-    assert report["source"] == str(scan) and report["remarks"] == []
+    assert report["source"] == str(scan) and report["kept"] == []
+    assert all("noise level not in the file: estimated as " in remark for remark in report["remarks"])
     assert [row["index"] for row in report["slices"]] == [1, 2]
     for row in report["slices"]:
         assert row["converged"] and 0 < row["iterations"] <= 100 and row["seconds"] > 0
@@ -191,7 +192,10 @@ def test_slices_of_an_hdf5_are_undersampled_and_compared(tmp_path: Path, scan: P
     assert all(row["acceleration"] == 2 for row in report["slices"]) and report["complete"] and report["error"] is None
     assert result.solution["acceleration"].tolist() == [2, 2] and result.solution["converged"].all()
     assert result.solution["iterations"].tolist() == [row["iterations"] for row in report["slices"]]
-    assert (result.solution["scale"] > 0).all() and result.solution["noise_std"].isnan().all()
+    assert (result.solution["scale"] > 0).all() and result.solution["seconds"].tolist() == [
+        row["seconds"] for row in report["slices"]
+    ]
+    assert result.solution["noise_std"].tolist() == pytest.approx([0.005, 0.005], rel=0.3)  # of the simulation
     assert result.region == report["slices"][0]["metrics"]["region"]
     assert result.data_range == report["slices"][0]["metrics"]["data_range"]
     assert result.settings["operator"]["settings"]["crop"] == 0.9 and result.settings["solver"]["settings"]
@@ -322,7 +326,8 @@ def test_an_interruption_keeps_the_slices_that_were_finished(
     assert result.output.strip().splitlines()[-1] == f"interrupted; finished until then: {Path('result/scan.h5')}"
     kept = read_result(tmp_path / "result" / "scan.h5")
     assert kept.slices == (0, 1) and not kept.complete and torch.isfinite(kept.image.abs()).all()
-    assert sorted(path.name for path in (tmp_path / "result").iterdir()) == ["scan.h5", "scan.png"]
+    names = sorted(path.name for path in (tmp_path / "result").iterdir())
+    assert names == [".scan.slices", "scan.h5", "scan.png"]
 
 
 def test_a_damaged_slice_keeps_those_before_it(tmp_path: Path, data: np.ndarray) -> None:
@@ -343,11 +348,11 @@ def test_an_interruption_with_json_reports_what_was_finished(
     result = invoke("run", scan, "--recipe", "cg-sense", "--json", "--slices", "0:3")
     (report,) = json.loads(result.stdout)
     assert result.exit_code == INTERRUPTED and not report["complete"] and report["error"] is None
-    assert report["remarks"] == [f"incomplete; the complete older result stays in {Path('result/scan.h5')}"]
+    assert report["remarks"][-1] == f"incomplete; the complete older result stays in {Path('result/scan.h5')}"
     assert read_result(tmp_path / report["result"]).slices == (0, 1)
     assert read_result(tmp_path / "result" / "scan.h5").complete
     names = sorted(path.name for path in (tmp_path / "result").iterdir())
-    assert names == ["scan.h5", "scan.partial.h5", "scan.partial.png", "scan.png"]
+    assert names == [".scan.slices", "scan.h5", "scan.partial.h5", "scan.partial.png", "scan.png"]
 
 
 def test_an_interruption_before_anything_was_finished(
@@ -393,7 +398,7 @@ def test_the_acceleration_of_padded_data_is_that_of_what_was_acquired(
     assert captions == ["random-1d, acceleration 2.00"]
     result = read_result(tmp_path / "result" / "scan.h5")
     assert result.arrays["mask"].sum((1, 2)).tolist() == [22 * 64, 22 * 60, 22 * 64]
-    assert len(result.remarks[1]) == 2
+    assert len(result.remarks[1]) == 3
 
 
 def test_data_that_were_undersampled_before_state_their_acceleration(data: np.ndarray) -> None:
@@ -434,7 +439,7 @@ def without_centre(data: np.ndarray) -> None:
 
 BAD_FILES: dict[str, tuple[Callable[[np.ndarray], Any], str, str]] = {
     "missing": (lambda data: None, "scan.h5: found no such file", "expected a readable k-space file"),
-    "a folder": (lambda data: Path("scan.h5").mkdir(), "scan.h5: found a directory", "expected a readable"),
+    "a folder": (lambda data: Path("scan.h5").mkdir(), "scan.h5: found a folder with 0 entries", "expected k-space"),
     "empty": (lambda data: Path("scan.h5").touch(), "scan.h5: found an empty file", "expected a readable"),
     "no HDF5": (lambda data: Path("scan.h5").write_text("hello"), "found none of the known formats", "HDF5 file"),
     "truncated": (truncated, "scan.h5: found damaged or unreadable data", "expected an intact HDF5 file"),

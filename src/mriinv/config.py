@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mriinv.core.component import explain
+from mriinv.data.preparation import Preparation
 from mriinv.errors import InputError, SettingsError
 from mriinv.manifest import Choice, ChoiceField, PriorChoiceField, RecipeEntry, load_yaml, parse_yaml
 from mriinv.registry import registry
@@ -39,12 +40,13 @@ class TrainingData(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    heads: Path | None = Field(None, description="folder of label maps (*.npz); none: procedural heads")
+    heads: Path | None = Field(None, description="label volume or a folder of them; none: procedural heads")
     shape: tuple[int, int] = (96, 96)
     coils: int = Field(8, ge=1)
     masks: tuple[tuple[str, float], ...] = (("poisson-2d", 4.0), ("poisson-2d", 6.0), ("random-1d", 3.0))
     noise_std: float = Field(0.007, ge=0, description="of the measurements, per real component, image scale 1")
     noise_floor: tuple[float, float] = (0.0, 0.02)
+    fresh: float = Field(0.5, ge=0, description="new slices per update")
 
 
 class Validation(BaseModel):
@@ -89,6 +91,7 @@ class RunConfig(BaseModel):
     operator: ChoiceField = Choice(name="sense")
     prior: PriorChoiceField | None = None
     solver: ChoiceField
+    preparation: Preparation = Preparation()
     mask: Annotated[MaskChoice | None, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)] = None
     slices: Annotated[str | None, BeforeValidator(_slices)] = Field(None, description=SLICES)
     device: str = "auto"
@@ -111,21 +114,21 @@ def build_config(
     ------
     SettingsError : unknown fields (with the nearest name) and values out of range
     """
-    content = _mapping(run_file, (*COMPONENTS, "mask"))
+    content = _mapping(run_file, (*COMPONENTS, "mask", "preparation"))
     given = {key: value for key, value in options.items() if value is not None}
     in_file = content.pop("recipe", None)
     name = recipe or in_file
     if name is None and "solver" not in given and "solver" not in content:
         name = DEFAULT_RECIPE
     simulated = not (given.get("input") or content.get("input"))
-    merged: dict[str, Any] = {"mask": dict(SIMULATION_MASK)} if simulated else {}
+    merged: dict[str, Any] = {"preparation": {}, **({"mask": dict(SIMULATION_MASK)} if simulated else {})}
     for layer in (_of_recipe(registry().recipe(str(name))) if name else {}, content, given):
         merged = _merge(merged, layer)
     for assignment in assignments:
-        _assign(merged, assignment, ("operator", "prior", "solver", "mask"))
+        _assign(merged, assignment, ("operator", "prior", "solver", "mask", "preparation"))
     if (mask := given.get("mask")) and "name" not in merged["mask"]:
         raise SettingsError(f"{' and '.join(f'--{key}' for key in mask)} {'need' if len(mask) > 1 else 'needs'} --mask")
-    return _validate(RunConfig, merged)
+    return validated(RunConfig, merged)
 
 
 def build_train_config(
@@ -147,7 +150,7 @@ def build_train_config(
         merged["validation"]["scans"] = scans
     for assignment in assignments:
         _assign(merged, assignment, ("operator", "prior", "trainer", "data", "validation"))
-    return _validate(TrainConfig, merged)
+    return validated(TrainConfig, merged)
 
 
 def _mapping(run_file: Path | None, parts: tuple[str, ...]) -> dict[str, Any]:
@@ -183,6 +186,8 @@ def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
                 if key in COMPONENTS:
                     value["settings"] = {**(old.get("settings") or {}), **(value.get("settings") or {})}
             merged[key] = value
+        elif key == "preparation" and value is not None:
+            merged[key] = {**(merged.get(key) or {}), **value}
         else:
             merged[key] = value
     return merged
@@ -207,7 +212,7 @@ def _replaced(mapping: Mapping[str, Any], keys: list[str], value: Any) -> dict[s
     return {**mapping, first: _replaced(old if isinstance(old, dict) else {}, rest, value) if rest else value}
 
 
-def _validate(model: type[Model], merged: dict[str, Any]) -> Model:
+def validated(model: type[Model], merged: dict[str, Any]) -> Model:
     try:
         return model.model_validate(merged)
     except ValidationError as error:

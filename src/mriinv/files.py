@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mriinv.errors import InputError
@@ -22,7 +22,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _publish(temporary)
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     except OSError as error:
         raise unwritable(path, error) from None
     finally:
@@ -34,6 +36,16 @@ def _publish(path: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the entry of a renamed one in its folder, is on disk."""
+    with suppress(PermissionError):  # some systems do not open folders
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import logging
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import Tensor
 from mriinv.compose import Reconstruction, find_weights, make_prior, make_solver, resolve_device
 from mriinv.config import MaskChoice, RunConfig
 from mriinv.data.masks import draw_mask
-from mriinv.data.readers import Scan, open_scan
+from mriinv.data.readers import Scan, find_reader, open_scan
 from mriinv.data.results import is_result, partial_path
 from mriinv.errors import InputError, SettingsError
 from mriinv.files import sha256
@@ -32,6 +34,7 @@ class Job:
     out: Path
     slices: list[int]
     found: dict[str, Any]  # slices, coils, matrix and whatever else the reader knows
+    state: dict[str, int] | None  # size and time of the last change of the file: another file is another job
 
 
 def settle(config: RunConfig) -> RunConfig:
@@ -57,8 +60,8 @@ def combine(config: RunConfig) -> Reconstruction:
 
 
 def resolved(config: RunConfig, reconstruction: Reconstruction) -> dict[str, Any]:
-    """Return the configuration with every setting of every component, defaults included."""
-    content = config.model_dump(mode="json")
+    """Return what determines a result: the configuration with every setting of every component."""
+    content = config.model_dump(mode="json", exclude={"input", "out"})
     settings = {
         "operator": registry().load("operator", config.operator.name).parse_settings(config.operator.settings),
         "prior": reconstruction.prior and reconstruction.prior.settings,
@@ -85,10 +88,14 @@ def prepare(config: RunConfig) -> list[Job]:
         with open_input(path) as scan:
             found: dict[str, Any] = dict(SIMULATION) if scan is None else scan.describe()
         if config.mask is not None:
-            y, x = found["matrix"]
+            y, x = config.preparation.cropped(found["matrix"])
             mask = mask_of(config.mask, (y, x), (0, y, 0, x))
             found["achieved_acceleration"] = round(mask.numel() / int(mask.sum()), 3)
-        jobs.append(Job(path, out, _chosen_slices(config, path, found["slices"]), found))
+        state = None
+        if path is not None:
+            stat = Path(found.get("path", path)).stat()  # a reader may find its file beside the name
+            state = {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
+        jobs.append(Job(path, out, _chosen_slices(config, path, found["slices"]), found, state))
     return jobs
 
 
@@ -102,10 +109,29 @@ def open_input(path: Path | None) -> AbstractContextManager[Scan | None]:
     return nullcontext() if path is None else open_scan(path, registry().readers())
 
 
+def _files(path: Path) -> Iterator[Path]:
+    """Give the scans that an input stands for: itself, those in a folder, or those that a pattern matches."""
+    if path.is_dir():
+        found = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+        scans = [file for file in found if find_reader(file, registry().readers()) and not is_result(file)]
+        if not scans:
+            raise InputError(path, "", f"a folder with {len(found)} entries, none a k-space file", "k-space files")
+        yield from scans
+    elif glob.has_magic(str(path)) and not path.exists():
+        matches = sorted(glob.glob(str(path), recursive=True))
+        if not matches:
+            raise InputError(path, "", "a pattern that matches no file", "k-space files")
+        for match in matches:
+            yield from _files(Path(match))
+    else:
+        yield path
+
+
 def _outputs(config: RunConfig) -> dict[Path | None, Path]:
     """Return the result file of each input, and refuse what would overwrite an input, another result or other files."""
-    inputs: tuple[Path | None, ...] = config.input or (None,)
-    taken: dict[Path, str] = {path.resolve(): "" for path in config.input}
+    scans = [file for path in config.input for file in _files(path)]
+    inputs: list[Path | None] = [*scans] or [None]
+    taken: dict[Path, str] = {path.resolve(): "" for path in scans}
     outputs: dict[Path | None, Path] = {}
     for path in inputs:
         out = config.out / f"{path.stem if path else SIMULATED}.h5"

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from mriinv.compose import Reconstruction, make_operator
 from mriinv.config import RunConfig
@@ -16,7 +16,9 @@ from mriinv.core.operator import Operator
 from mriinv.core.problem import InverseProblem, Samples, Solution
 from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition
-from mriinv.data.results import ResultWriter
+from mriinv.data.preparation import centre_crop, prepare_acquisition
+from mriinv.data.result_writer import ResultWriter
+from mriinv.data.results import attributes, read_result
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import MriinvError
 from mriinv.files import make_folder
@@ -24,6 +26,8 @@ from mriinv.jobs import Job, combine, mask_of, open_input, prepare, resolved, se
 from mriinv.metrics import Metrics, evaluate
 from mriinv.provenance import provenance
 from mriinv.report.figure import reconstruction_figure
+
+ZERO_FILLED, SUPPORT = "zero_filled", "support"  # datasets of a result beside those of the operator
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,14 @@ class SliceReport:
 
 @dataclass
 class InputReport:
-    """What one input came to; without a finished slice there is no result."""
+    """What one input came to; without a finished slice there is no result. `kept` slices are of an earlier run."""
 
     source: str
     result: Path | None = None
     figure: Path | None = None
     complete: bool = False
     slices: list[SliceReport] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     error: str | None = None
 
@@ -55,12 +60,13 @@ class InputReport:
 Observer = Callable[[str, int, int], Monitor]  # source, slice number, number of slices -> monitor of that slice
 
 
-def execute(config: RunConfig, observer: Observer | None = None) -> Iterator[InputReport]:
+def execute(config: RunConfig, observer: Observer | None = None, *, restart: bool = False) -> Iterator[InputReport]:
     """Reconstruct every input of `config`, one report after another.
 
     Everything that can be refused is refused before the first reconstruction: components, settings, device, inputs,
     output folder. An error in the data of one input stands in its report and does not end the others; an interruption
-    is raised after the report of what was finished.
+    is raised after the report of what was finished. Slices that an earlier run of the same configuration, versions and
+    input finished are kept, unless `restart`.
     """
     config = settle(config)
     reconstruction = combine(config)
@@ -70,7 +76,7 @@ def execute(config: RunConfig, observer: Observer | None = None) -> Iterator[Inp
         report = InputReport(str(job.path or f"simulated scan (seed {config.seed})"))
         stopped: BaseException | None = None
         try:
-            _reconstruct(config, reconstruction, job, report, observer)
+            _reconstruct(config, reconstruction, job, report, observer, restart)
         except MriinvError as error:
             report.error = str(error)
         except BaseException as error:
@@ -81,27 +87,77 @@ def execute(config: RunConfig, observer: Observer | None = None) -> Iterator[Inp
 
 
 def _reconstruct(
-    config: RunConfig, reconstruction: Reconstruction, job: Job, report: InputReport, observer: Observer | None
+    config: RunConfig,
+    reconstruction: Reconstruction,
+    job: Job,
+    report: InputReport,
+    observer: Observer | None,
+    restart: bool,
 ) -> None:
     """Reconstruct the slices of one input; `report` says what was finished, also when this does not return."""
-    made_with = provenance(reconstruction.device, config.seed, weights=weights_record(config), source=report.source)
-    writer = ResultWriter(job.out, job.slices, resolved(config, reconstruction), made_with)
-    drawn: _Slice | None = None
+    made_with = provenance(
+        reconstruction.device,
+        config.seed,
+        weights=weights_record(config),
+        source=report.source,
+        input=job.state,
+    )
+    writer = ResultWriter(job.out, job.slices, resolved(config, reconstruction), made_with, restart=restart)
+    report.kept = list(writer.finished)
     try:
-        with writer, open_input(job.path) as scan:
-            for number, index in enumerate(job.slices):
-                acquisition = simulate_acquisition(seed=config.seed) if scan is None else scan.read(index)
-                monitor = observer(report.source, number, len(job.slices)) if observer else None
-                work = _Slice(config, reconstruction, acquisition, index, monitor)
-                work.store(writer, report)
-                if index == job.slices[len(job.slices) // 2]:
-                    drawn = work
+        with writer:
+            _add_missing(config, reconstruction, job, report, observer, writer)
     finally:
-        report.result, report.complete = writer.written, len(writer.finished) == len(job.slices)
+        report.result, report.complete = writer.written, not writer.missing
         if writer.written not in (None, job.out):
             report.remarks.append(f"incomplete; the complete older result stays in {job.out}")
-        if writer.written and drawn:  # the figure follows its result, whose older figure is gone by now
-            report.figure = drawn.draw(writer.written.with_suffix(".png"), Path(report.source).name)
+        if writer.written:
+            try:
+                report.figure = _figure(writer.written, job.slices[len(job.slices) // 2])
+            except MriinvError as error:  # it must not take the place of what ended the work
+                report.error = str(error)
+
+
+def _add_missing(
+    config: RunConfig,
+    reconstruction: Reconstruction,
+    job: Job,
+    report: InputReport,
+    observer: Observer | None,
+    writer: ResultWriter,
+) -> None:
+    """Reconstruct what the writer does not have yet."""
+    if not writer.missing:
+        return
+    with open_input(job.path) as scan:
+        for index in writer.missing:
+            acquisition = simulate_acquisition(seed=config.seed) if scan is None else scan.read(index)
+            number = job.slices.index(index)
+            monitor = observer(report.source, number, len(job.slices)) if observer else None
+            _Slice(config, reconstruction, acquisition, index, monitor).store(writer, report)
+
+
+def _figure(path: Path, preferred: int) -> Path:
+    """Draw one slice of a result beside it; an existing figure belongs to this very result."""
+    figure = path.with_suffix(".png")
+    if figure.exists():
+        return figure
+    finished = attributes(path)["finished"].tolist()
+    index = preferred if preferred in finished else finished[-1]
+    result = read_result(path, only=[index])
+    fields = {name: values[0] for name, values in result.arrays.items()}
+    mask, names = result.settings["mask"], [result.settings[part] for part in ("prior", "solver")]
+    return reconstruction_figure(
+        figure,
+        fields[ZERO_FILLED],
+        result.image[0],
+        fields.get("reference"),
+        support=fields.get(SUPPORT),
+        std=fields.get("std"),
+        name=" + ".join(choice["name"] for choice in names if choice),
+        title=f"{Path(result.provenance['source']).name}, slice {index}",
+        sampling=f"{mask['name'] if mask else 'as acquired'}, acceleration {result.solution['acceleration'][0]:.2f}",
+    )
 
 
 class _Slice:
@@ -115,27 +171,23 @@ class _Slice:
         index: int,
         monitor: Monitor | None,
     ) -> None:
-        full = acquired = acquisition.to(reconstruction.device)
+        full = acquired = prepare_acquisition(acquisition.to(reconstruction.device), config.preparation)
         if config.mask is not None:
             y, x = full.kspace.shape[-2:]
             mask = mask_of(config.mask, (y, x), full.extent)
             acquired = full.undersampled(mask.to(reconstruction.device))
         started = time.perf_counter()
-        self.name = " + ".join(part.name for part in (config.prior, config.solver) if part)
-        self.index, self.acquisition = index, acquired
+        self.index, self.acquisition, self.crop = index, acquired, config.preparation.crop
         # zero padding was never acquired: against it nothing is accelerated
         self.acceleration = acquired.acceleration / (full.acceleration if full.gapless else 1)
-        self.sampling = f"{config.mask.name if config.mask else 'as acquired'}, acceleration {self.acceleration:.2f}"
         self.operator: Operator = make_operator(config.operator.name, acquired, **config.operator.settings)
         self.problem = InverseProblem(self.operator, acquired.kspace, acquired.noise_std)
-        self.zero_filled = self.problem.back_projection()
         self.solution: Solution = reconstruction(self.problem, seed=config.seed + index, monitor=monitor)
         self.seconds = time.perf_counter() - started
         self.iterations, self.converged = int(self.solution.iterations[0]), bool(self.solution.converged[0])
         self.reference = full.reference
         if self.reference is None and config.mask is not None:
             self.reference = self.operator.fully_sampled_image(full.kspace)
-        self.support = self.operator.support
         self.remarks = [*acquired.remarks, *self.operator.notes]
         if self.reference is not None and full.reference is None and not full.fully_sampled:
             self.remarks.append(
@@ -144,55 +196,48 @@ class _Slice:
         if not self.converged and not isinstance(self.solution, Samples):
             self.remarks.append(f"stopped after {self.iterations} iterations without meeting the stopping rule")
 
-    def measure(self, image: Tensor) -> Metrics | None:
-        if self.reference is None:
-            return None
-        return evaluate(image, self.reference, self.support)
-
     def store(self, writer: ResultWriter, report: InputReport) -> None:
-        metrics = self.measure(self.solution.image)
-        image = self.solution.image[0]
+        """Write the slice, cropped to what was asked for, and report what it came to."""
+        samples = isinstance(self.solution, Samples)
+        image, zero_filled = self._cropped(self.solution.image), self._cropped(self.problem.back_projection())
+        reference, support = self._cropped(self.reference), self._cropped(self.operator.support)
+        metrics, before = (
+            None if reference is None else evaluate(one, reference, support) for one in (image, zero_filled)
+        )
+        maps = {name: self._cropped(value)[0] for name, value in self.operator.exported_maps().items()}
+        maps |= {ZERO_FILLED: zero_filled[0], **({} if support is None else {SUPPORT: support[0]})}
         writer.add(
             self.index,
-            image,
-            mask=self.acquisition.mask[0].expand(image.shape),  # one form, whatever forms the slices have
-            maps={name: value[0] for name, value in self.operator.exported_maps().items()},
+            image[0],
+            # one form, whatever forms the slices have
+            mask=self.acquisition.mask[0].expand(self.acquisition.kspace.shape[-2:]),
+            maps=maps,
             history={name: value[:, 0] for name, value in self.solution.history.items()},
-            reference=None if self.reference is None else self.reference[0],
+            reference=None if reference is None else reference[0],
             metrics=metrics,
-            samples=self.solution.draws[:, :, 0] if isinstance(self.solution, Samples) else None,
-            std=self.solution.std[0] if isinstance(self.solution, Samples) else None,
+            samples=self._cropped(self.solution.draws)[:, :, 0] if samples else None,
+            std=self._cropped(self.solution.std)[0] if samples else None,
             solution=self._numbers(),
             remarks=self.remarks,
+            geometry=self.acquisition.geometry,
             header=self.acquisition.header,
         )
-        zero_filled = self.measure(self.zero_filled)
         report.slices.append(
-            SliceReport(
-                self.index, self.iterations, self.converged, self.seconds, self.acceleration, metrics, zero_filled
-            )
+            SliceReport(self.index, self.iterations, self.converged, self.seconds, self.acceleration, metrics, before)
         )
         report.remarks += [f"slice {self.index}: {remark}" for remark in self.remarks]
+
+    def _cropped(self, image: Any) -> Any:
+        """Crop what has image axes last; None stays None."""
+        return image if image is None or self.crop is None else centre_crop(image, self.crop)
 
     def _numbers(self) -> dict[str, float]:
         scale, noise = self.problem.scale, self.problem.noise_std
         return {
             "iterations": self.iterations,
             "converged": self.converged,
+            "seconds": self.seconds,
             "acceleration": self.acceleration,
             "scale": float("nan") if scale is None else float(scale[0]),
             "noise_std": float("nan") if noise is None else float(torch.as_tensor(noise).reshape(-1)[0]),
         }
-
-    def draw(self, path: Path, source: str) -> Path:
-        return reconstruction_figure(
-            path,
-            self.zero_filled[0],
-            self.solution.image[0],
-            None if self.reference is None else self.reference[0],
-            support=None if self.support is None else self.support[0],
-            std=self.solution.std[0] if isinstance(self.solution, Samples) else None,
-            name=self.name,
-            title=f"{source}, slice {self.index}",
-            sampling=self.sampling,
-        )

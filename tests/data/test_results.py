@@ -7,7 +7,9 @@ import h5py
 import pytest
 import torch
 
-from mriinv.data.results import ResultWriter, read_result
+from mriinv.data.geometry import Geometry
+from mriinv.data.result_writer import ResultWriter
+from mriinv.data.results import read_result
 from mriinv.errors import InputError
 from mriinv.metrics import Metrics
 
@@ -33,10 +35,11 @@ def test_round_trip(tmp_path):
                 maps={"coil_maps": image[:2] * (row + 1), "eigenvalues": image[row].abs()},
                 history={"cost": torch.arange(row + 2.0)},
                 reference=2 * image[row],
-                metrics=Metrics(30.0 + row, 0.9, "support", "maximum"),
+                metrics=Metrics(30.0 + row, 0.9, 0.01, 0.95, "support", "maximum"),
                 solution={"iterations": row, "noise_std": float("nan")},
                 remarks=[f"remark {row}", "ü"] if row else [],
                 header={"mask": f"of slice {index}"},
+                geometry=Geometry((1.0, 0.9), 5.0, (0.0, 0.0, float(index)), ((0, 1, 0), (1, 0, 0), (0, 0, 1))),
                 samples=image[row].expand(2, 4, Y, X),
                 std=image[row].abs(),
             )
@@ -56,6 +59,9 @@ def test_round_trip(tmp_path):
     assert result.solution["iterations"].tolist() == [0, 1, 2] and result.solution["noise_std"].isnan().all()
     assert result.remarks == {2: ["remark 1", "ü"], 7: ["remark 2", "ü"]}
     assert result.header == {"mask": "of slice 4"}
+    assert result.geometry[7].centre == (0, 0, 7) and result.geometry[2].axes[0] == (0, 1, 0)
+    assert read_result(path, only=[2]).slices == (2,)
+    assert torch.equal(read_result(path, only=[2]).image, image[1:2])
 
 
 def test_a_result_may_be_read_by_those_whom_the_umask_allows(tmp_path):
@@ -81,16 +87,16 @@ def test_finished_slices_survive_an_interruption(tmp_path, error):
     with h5py.File(path) as file:
         assert file["image"].shape == (3, Y, X)
         assert file.attrs["finished"].tolist() == [1]
-    assert os.listdir(tmp_path) == ["scan.h5"]
+    assert sorted(os.listdir(tmp_path)) == [".scan.slices", "scan.h5"]
 
 
 def test_interruption_in_the_middle_of_a_slice(tmp_path, monkeypatch):
     path = tmp_path / "scan.h5"
     with pytest.raises(KeyboardInterrupt), ResultWriter(path, 3, {}, {}) as writer:
         writer.add(0, images()[0], mask=mask())
-        put = writer._put
-        monkeypatch.setattr(writer, "_put", lambda name, *rest: interrupt() if name == "image" else put(name, *rest))
-        writer.add(1, images()[1], mask=mask(), history={"cost": torch.ones(2)})
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", interrupt)
+            writer.add(1, images()[1], mask=mask(), history={"cost": torch.ones(2)})
     result = read_result(path)
     assert result.slices == (0,)
     assert result.history == {}
@@ -98,7 +104,72 @@ def test_interruption_in_the_middle_of_a_slice(tmp_path, monkeypatch):
         assert (file["image"][1:] != file["image"][1:]).all()  # rows that were not written hold NaN
 
 
-def interrupt() -> None:
+def add(writer: ResultWriter, *slices: int) -> None:
+    for index in slices:
+        writer.add(index, images()[index], mask=mask(), history={"cost": torch.full((2,), 1.0 * index)}, remarks=["r"])
+
+
+def test_what_was_finished_is_not_asked_for_again(tmp_path):
+    whole, path = tmp_path / "whole.h5", tmp_path / "scan.h5"
+    with ResultWriter(whole, 3, {"a": 1}, {}) as writer:
+        add(writer, 0, 1, 2)
+    killed = ResultWriter(path, 3, {"a": 1}, {})  # never closed, as after kill -9
+    add(killed, 2, 0)
+    assert not path.exists()
+    with ResultWriter(path, 3, {"a": 1}, {}) as writer:
+        assert writer.missing == [1]
+        with pytest.raises(ValueError, match="not announced"):
+            add(writer, 2)
+        add(writer, 1)
+    assert (tmp_path / "scan.h5").read_bytes() == whole.read_bytes()
+    with ResultWriter(path, 3, {"a": 1}, {}) as writer:
+        assert writer.missing == [] and writer.written == path
+    with ResultWriter(path, 3, {"a": 1}, {}, restart=True) as writer:
+        assert writer.missing == [0, 1, 2]
+        add(writer, 1)
+    assert sorted(os.listdir(tmp_path)) == [".scan.slices", "scan.h5", "scan.partial.h5", "whole.h5"]
+    with ResultWriter(path, 3, {"a": 1}, {}) as writer:  # the complete result is there
+        assert writer.missing == []
+
+
+@pytest.mark.parametrize("other", [({"a": 2}, {}), ({"a": 1}, {"seed": 1})])
+def test_slices_of_other_work_are_not_taken_over(tmp_path, other):
+    path = tmp_path / "scan.h5"
+    add(ResultWriter(path, 2, {"a": 1}, {}), 0)
+    with ResultWriter(path, 2, *other) as writer:
+        assert writer.missing == [0, 1]
+        add(writer, 0, 1)
+    assert read_result(path).settings == other[0]
+
+
+def test_a_damaged_slice_of_the_journal_is_computed_anew(tmp_path):
+    path = tmp_path / "scan.h5"
+    add(ResultWriter(path, 2, {}, {}), 0, 1)
+    (tmp_path / ".scan.slices" / "1.h5").write_bytes(b"half")
+    assert ResultWriter(path, 2, {}, {}).missing == [1]
+
+
+def test_a_folder_of_somebody_else_is_not_taken_for_a_journal(tmp_path):
+    (tmp_path / ".scan.slices").mkdir()
+    (tmp_path / ".scan.slices" / "mine").write_text("")
+    with pytest.raises(InputError, match="without a journal"):
+        ResultWriter(tmp_path / "scan.h5", 2, {}, {})
+    assert (tmp_path / ".scan.slices" / "mine").exists()
+
+
+def test_a_partial_result_goes_when_the_work_is_complete(tmp_path):
+    path = tmp_path / "scan.h5"
+    with ResultWriter(path, 1, {"a": 1}, {}) as writer:
+        add(writer, 0)
+    with ResultWriter(path, 2, {"a": 2}, {}) as writer:
+        add(writer, 0)
+    assert writer.written == tmp_path / "scan.partial.h5"
+    with ResultWriter(path, 2, {"a": 2}, {}) as writer:
+        add(writer, 1)
+    assert os.listdir(tmp_path) == ["scan.h5"] and read_result(path).complete
+
+
+def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -137,12 +208,13 @@ def test_a_complete_result_outlives_an_incomplete_one(tmp_path):
     assert read_result(path).settings == {"attempt": 3} and read_result(partial).settings == {"attempt": 2}
 
 
-def test_a_rename_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_a_rename_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError("No space left on device")
 
+    writer = ResultWriter(tmp_path / "scan.h5", 1, {}, {})
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(InputError, match="No space left"), ResultWriter(tmp_path / "scan.h5", 1, {}, {}) as writer:
+    with pytest.raises(InputError, match="No space left"), writer:
         writer.add(0, images()[0], mask=mask())
     assert os.listdir(tmp_path) == []
 

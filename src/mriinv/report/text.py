@@ -33,9 +33,11 @@ def report_text(report: InputReport) -> str:
         state = "" if row.converged else " (not converged)"
         work = f"{row.iterations} iterations{state}, {row.seconds:.1f} s"
         lines.append(f"  slice {row.index}: acceleration {row.acceleration:.2f}, {work}{quality}")
-    if report.slices[0].metrics:
-        metrics = report.slices[0].metrics
+    if metrics := next((row.metrics for row in report.slices), None):
         lines.append(f"  metrics: {metrics.region}; data range: {metrics.data_range}")
+    if report.kept:
+        which = "all slices were" if not report.slices else f"{len(report.kept)} slices were"
+        lines.append(f"  {which} finished by an earlier run of the same; --restart computes them anew")
     return "\n".join([*lines, *(f"  note: {remark}" for remark in report.remarks)])
 
 

@@ -1,0 +1,262 @@
+"""What a file holds, whether it can be reconstructed, and what is missing."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from mriinv.compose import make_operator
+from mriinv.config import MaskChoice
+from mriinv.data.acquisition import Acquisition
+from mriinv.data.preparation import prepare_acquisition
+from mriinv.data.readers import Scan, open_scan
+from mriinv.data.results import FORMAT, attributes, is_result, read_result
+from mriinv.errors import MriinvError
+from mriinv.jobs import mask_of
+from mriinv.registry import registry
+from mriinv.report.text import plain
+
+OPERATOR, RECIPE, MASK = "sense", "cg-sense", "poisson-2d"  # of the commands that are suggested
+NOISE_PEAK = 10  # largest over median magnitude of a coil: noise stays near 5, an object has hundreds
+OFF_CENTRE = 0.25  # of the matrix, by which the peak of centred k-space never lies off its middle
+
+
+@dataclass(frozen=True)
+class SliceCheck:
+    """One slice of k-space as it was acquired.
+
+    Attributes
+    ----------
+    index : slice of the file
+    sampling : ``full``, ``zero-padded`` (a full rectangle in a larger grid), ``lines`` or ``points``
+    acquired : the smallest rectangle that holds every sample (y, x)
+    acceleration : locations in the grid over samples
+    centre : width of the fully sampled square in the middle of the grid, in samples
+    noise_std : per real component, after whitening; None when unknown
+    noise_estimated : whether it was estimated from the data
+    dynamic_range : largest magnitude in k-space over `noise_std`, in dB
+    """
+
+    index: int
+    sampling: str
+    acquired: tuple[int, int]
+    acceleration: float
+    centre: int
+    noise_std: float | None
+    noise_estimated: bool
+    dynamic_range: float | None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What is known of a file.
+
+    Attributes
+    ----------
+    path : the file
+    found : what it says of itself
+    slices : those that were read, of k-space
+    problems : what makes a reconstruction impossible
+    remarks : what else is worth knowing
+    commands : what could be typed next
+    reconstructible : whether every slice that was read can be reconstructed
+    """
+
+    path: Path
+    found: dict[str, Any] = field(default_factory=dict)
+    slices: list[SliceCheck] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    reconstructible: bool = False
+
+
+def check_scan(path: str | Path, *, every_slice: bool = False) -> CheckReport:
+    """Open a file as a run would, read its middle slice or all of them, and calibrate the operator on what is there.
+
+    A result file is described as well; it is nothing to reconstruct. Nothing that is wrong with the file raises.
+    """
+    path = Path(path)
+    try:
+        if path.is_file() and is_result(path):
+            return _check_result(path)
+        with open_scan(path, registry().readers()) as scan:
+            return _check_kspace(path, scan, range(len(scan)) if every_slice else [len(scan) // 2])
+    except MriinvError as error:
+        return CheckReport(path, problems=[str(error)])
+
+
+def _check_kspace(path: Path, scan: Scan, indices: Sequence[int]) -> CheckReport:
+    slices: list[SliceCheck] = []
+    problems: list[str] = []
+    remarks: dict[int, list[str]] = {}
+    prepared: Acquisition | None = None
+    for index in indices:
+        try:
+            acquisition = scan.read(index)
+            remarks[index] = _suspicions(acquisition)
+            prepared = prepare_acquisition(acquisition)
+            remarks[index] += prepared.remarks
+            slices.append(_check_slice(index, acquisition, prepared))
+            remarks[index] += make_operator(OPERATOR, prepared).notes
+        except MriinvError as error:
+            problems.append(str(error))
+    usable = None if problems else prepared
+    return CheckReport(
+        path,
+        scan.describe(),
+        slices,
+        problems,
+        _gathered(remarks, len(indices)),
+        [] if usable is None else _commands(path, usable),
+        usable is not None,
+    )
+
+
+def _check_slice(index: int, acquisition: Acquisition, prepared: Acquisition) -> SliceCheck:
+    y, x = acquisition.kspace.shape[-2:]
+    mask = acquisition.mask[0].expand(y, x)
+    top, bottom, left, right = acquisition.extent
+    noise = prepared.noise_std
+    return SliceCheck(
+        index,
+        _sampling(acquisition),
+        (bottom - top, right - left),
+        acquisition.acceleration,
+        _centre_width(mask),
+        noise,
+        acquisition.noise_std is None,
+        20 * math.log10(float(prepared.kspace.abs().max()) / noise) if noise else None,
+    )
+
+
+def _sampling(acquisition: Acquisition) -> str:
+    if acquisition.gapless:
+        return "full" if acquisition.fully_sampled else "zero-padded"
+    top, bottom, left, right = acquisition.extent
+    inside = acquisition.mask[0].expand(acquisition.kspace.shape[-2:])[top:bottom, left:right]
+    return "lines" if (inside == inside[:1]).all() or (inside == inside[:, :1]).all() else "points"
+
+
+def _centre_width(mask: Tensor) -> int:
+    """Return the side of the largest fully sampled square around the middle of `mask` (y, x)."""
+    width = 0
+    while width < min(mask.shape):
+        top, left = (size // 2 - (width + 1) // 2 for size in mask.shape)
+        if not mask[top : top + width + 1, left : left + width + 1].all():
+            break
+        width += 1
+    return width
+
+
+def _suspicions(acquisition: Acquisition) -> list[str]:
+    """Return what looks wrong in the k-space of one slice."""
+    kspace, found = acquisition.kspace[0].abs(), []
+    samples = kspace[:, acquisition.mask[0].expand(kspace.shape[1:])]
+    peak, median = samples.amax(1), samples.median(1).values
+    for what, coils in (
+        ("zero everywhere", peak == 0),
+        ("noise without signal", (peak > 0) & (peak < NOISE_PEAK * median)),
+    ):
+        if coils.any():
+            numbers = torch.nonzero(coils)[:, 0].tolist()
+            found.append(f"{len(numbers)} of {len(coils)} coils hold {what}: {', '.join(map(str, numbers))}")
+    y, x = kspace.shape[1:]
+    row, column = divmod(int(kspace.square().sum(0).argmax()), x)
+    if abs(row - y // 2) > OFF_CENTRE * y or abs(column - x // 2) > OFF_CENTRE * x:
+        place, middle = (row, column), (y // 2, x // 2)
+        found.append(f"the data are largest at {place}, far from their middle {middle}: are they k-space, and centred?")
+    return found
+
+
+def _commands(path: Path, prepared: Acquisition) -> list[str]:
+    """Return commands that work on a scan that can be reconstructed."""
+    run = f"mriinv run {shlex.quote(str(path))}"
+    commands = [f"{run} --recipe {RECIPE}"]
+    if prepared.gapless:
+        y, x = prepared.kspace.shape[-2:]
+        try:
+            undersampled = prepared.undersampled(mask_of(MaskChoice(name=MASK), (y, x), prepared.extent))
+            make_operator(OPERATOR, undersampled)
+            commands.append(f"{run} --recipe {RECIPE} --mask {MASK}")
+        except MriinvError:
+            pass  # too small for the mask, or for calibration in it
+    return commands
+
+
+def _gathered(remarks: Mapping[int, Iterable[str]], count: int) -> list[str]:
+    """Return every remark once, with the slices that it is on unless these are all `count` of them."""
+    slices: dict[str, list[str]] = {}
+    for index, texts in remarks.items():
+        for text in texts:
+            slices.setdefault(text, []).append(str(index))
+    return [text if len(on) == count else f"slice {', '.join(on)}: {text}" for text, on in slices.items()]
+
+
+def _check_result(path: Path) -> CheckReport:
+    result = read_result(path)
+    found: dict[str, Any] = {
+        "path": str(path),
+        "format": FORMAT,
+        "complete": result.complete,
+        "slices": len(result.slices),
+        "matrix": list(result.image.shape[1:]),
+        "method": " + ".join(filter(None, (_name(result.settings, part) for part in ("prior", "solver")))),
+        "mask": _name(result.settings, "mask") or "as acquired",
+        "source": result.provenance.get("source"),
+        **{f"mean {name}": float(f"{values.mean():.4g}") for name, values in result.metrics.items()},
+    }
+    missing = sorted(set(attributes(path)["slices"].tolist()) - set(result.slices))
+    notes = [f"incomplete, without slice {', '.join(map(str, missing))}"] if missing else []
+    notes += _gathered(result.remarks, len(result.slices))
+    finite = bool(torch.isfinite(torch.view_as_real(result.image)).all())
+    return CheckReport(path, found, problems=[] if finite else ["the images hold NaN or infinity"], remarks=notes)
+
+
+def _name(settings: Any, part: str) -> str:
+    """Return what was chosen for a part of a run; "" for nothing."""
+    choice = settings.get(part)
+    return str(choice["name"]) if choice else ""
+
+
+def check_text(report: CheckReport) -> str:
+    """Return a report as lines for the terminal."""
+    found = {name: value for name, value in report.found.items() if value is not None and name != "remarks"}
+    # YAML escapes what a terminal would obey
+    text = yaml.safe_dump(plain(found), sort_keys=False, allow_unicode=True, default_flow_style=None)
+    lines = [text.rstrip()] if found else []
+    lines += [_slice_text(one) for one in report.slices]
+    lines += [f"problem: {problem}" for problem in report.problems]
+    lines += [f"note: {remark}" for remark in report.remarks]
+    if report.found.get("format") == FORMAT:
+        lines.append("a result: nothing to reconstruct")
+    else:
+        lines.append("can be reconstructed" if report.reconstructible else "cannot be reconstructed")
+    return "\n".join([*lines, *(f"  {command}" for command in report.commands)])
+
+
+def _slice_text(checked: SliceCheck) -> str:
+    y, x = checked.acquired
+    if checked.sampling == "full":
+        parts = ["fully sampled"]
+    elif checked.sampling == "zero-padded":
+        parts = [f"fully sampled {y}×{x}, zero-padded"]
+    else:
+        parts = [f"{checked.sampling}, acceleration {checked.acceleration:.2f}"]
+        parts.append(f"fully sampled centre {checked.centre}×{checked.centre}")
+    if checked.noise_std is None:
+        parts.append("noise unknown")
+    else:
+        origin = "estimated" if checked.noise_estimated else "from the file"
+        parts.append(f"noise_std {checked.noise_std:.3g} ({origin})")
+    if checked.dynamic_range is not None:
+        parts.append(f"peak {checked.dynamic_range:.0f} dB above it")
+    return f"slice {checked.index}: {', '.join(parts)}"

@@ -1,0 +1,92 @@
+"""What there is: ``mriinv list``, ``info`` and ``plugins``."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from mriinv.cli.group import json_option, main
+from mriinv.errors import MriinvError, UnknownNameError
+from mriinv.manifest import KINDS
+from mriinv.registry import registry
+from mriinv.report import text
+
+
+@main.command("list")
+@click.argument("kind", required=False, type=click.Choice([*KINDS, "recipe"]))
+@json_option
+def list_(kind: str | None, as_json: bool) -> None:
+    """List components and recipes."""
+    rows = [
+        {"kind": one, "name": name, "summary": c.entry.summary, "from": c.plugin.distribution}
+        for one in KINDS
+        for name, c in registry().components(one).items()
+    ]
+    rows += [{"kind": "recipe", "name": n, "summary": r.summary, "from": ""} for n, r in registry().recipes.items()]
+    rows = [row for row in rows if kind in (None, row["kind"])]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for heading in dict.fromkeys(row["kind"] for row in rows):
+        click.secho(f"{heading}s", bold=True)
+        for row in rows:
+            if row["kind"] == heading:
+                origin = "" if row["from"] in ("", "mriinv") else f"  [{row['from']}]"
+                click.echo(f"  {row['name']:<{width}}  {row['summary']}{origin}")
+
+
+@main.command()
+@click.argument("name")
+@json_option
+def info(name: str, as_json: bool) -> None:
+    """Show components and recipes of a name: settings with defaults and units, capabilities, reference, weights."""
+    found = _find(name)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, default=str))
+        return
+    click.echo("\n\n".join(text.description_text(one) for one in found))
+
+
+def _find(name: str) -> list[dict[str, Any]]:
+    """Return what is known of every component and recipe called `name`."""
+    found = []
+    for kind in KINDS:
+        with suppress(UnknownNameError):
+            component = registry().find(kind, name)
+            cls = registry().load(kind, component.qualified)
+            found.append(text.describe_component(component, cls.Settings.model_fields))
+    if name in registry().recipes:
+        found.append({"recipe": name, **registry().recipe(name).model_dump(exclude_none=True)})
+    if not found:
+        known = [n for kind in KINDS for n in registry().components(kind)]
+        raise UnknownNameError("component or recipe", name, [*known, *registry().recipes])
+    return found
+
+
+@main.command()
+@json_option
+def plugins(as_json: bool) -> None:
+    """Show installed plug-ins, and for one that fails, why."""
+    rows = []
+    for plugin in registry().plugins:
+        with suppress(MriinvError):  # the failure is in plugin.problem, which is shown
+            registry().activate(plugin)
+        rows.append(
+            {
+                "name": plugin.name,
+                "distribution": f"{plugin.distribution} {plugin.version}",
+                "status": "failed" if plugin.problem else "ok",
+                "components": plugin.components,
+                "problem": plugin.problem,
+            }
+        )
+    if as_json:
+        click.echo(json.dumps({"plugins": rows, "remarks": registry().remarks}, indent=2))
+        return
+    for plugin, row in zip(registry().plugins, rows, strict=True):
+        what = plugin.problem or ", ".join(plugin.components)
+        click.echo(f"{row['status']:<7} {row['name']:<12} {row['distribution']:<24} {what}")

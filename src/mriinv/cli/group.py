@@ -1,0 +1,116 @@
+"""The command group, and what its commands share."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mriinv import __version__
+from mriinv.errors import MriinvError
+
+if TYPE_CHECKING:
+    from mriinv.core.solver import Monitor
+
+INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Prints the errors that users can act on without a traceback."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except MriinvError as error:
+            click.echo(f"error: {error}", err=True)
+            context.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            context.exit(INTERRUPTED)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mriinv")
+def main() -> None:
+    """MRI reconstruction by name: an operator, a prior and a solver from the registry."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+
+
+set_option = click.option(
+    "--set", "assignments", multiple=True, metavar="PART.SETTING=VALUE", help="Change one setting."
+)
+device_option = click.option("--device", metavar="auto|cpu|cuda[:n]", help="Where to compute  [default: auto]")
+seed_option = click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random  [default: 0]")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+file_type = click.Path(path_type=Path)
+Command = Callable[..., Any]
+
+
+def combination_options(command: Command) -> Command:
+    """Add the options that say what to reconstruct with and from which samples, for `combination`."""
+    options = (
+        click.option("--recipe", metavar="NAME", help="Named combination to start from  [default: deepen-map]"),
+        click.option("--config", "run_file", type=file_type, help="YAML run file; options override it."),
+        click.option("--prior", metavar="NAME"),
+        click.option("--solver", metavar="NAME"),
+        click.option("--operator", metavar="NAME", help="[default: sense]"),
+        click.option("--weights", metavar="NAME|FILE", help="Weights of the prior  [default: the catalogue's first]"),
+        click.option("--mask", metavar="NAME", help="Undersample: poisson-2d, random-1d or equispaced-1d."),
+        click.option("--acceleration", type=float, help="Of the mask, centre included  [default: 4]"),
+        click.option("--calibration", type=int, help="Fully sampled centre of the mask, in lines."),
+        click.option("--crop", nargs=2, type=int, metavar="Y X", help="Crop images to this matrix, such as 320 320."),
+        click.option("--coils", type=int, help="Compress to this many virtual coils."),
+        click.option("--slices", metavar="I|I:J", help="Only slice I, or slices I to J-1."),
+        device_option,
+        seed_option,
+        set_option,
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def combination(inputs: tuple[Path, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """Turn the options of `combination_options` into fields of a `RunConfig`."""
+    fields = {name: given.get(name) for name in ("solver", "operator", "slices", "out", "device", "seed")}
+    mask = {"name": given["mask"], "acceleration": given["acceleration"], "calibration": given["calibration"]}
+    preparation = {"crop": given["crop"], "coils": given["coils"]}
+    for name, values in (("mask", mask), ("preparation", preparation)):
+        fields[name] = {key: value for key, value in values.items() if value is not None} or None
+    return {**fields, "input": list(inputs) or None, "prior": prior_choice(given["prior"], given["weights"])}
+
+
+def prior_choice(name: str | None, weights: str | None) -> str | dict[str, str] | None:
+    """Return the field of the configuration that ``--prior`` and ``--weights`` stand for."""
+    return name if weights is None else {"weights": weights, **({"name": name} if name else {})}
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], Monitor] | None]:
+    """Give an observer that draws progress with the current objective; None when nobody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[now]}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task("", now="")
+
+        def observe(source: str, number: int, count: int) -> Monitor:
+            part = f" slice {number + 1}/{count}" if count else ""
+            display.update(task, description=Path(source).name + part)
+
+            def monitor(iteration: int, values: Any) -> None:
+                shown = "  ".join(f"{name} {value:.5g}" for name, value in list(values.items())[:3])
+                display.update(task, now=f"iteration {iteration}  {shown}")
+
+            return monitor
+
+        yield observe

@@ -1,0 +1,57 @@
+"""``mriinv train``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mriinv.cli.group import device_option, file_type, main, prior_choice, progress, seed_option, set_option
+
+
+@main.command()
+@click.option("--prior", metavar="NAME", help="What to train.")
+@click.option("--trainer", metavar="NAME", help="[default: maximum-likelihood]")
+@click.option("--config", "run_file", type=file_type, help="YAML file with the fields of a training.")
+@click.option("--heads", type=file_type, help="Label volumes (NIfTI, npz) or their folder; else procedural heads.")
+@click.option("--validate", "scans", type=file_type, multiple=True, help="Scan to choose checkpoints on, full k-space.")
+@click.option("--weights", metavar="NAME|FILE", help="Weights to start from  [default: none]")
+@click.option("--out", type=file_type, help="Folder of weights, checkpoint and log; a checkpoint in it is resumed.")
+@click.option(
+    "--max-time",
+    metavar="MINUTES",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop after this long; run again to go on.",
+)
+@click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that render heads ahead  [default: 0]")
+@device_option
+@seed_option
+@set_option
+def train(
+    run_file: Path | None,
+    heads: Path | None,
+    scans: tuple[Path, ...],
+    weights: str | None,
+    max_time: float | None,
+    workers: int,
+    assignments: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Train a prior on simulated measurements of simulated heads."""
+    from mriinv.config import build_train_config
+
+    options = {**given, "prior": prior_choice(given["prior"], weights)}
+    config = build_train_config(run_file, options, assignments, heads=heads, scans=scans)
+    from mriinv.training.session import run_training, training_command
+
+    with progress() as observer:
+        done = run_training(
+            config,
+            max_time=float("inf") if max_time is None else 60 * max_time,
+            command=training_command(sys.argv[2:]),
+            workers=workers,
+            monitor=observer("training", 0, 0) if observer else None,
+        )
+    click.echo(f"{done.step} updates in {done.seconds / 60:.1f} min; weights and log in {config.out}")

@@ -1,0 +1,165 @@
+"""Results in the formats of other programs: BART, NIfTI, PNG."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from matplotlib.image import imsave
+from torch import Tensor
+
+from mriinv.data.geometry import Geometry
+from mriinv.data.results import Result, partial_path, read_result
+from mriinv.errors import InputError, UnknownNameError
+from mriinv.files import atomic_path
+
+WINDOW_PERCENTILE = 99.5
+BART_AXES, BART_COIL, BART_SLICE = 16, 3, 13
+SCANNER, UNKNOWN = 1, 0  # codes of NIfTI for what coordinates refer to
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+STRAY = 0.05  # of the slice distance, by which a slice may miss its place in the stack; and of a unit vector
+
+Writer = Callable[[Result, Path], list[Path]]  # the path lacks the suffix
+
+
+def export_result(path: str | Path, format: str, out: str | Path | None = None) -> list[Path]:
+    """Write a result in another format and return the files; those of an earlier export are replaced.
+
+    ``cfl``: BART; the complex images with the axes y, x, slice as READ, PHS1, SLICE, and the coil maps, ``_maps``.
+    ``nii``, ``nii.gz``: NIfTI; magnitudes with the axes x, y, slice. Where the slices have a known place, that gives
+    their order and the coordinates, the scanner's (codes 1). Otherwise the codes are 0, and voxel sizes are in mm or,
+    where these are unknown as well, 1 without a unit.
+    ``png``: a grey image per slice, ``_<slice>``; magnitudes from 0 to the 99.5th percentile of the exported slices.
+
+    Files are named after the result, ``<stem>.partial`` when it is incomplete. With posterior samples, cfl and NIfTI
+    get a second file ``_std``, their pixelwise standard deviation.
+
+    Parameters
+    ----------
+    path : a result file
+    format : one of `FORMATS`
+    out : folder of the files, made when missing; None for that of the result
+
+    Raises
+    ------
+    UnknownNameError : no such format
+    InputError : no result file, no finished slice, slices that do not form a volume, or a place that cannot be written
+    """
+    write, path = find_writer(format), Path(path)
+    result = read_result(path)
+    if not result.slices:
+        raise InputError(path, "", "no finished slice", "at least one")
+    named = path if result.complete or path.stem.endswith(".partial") else partial_path(path)
+    return write(result, (path.parent if out is None else Path(out)) / named.stem)
+
+
+def find_writer(format: str) -> Writer:
+    """Return what writes `format` (`UnknownNameError` when nothing does)."""
+    if format not in FORMATS:
+        raise UnknownNameError("export format", format, FORMATS)
+    return FORMATS[format]
+
+
+def _write_cfl(result: Result, base: Path) -> list[Path]:
+    _require_consecutive(result, base)
+    written = _cfl(base, result.image)
+    for name, suffix in (("std", "_std"), ("coil_maps", "_maps")):
+        if name in result.arrays:
+            written += _cfl(_beside(base, suffix), result.arrays[name])
+    return written
+
+
+def _cfl(base: Path, values: Tensor) -> list[Path]:
+    """Write ``(slices, [coil,] y, x)`` as a pair; the header comes last, so that it never lacks its data."""
+    slices, *coil, y, x = values.shape
+    sizes = [y, x] + [1] * (BART_AXES - 2)
+    sizes[BART_COIL], sizes[BART_SLICE] = coil[0] if coil else 1, slices
+    data, header = _beside(base, ".cfl"), _beside(base, ".hdr")
+    with atomic_path(header) as unfinished_header, atomic_path(data) as unfinished_data:
+        values.numpy().swapaxes(-1, -2).astype("<c8").tofile(unfinished_data)  # column-major: y runs fastest
+        unfinished_header.write_text(f"# Dimensions\n{' '.join(map(str, sizes))}\n")
+    return [data, header]
+
+
+def _write_nifti(result: Result, base: Path, suffix: str) -> list[Path]:
+    _require_consecutive(result, base)
+    geometry = [result.geometry[index] for index in result.slices if index in result.geometry]
+    sized = len(geometry) == len(result.slices)
+    order, affine = list(range(len(result.slices))), None
+    if sized and all(one.centre is not None and one.axes is not None for one in geometry):
+        order, affine = _placement(geometry, result.image.shape[1:], base)
+    volumes = {"": result.image.abs()} | ({"_std": result.arrays["std"]} if "std" in result.arrays else {})
+    written = []
+    for kind, values in volumes.items():
+        image = nibabel.Nifti1Image(values[order].numpy().astype(np.float32).transpose(2, 1, 0), None)
+        if sized:
+            y, x = geometry[0].pixel
+            image.header.set_xyzt_units("mm")
+            image.header.set_zooms((x, y, geometry[0].spacing))
+        if affine is not None:
+            columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+            rigid = np.allclose(columns.T @ columns, np.eye(3), atol=1e-3)
+            image.set_qform(affine, SCANNER if rigid else UNKNOWN)  # its quaternion cannot express a sheared stack
+            image.set_sform(affine, SCANNER)
+        written.append(_beside(base, kind + suffix))
+        data = image.to_bytes()
+        with atomic_path(written[-1]) as unfinished:
+            unfinished.write_bytes(gzip.compress(data, mtime=0) if suffix.endswith(".gz") else data)
+    return written
+
+
+def _placement(geometry: list[Geometry], shape: tuple[int, ...], base: Path) -> tuple[list[int], np.ndarray]:
+    """Return the order of slices with known places, and what takes voxels (x, y, slice) to RAS coordinates in mm.
+
+    Slices are put in order because interleaved ones are often numbered as they were acquired. The step between them
+    is measured from the first centre to the last; `Geometry.spacing` serves a single slice.
+    """
+    centres, axes = (np.array([getattr(one, name) for one in geometry]) for name in ("centre", "axes"))
+    along_y, along_x, across = axes[0]
+    order = np.argsort(centres @ across, kind="stable")
+    centres, number = centres[order], np.arange(len(order))[:, None]
+    step = (centres[-1] - centres[0]) / number[-1] if len(order) > 1 else geometry[0].spacing * across
+    stray = np.abs(centres - centres[0] - number * step).max()
+    if not stray < STRAY * np.linalg.norm(step) or np.abs(axes - axes[0]).max() > STRAY:
+        expected = "one such stack, alone (--slices of a run); png takes any slices"
+        raise InputError(base.name, "geometry", "slices in no evenly spaced stack", expected)
+    y, x = geometry[0].pixel
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([x * along_x, y * along_y, step], axis=1)
+    affine[:3, 3] = centres[0] - affine[:3, :3] @ [shape[1] // 2, shape[0] // 2, 0]
+    return order.tolist(), LPS_TO_RAS @ affine
+
+
+def _write_png(result: Result, base: Path) -> list[Path]:
+    magnitude = result.image.abs().numpy()
+    window = np.percentile(magnitude, WINDOW_PERCENTILE) or 1
+    written = []
+    for index, values in zip(result.slices, magnitude, strict=True):
+        written.append(_beside(base, f"_{index:03d}.png"))
+        with atomic_path(written[-1]) as unfinished:
+            imsave(unfinished, values, cmap="gray", vmin=0, vmax=window)
+    return written
+
+
+def _require_consecutive(result: Result, base: Path) -> None:
+    first = result.slices[0]
+    if result.slices != tuple(range(first, first + len(result.slices))):
+        found = ", ".join(map(str, result.slices))
+        raise InputError(base.name, "slices", found, "consecutive ones, which make a volume; png takes any slices")
+
+
+def _beside(base: Path, ending: str) -> Path:
+    """Append to a name that may itself hold dots."""
+    return base.with_name(base.name + ending)
+
+
+FORMATS: dict[str, Writer] = {
+    "cfl": _write_cfl,
+    "nii": partial(_write_nifti, suffix=".nii"),
+    "nii.gz": partial(_write_nifti, suffix=".nii.gz"),
+    "png": _write_png,
+}
