@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mriinv.core.types import CoilCovariance
+from mriinv.errors import InputError
+
 
 def complex_noise(
     shape: Sequence[int], std: float, generator: torch.Generator, dtype: torch.dtype = torch.complex64
@@ -18,3 +21,33 @@ def complex_noise(
     real = torch.empty((), dtype=dtype).real.dtype
     parts = torch.randn(*shape, 2, generator=generator, device=generator.device, dtype=real)
     return torch.view_as_complex(parts).mul_(std)
+
+
+def coloured_noise(
+    shape: Sequence[int],
+    covariance: CoilCovariance,
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.complex64,
+) -> Tensor:
+    """Return complex Gaussian noise ``(…, coil, y, x)`` that is white in k-space and correlated between coils.
+
+    n = L w with L Lᴴ = `covariance` (Cholesky) and white w, E[w wᴴ] = I.
+
+    Parameters
+    ----------
+    shape : ``(…, coil, y, x)``
+    covariance : E[n nᴴ], Hermitian and positive definite
+
+    Raises
+    ------
+    InputError : a covariance of another size, or that is none
+    """
+    if covariance.shape != (shape[-3], shape[-3]):
+        raise InputError("noise", "covariance", f"shape {tuple(covariance.shape)}", f"({shape[-3]}, {shape[-3]})")
+    covariance = covariance.to(generator.device, torch.complex128)
+    skew = (covariance - covariance.mH).abs().max()
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if not skew <= 1e-5 * covariance.abs().max() or failed:  # also when a value is NaN
+        raise InputError("noise", "covariance", "a matrix that is not one", "a Hermitian positive definite matrix")
+    white = complex_noise(shape, 0.5**0.5, generator, dtype)
+    return torch.einsum("jk,...kyx->...jyx", factor.to(dtype), white)

@@ -7,11 +7,17 @@ import math
 import torch
 
 from mriinv.data.acquisition import Acquisition
-from mriinv.data.coils import simulate_coil_maps
-from mriinv.data.heads import HeadSource, ProceduralHeads
-from mriinv.data.noise import complex_noise
+from mriinv.data.coils import AXIAL, Axes, CoilArray
+from mriinv.data.geometry import Geometry
+from mriinv.data.heads import HeadSlices, HeadSource, ProceduralHeads
+from mriinv.data.noise import coloured_noise, complex_noise
 from mriinv.errors import InputError
 from mriinv.numerics.fft import fft2c
+
+_CORONAL: Axes = ((0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
+_SAGITTAL: Axes = ((0.0, 0.0, -1.0), (0.0, 1.0, 0.0), (-1.0, 0.0, 0.0))
+AXES = {"axial": AXIAL, "coronal": _CORONAL, "sagittal": _SAGITTAL}  # rows, columns and across the slices, in LPS
+_PREFIX = {"axial": "AX", "coronal": "COR", "sagittal": "SAG"}  # as fastMRI calls its series: AXT2
 
 
 def simulate_acquisition(
@@ -21,10 +27,11 @@ def simulate_acquisition(
     coils: int = 8,
     noise_std: float = 0.005,
     seed: int = 0,
+    slices: int = 1,
+    coloured: bool = False,
+    coil_maps: bool = False,
 ) -> Acquisition:
-    """Return fully sampled k-space b = F C x + n of one random head slice x.
-
-    The coil maps C (unit sum of squares) are not handed over, so that calibration really happens.
+    """Return fully sampled k-space b = F C x + n of parallel slices x through one random head.
 
     Parameters
     ----------
@@ -33,34 +40,65 @@ def simulate_acquisition(
     coils : number of receivers
     noise_std : standard deviation of n per real component; the 99th percentile of |x| is 1
     seed : determines image, coils and noise
+    slices : number of slices, the batch axis
+    coloured : whether the noise is correlated between receivers, as by a head in a `CoilArray`, and of different
+        strength; otherwise it is white
+    coil_maps : whether to hand over the maps C (unit sum of squares); without them, calibration really happens
 
     Returns
     -------
-    Acquisition of one slice with ``reference`` = x, complex64 ``(1, y, x)``
+    Acquisition with ``reference`` = x, complex64 ``(slices, y, x)``
 
     Raises
     ------
-    InputError : a matrix below 16 × 16, no coil, a negative or infinite noise, a negative seed
+    InputError : a matrix below 16 × 16, no coil, no slice, a noise that is negative, infinite or, when coloured, zero,
+        a negative seed
     """
     for name, found, valid, expected in (
         ("shape", tuple(shape), len(shape) == 2 and min(shape) >= 16, "two sizes (y, x) from 16 on"),
         ("coils", coils, coils >= 1, "at least 1"),
+        ("slices", slices, slices >= 1, "at least 1"),
         ("noise_std", noise_std, math.isfinite(noise_std) and noise_std >= 0, "a finite number from 0 on"),
+        ("noise_std", noise_std, noise_std > 0 or not coloured, "a positive number for coloured noise"),
         ("seed", seed, seed >= 0, "a number from 0 on"),
     ):
         if not valid:
             raise InputError("simulate_acquisition", name, str(found), expected)
     generator = torch.Generator().manual_seed(seed)
     heads = ProceduralHeads() if heads is None else heads
-    image = heads.image(shape, generator)
-    maps = simulate_coil_maps(shape, coils, generator)
-    kspace = fft2c(maps * image)
-    kspace = kspace + complex_noise(kspace.shape, noise_std, generator)
+    head = heads.draw(shape, slices, generator)
+    geometry = _geometry(head)
+    array = CoilArray.draw(shape, coils, generator, AXES[head.plane])
+    half_field = max(size * pixel for size, pixel in zip(shape, geometry.pixel, strict=True)) / 2
+    maps = array.maps(tuple((index - (slices - 1) / 2) * head.spacing / half_field for index in range(slices)))
+    kspace = fft2c(maps * head.image[:, None])
+    covariance = array.noise_covariance(noise_std, generator).to(kspace.dtype) if coloured else None
+    if covariance is None:
+        kspace = kspace + complex_noise(kspace.shape, noise_std, generator)
+    else:
+        kspace = kspace + coloured_noise(kspace.shape, covariance, generator)
     return Acquisition(
-        kspace=kspace[None],
+        kspace=kspace,
         mask=torch.ones(1, *shape, dtype=torch.bool),
-        reference=image[None],
+        coil_maps=maps if coil_maps else None,
+        reference=head.image,
         noise_std=noise_std,
+        noise_covariance=covariance,
+        geometry=geometry,
         source=f"simulated scan (seed {seed})",
-        header={"simulated": "yes", "seed": str(seed), "heads": type(heads).__name__},
+        header={
+            "simulated": "yes",
+            "seed": str(seed),
+            "heads": type(heads).__name__,
+            "acquisition": _PREFIX[head.plane] + head.contrast.split()[0],
+            "sequence": head.contrast,
+        },
     )
+
+
+def _geometry(head: HeadSlices) -> Geometry:
+    """Return size and place of the first slice; the centre of the stack is the origin of the patient's axes."""
+    axes = AXES[head.plane]
+    offset = -(len(head.image) - 1) / 2 * head.spacing
+    x, y, z = (offset * part for part in axes[2])
+    return Geometry((head.pixel, head.pixel), head.spacing, (x, y, z), axes)

@@ -1,45 +1,61 @@
-"""Tissue classes of a head, how label maps name them, and how bright they are under usual contrasts."""
+"""Tissue classes of a head, how label maps name them, and how bright pulse sequences show them.
+
+Relaxation times at 3 T follow Stanisz et al., Magn. Reson. Med. 54:507 (2005), Wansapura et al., J. Magn. Reson.
+Imaging 9:531 (1999), and the review of Bojorquez et al., Magn. Reson. Imaging 35:69 (2017); for tissues that these do
+not list, values between those of similar ones. T1 at 1.5 T follows from T1 ∝ B₀^(1/3) (Bottomley et al., Med. Phys.
+11:425, 1984), which does not hold for fluids and fat.
+"""
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# Relative signal of each tissue: T1-weighted, T2-weighted, proton density, FLAIR; last column: strength of its texture.
+from mriinv.data.texture import uniform
+from mriinv.errors import InputError
+
+# T1 and T2 in ms at 3 T, T2' (1/T2* = 1/T2 + 1/T2') in ms at 3 T, density of visible protons relative to water, and the
+# strength of the texture. The T2 of fat is that of trains of refocusing pulses.
 _TABLE: dict[str, tuple[float, float, float, float, float]] = {
-    "air": (0.00, 0.00, 0.00, 0.00, 0.0),
-    "white": (0.80, 0.36, 0.62, 0.50, 0.6),
-    "cortex": (0.55, 0.55, 0.78, 0.68, 1.0),
-    "csf": (0.17, 1.00, 0.85, 0.08, 0.7),
-    "cerebellar_white": (0.78, 0.38, 0.62, 0.50, 1.0),
-    "cerebellar_cortex": (0.54, 0.52, 0.76, 0.66, 1.5),
-    "thalamus": (0.66, 0.45, 0.72, 0.58, 0.8),
-    "caudate": (0.57, 0.48, 0.76, 0.62, 0.8),
-    "putamen": (0.61, 0.44, 0.74, 0.60, 0.8),
-    "pallidum": (0.72, 0.30, 0.62, 0.50, 0.8),
-    "brainstem": (0.73, 0.42, 0.66, 0.54, 1.0),
-    "hippocampus": (0.56, 0.57, 0.80, 0.70, 1.0),
-    "amygdala": (0.57, 0.56, 0.79, 0.69, 1.0),
-    "ventral_dc": (0.70, 0.38, 0.66, 0.54, 0.8),
-    "lesion": (0.60, 0.75, 0.85, 0.90, 1.0),
-    "vessel": (0.45, 0.15, 0.45, 0.25, 1.0),
-    "eye": (0.20, 0.95, 0.80, 0.15, 0.5),
-    "optic": (0.65, 0.42, 0.62, 0.52, 1.0),
-    "muscle": (0.42, 0.22, 0.50, 0.38, 2.0),
-    "fat": (1.00, 0.80, 0.75, 0.85, 2.0),
-    "mucosa": (0.50, 0.75, 0.75, 0.70, 3.0),
-    "skin": (0.60, 0.40, 0.55, 0.50, 2.0),
-    "cord": (0.74, 0.42, 0.66, 0.54, 1.0),
-    "dura": (0.40, 0.25, 0.50, 0.40, 2.0),
-    "bone": (0.06, 0.05, 0.10, 0.07, 3.0),
-    "marrow": (0.70, 0.45, 0.50, 0.55, 3.0),
+    "air": (1000, 50, 10, 0.00, 0.0),
+    "white": (900, 72, 150, 0.69, 0.6),
+    "cortex": (1400, 95, 120, 0.81, 1.0),
+    "csf": (4300, 1500, 150, 1.00, 0.7),
+    "cerebellar_white": (920, 74, 100, 0.70, 1.0),
+    "cerebellar_cortex": (1380, 92, 100, 0.80, 1.5),
+    "thalamus": (1180, 80, 120, 0.75, 0.8),
+    "caudate": (1330, 86, 100, 0.79, 0.8),
+    "putamen": (1270, 78, 90, 0.78, 0.8),
+    "pallidum": (1050, 60, 60, 0.72, 0.8),
+    "brainstem": (1080, 80, 80, 0.72, 1.0),
+    "hippocampus": (1430, 100, 90, 0.82, 1.0),
+    "amygdala": (1420, 98, 60, 0.81, 1.0),
+    "ventral_dc": (1120, 72, 80, 0.73, 0.8),
+    "lesion": (1500, 150, 120, 0.88, 1.0),
+    "vessel": (1900, 150, 60, 0.80, 1.0),
+    "eye": (4000, 900, 100, 0.98, 0.5),
+    "optic": (1080, 78, 60, 0.72, 1.0),
+    "muscle": (1410, 40, 60, 0.78, 2.0),
+    "fat": (370, 110, 40, 0.90, 2.0),
+    "mucosa": (1800, 130, 40, 0.90, 3.0),
+    "skin": (1100, 45, 40, 0.70, 2.0),
+    "cord": (990, 78, 80, 0.72, 1.0),
+    "dura": (1000, 30, 40, 0.55, 2.0),
+    "bone": (300, 4, 5, 0.15, 3.0),
+    "marrow": (480, 70, 15, 0.60, 3.0),
 }
 TISSUES = tuple(_TABLE)
 TISSUE = {name: index for index, name in enumerate(TISSUES)}
-_SIGNAL = torch.tensor([row[:4] for row in _TABLE.values()])
-TEXTURE_STRENGTH = torch.tensor([row[4] for row in _TABLE.values()])
-_DARK = torch.tensor([name in ("air", "bone") for name in TISSUES])
+T1, T2, T2_PRIME, DENSITY, TEXTURE_STRENGTH = torch.tensor(list(_TABLE.values())).unbind(1)
+_SAME_AT_ANY_FIELD = torch.tensor([name in ("csf", "eye", "fat", "marrow") for name in TISSUES])
+_FATTY = [TISSUE["fat"], TISSUE["marrow"]]
+
+CONTRASTS = ("t1", "t2", "pd", "flair")
+_SHARES = torch.tensor([0.4, 0.35, 0.1, 0.15])  # of the contrasts, where none is asked for
 
 # FreeSurfer labels (left and right merged) and the extra-cerebral classes that SynthSeg's training maps add.
 _LABELS: dict[str, tuple[int, ...]] = {
@@ -69,30 +85,112 @@ _LABELS: dict[str, tuple[int, ...]] = {
     "bone": (515,),
     "marrow": (516,),
 }
+LARGEST_LABEL = 2**15 - 1
 
 
 def classify_labels(labels: np.ndarray) -> np.ndarray:
     """Return the tissue index (uint8) of every label; unknown ones are cortex below 500 and muscle from 500 on."""
-    size = max(int(labels.max()), 530) + 1
-    table = np.full(size, TISSUE["cortex"], np.uint8)
+    table = np.full(LARGEST_LABEL + 1, TISSUE["cortex"], np.uint8)
     table[500:] = TISSUE["muscle"]
     for tissue, values in _LABELS.items():
         table[list(values)] = TISSUE[tissue]
     return table[labels]
 
 
-def random_contrast(generator: torch.Generator) -> Tensor:
-    """Return the mean signal of every tissue, real ``(tissue,)``: a usual weighting with jitter, at times random ones.
+class Contrast(NamedTuple):
+    """The signal of every tissue, real ``(tissue,)`` and not negative, and the sequence in words."""
 
-    T1-weighted 40 %, T2-weighted 30 %, proton density 10 %, FLAIR 10 %, arbitrary 10 %; a third with suppressed fat.
+    signal: Tensor
+    description: str
+
+
+def spin_echo(t1: Tensor, t2: Tensor, tr: float, te: float) -> Tensor:
+    """Return (1 − e^(−TR/T1)) e^(−TE/T2); for turbo spin echo TE is the effective one. Times in ms."""
+    return (1 - torch.exp(-tr / t1)) * torch.exp(-te / t2)
+
+
+def spoiled_gradient_echo(t1: Tensor, t2_star: Tensor, tr: float, te: float, flip: float) -> Tensor:
+    """Return sin α (1 − E₁)/(1 − E₁ cos α) e^(−TE/T2*) with E₁ = e^(−TR/T1) (Ernst); times in ms, α in degrees."""
+    e1, angle = torch.exp(-tr / t1), math.radians(flip)
+    return math.sin(angle) * (1 - e1) / (1 - e1 * math.cos(angle)) * torch.exp(-te / t2_star)
+
+
+def inversion_recovery(t1: Tensor, decay: Tensor, tr: float, te: float, ti: float) -> Tensor:
+    """Return |1 − 2 e^(−TI/T1) + e^(−TR/T1)| e^(−TE/T), with T = T2 (FLAIR) or T2* (MPRAGE, whose readout is left out).
+
+    Times in ms.
     """
-    kind = int(torch.multinomial(torch.tensor([0.4, 0.3, 0.1, 0.1, 0.1]), 1, generator=generator))
-    if kind == 4:
-        signal = torch.where(_DARK, _SIGNAL[:, 0], 0.1 + 0.9 * torch.rand(len(TISSUES), generator=generator))
-    else:
-        spread = torch.exp(0.08 * torch.randn(len(TISSUES), generator=generator))
-        signal = _SIGNAL[:, kind] ** (0.7 + 0.6 * torch.rand(1, generator=generator)) * spread
+    return (1 - 2 * torch.exp(-ti / t1) + torch.exp(-tr / t1)).abs() * torch.exp(-te / decay)
+
+
+def null_point(t1: float, tr: float) -> float:
+    """Return the inversion time (ms) at which `inversion_recovery` is zero: T1 ln(2/(1 + e^(−TR/T1)))."""
+    return t1 * math.log(2 / (1 + math.exp(-tr / t1)))
+
+
+def random_contrast(generator: torch.Generator, kind: str | None = None) -> Contrast:
+    """Return a usual sequence at 1.5 or 3 T with random parameters, for a head whose tissues are a little its own.
+
+    T1-weighted (MPRAGE, spin echo, spoiled gradient echo), T2-weighted and proton density (turbo spin echo), FLAIR
+    (turbo spin echo); a third with suppressed fat. Relaxation times vary by 6 %, densities by 3 % (standard deviation).
+
+    Parameters
+    ----------
+    kind : one of `CONTRASTS`; None for any
+
+    Raises
+    ------
+    InputError : an unknown contrast
+    """
+    if kind is None:
+        kind = CONTRASTS[int(torch.multinomial(_SHARES, 1, generator=generator))]
+    if kind not in CONTRASTS:
+        raise InputError("random_contrast", "contrast", repr(kind), " or ".join(CONTRASTS))
+    field = 3.0 if uniform(0, 1, generator) < 0.6 else 1.5
+    spread = torch.tensor([[0.06], [0.06], [0.2], [0.03]]) * torch.randn(4, len(TISSUES), generator=generator)
+    t1, t2, t2_prime, density = torch.stack([T1, T2, T2_PRIME, DENSITY]) * spread.exp()
+    t1 = torch.where(_SAME_AT_ANY_FIELD, t1, t1 * (field / 3) ** (1 / 3))
+    t2_star = 1 / (1 / t2 + (field / 3) / t2_prime)
+    signal, words = _SEQUENCES[kind](t1, t2, t2_star, generator)
+    signal = density * signal
+    if "SE," in words:
+        signal[TISSUE["vessel"]] *= uniform(0, 0.6, generator)  # moving blood leaves the slice between the pulses
     suppression, amount = torch.rand(2, generator=generator).tolist()
     if suppression < 0.33:
-        signal[[TISSUE["fat"], TISSUE["marrow"]]] *= 0.15 + 0.5 * amount
-    return signal
+        signal[_FATTY] *= 0.1 + 0.4 * amount
+        words += ", fat suppressed"
+    return Contrast(signal / signal.max(), f"{kind.upper()} {words}, {field:g} T")
+
+
+def _t1_weighted(t1: Tensor, t2: Tensor, t2_star: Tensor, generator: torch.Generator) -> tuple[Tensor, str]:
+    choice = uniform(0, 1, generator)
+    if choice < 0.5:
+        tr, te, ti = uniform(1900, 2500, generator), uniform(2, 5, generator), uniform(850, 1100, generator)
+        return inversion_recovery(t1, t2_star, tr, te, ti), f"MPRAGE, TR {tr:.0f} ms, TE {te:.1f} ms, TI {ti:.0f} ms"
+    if choice < 0.75:
+        tr, te = uniform(400, 700, generator), uniform(8, 15, generator)
+        return spin_echo(t1, t2, tr, te), f"SE, TR {tr:.0f} ms, TE {te:.0f} ms"
+    tr, te = uniform(20, 250, generator), uniform(2.5, 6, generator)
+    ernst = math.degrees(math.acos(math.exp(-tr / float(t1[TISSUE["white"]]))))
+    flip = ernst * uniform(1.5, 2, generator)  # near the Ernst angle density would outweigh T1
+    signal = spoiled_gradient_echo(t1, t2_star, tr, te, flip)
+    return signal, f"FLASH, TR {tr:.0f} ms, TE {te:.1f} ms, flip angle {flip:.0f}°"
+
+
+def _t2_weighted(t1: Tensor, t2: Tensor, t2_star: Tensor, generator: torch.Generator) -> tuple[Tensor, str]:
+    tr, te = uniform(3000, 6500, generator), uniform(80, 120, generator)
+    return spin_echo(t1, t2, tr, te), f"TSE, TR {tr:.0f} ms, TE {te:.0f} ms"
+
+
+def _density_weighted(t1: Tensor, t2: Tensor, t2_star: Tensor, generator: torch.Generator) -> tuple[Tensor, str]:
+    tr, te = uniform(2500, 5000, generator), uniform(10, 30, generator)
+    return spin_echo(t1, t2, tr, te), f"TSE, TR {tr:.0f} ms, TE {te:.0f} ms"
+
+
+def _flair(t1: Tensor, t2: Tensor, t2_star: Tensor, generator: torch.Generator) -> tuple[Tensor, str]:
+    tr, te = uniform(8000, 11000, generator), uniform(85, 140, generator)
+    ti = null_point(float(t1[TISSUE["csf"]]), tr) * uniform(0.99, 1.01, generator)
+    return inversion_recovery(t1, t2, tr, te, ti), f"TSE, TR {tr:.0f} ms, TE {te:.0f} ms, TI {ti:.0f} ms"
+
+
+_SEQUENCES = {"t1": _t1_weighted, "t2": _t2_weighted, "pd": _density_weighted, "flair": _flair}
