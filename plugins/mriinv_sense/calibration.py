@@ -16,6 +16,7 @@ from mriinv_sense.espirit import EspiritResult, espirit
 FIELD = "coil_maps"
 FOLDED_EIGENVALUE = 0.9  # the second eigenvalue stays below this where the object does not overlap with itself
 FOLDED_FRACTION = 0.03
+FAINT = 0.1  # signal, relative to the largest, below which a pixel does not count as object
 SPARE_SAMPLES = 2  # beyond two kernels; with fewer, eigenvalues drop inside the object and second ones rise
 
 
@@ -74,15 +75,18 @@ def _require_region(source: str, index: int, region: Tensor, kernel_width: int, 
 def _remarks(where: str, region: Tensor, kernel_width: int, result: EspiritResult) -> list[str]:
     """Return what the user should know about the maps of one slice."""
     support = result.coil_maps.abs().sum(0) > 0
+    # of the image that the calibration region shows
+    energy = torch.fft.fftshift(torch.fft.ifft2(region, s=support.shape), dim=(-2, -1)).abs().square().sum(0)
     if min(region.shape[1:]) < 2 * kernel_width + SPARE_SAMPLES:
-        energy = torch.fft.fftshift(torch.fft.ifft2(region, s=support.shape), dim=(-2, -1)).abs().square().sum(0)
         lost = float(energy[~support].sum() / energy.sum())
         return [
             f"{where}the calibration region of {region.shape[1]}×{region.shape[2]} samples is narrow for a "
             f"kernel_width of {kernel_width}: the coil maps are uncertain and leave out {100 * lost:.0f} % of the "
             "signal energy; try a lower kernel_width"
         ]
-    folded = float((result.eigenvalues[1][support] > FOLDED_EIGENVALUE).float().mean())
+    # beside the object the support goes on, across the border of the field of view too
+    bright = support & (energy > FAINT**2 * energy.max())
+    folded = float((result.eigenvalues[1][bright] > FOLDED_EIGENVALUE).float().mean())
     if folded <= FOLDED_FRACTION:
         return []
     return [
