@@ -26,6 +26,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     full = simulate_acquisition(shape=(64, 56), coils=4)
     scans = {"scan.h5": full, "undersampled.h5": full.undersampled(make_mask("poisson-2d", (64, 56), 3, 18, 0))}
+    (folder / "scans").mkdir()
+    scans["scans/first.h5"] = full
     for name, scan in scans.items():
         with h5py.File(folder / name, "w") as file:
             file["kspace"] = scan.kspace.numpy()

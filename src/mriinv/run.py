@@ -198,7 +198,7 @@ class _Slice:
 
     def store(self, writer: ResultWriter, report: InputReport) -> None:
         """Write the slice, cropped to what was asked for, and report what it came to."""
-        samples = isinstance(self.solution, Samples)
+        samples = self.solution if isinstance(self.solution, Samples) else None
         image, zero_filled = self._cropped(self.solution.image), self._cropped(self.problem.back_projection())
         reference, support = self._cropped(self.reference), self._cropped(self.operator.support)
         metrics, before = (
@@ -215,8 +215,8 @@ class _Slice:
             history={name: value[:, 0] for name, value in self.solution.history.items()},
             reference=None if reference is None else reference[0],
             metrics=metrics,
-            samples=self._cropped(self.solution.draws)[:, :, 0] if samples else None,
-            std=self._cropped(self.solution.std)[0] if samples else None,
+            samples=self._cropped(samples.draws)[:, :, 0] if samples else None,
+            std=self._cropped(samples.std)[0] if samples else None,
             solution=self._numbers(),
             remarks=self.remarks,
             geometry=self.acquisition.geometry,

@@ -15,6 +15,7 @@ from mriinv.config import SEEDS, MaskChoice
 from mriinv.data.fastmri import write_fastmri
 from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads, Protocol
 from mriinv.data.masks import make_mask
+from mriinv.data.readers.base import DAMAGE
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError
 
@@ -97,7 +98,7 @@ def _sequence(path: Path, identity: str) -> str | None:
         with h5py.File(path, "r") as file:
             if file.attrs.get(IDENTITY) == identity:
                 return str(file.attrs["sequence"])
-    except OSError:
+    except DAMAGE:
         pass
     expected = "no file, or the scan that this very simulation writes; choose another folder, or replace it"
     raise InputError(path, "", "a file that another simulation or program made", expected)

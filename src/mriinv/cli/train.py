@@ -25,7 +25,7 @@ from mriinv.cli.group import device_option, file_type, main, prior_choice, progr
     type=click.FloatRange(min=0, min_open=True),
     help="Stop after this long; run again to go on.",
 )
-@click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that render heads ahead  [default: 0]")
+@click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that render heads  [default: 0]")
 @device_option
 @seed_option
 @set_option

@@ -76,6 +76,20 @@ class Prior(Component, nn.Module, ABC):
         sigma = torch.as_tensor(noise_level, dtype=image.real.dtype, device=image.device).reshape(-1, 1, 1)
         return (self.denoise(image, noise_level) - image) / sigma**2
 
+    def proximal(self, image: Image, step: float | PerImage, memory: dict[str, Tensor] | None = None) -> Image:
+        """Return prox(image) = argmin_z ½‖z − image‖² + step·E(z), per image.
+
+        A prior that provides ``proximal`` also implements `energy`, which its docstring relates to E; it provides
+        ``energy`` only where that is differentiable, since solvers that ask for it take its gradient.
+
+        Parameters
+        ----------
+        step : one number or one per image
+        memory : a dictionary that the caller keeps from call to call while its images change little, such as the
+            iterates of one solve, and that belongs to the prior: what it stores there makes the next call cheaper
+        """
+        raise self._missing("proximal")
+
     def _missing(self, capability: str) -> CompatibilityError:
         provided = ", ".join(sorted(self.provides)) or "nothing"
         return CompatibilityError(f"prior '{self.name}' has no {capability}; it provides: {provided}")

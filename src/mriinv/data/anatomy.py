@@ -67,7 +67,13 @@ class Chance:
 
 
 def procedural_tissues(
-    shape: tuple[int, int], seed: int, level: float, height: float = 0.0, half_width: float | None = None, *, lesions: bool
+    shape: tuple[int, int],
+    seed: int,
+    level: float,
+    height: float = 0.0,
+    half_width: float | None = None,
+    *,
+    lesions: bool,
 ) -> tuple[Tensor, float]:
     """Return the tissue map of one slice of a random head, uint8 ``(1, y, x)``, and the head's half width in samples.
 
@@ -101,9 +107,7 @@ def procedural_tissues(
     return tissues[None], half_width
 
 
-def _head_coordinates(
-    shape: tuple[int, int], half_width: float | None, chance: Chance
-) -> tuple[Tensor, Tensor, float]:
+def _head_coordinates(shape: tuple[int, int], half_width: float | None, chance: Chance) -> tuple[Tensor, Tensor, float]:
     """Return coordinates in which the head is near the unit circle, bent and with a random pose, and their unit."""
     elongation = chance.uniform(1.12, 1.3)
     fitting = 0.5 * min(shape[0] / elongation, shape[1]) * chance.uniform(0.8, 0.96)
@@ -242,7 +246,7 @@ def _lesions(brain: Tensor, v: Tensor, u: Tensor, height: float, chance: Chance)
     shape = (v.shape[0], v.shape[1])
     rough = 1 + 0.3 * chance.field(shape, 24)
     for _ in range(round(chance.uniform(8, 40))):
-        centre = [chance.uniform(-0.75, 0.75) for _ in range(3)]
+        centre = [chance.uniform(-reach, reach) for reach in (0.75, 0.75, 0.3)]
         radius = 0.02 + 0.1 * chance.uniform(0, 1) ** 3
         distance = torch.hypot(torch.hypot(v - centre[0], u - centre[1]), torch.tensor(height - centre[2]))
         brain[(distance < radius * rough) & (brain == TISSUE["white"])] = TISSUE["lesion"]

@@ -25,7 +25,7 @@ from mriinv.errors import InputError
 # Axes of a RAS volume along rows and columns of the image (rows from anterior or superior), and across the slice.
 PLANES = {"axial": (1, 0, 2), "coronal": (2, 0, 1), "sagittal": (2, 1, 0)}
 # Where slices are taken: fractions of the volume across the slice; axial: of the head's height, from the vertex down.
-_RANGE = {"axial": (0.14, 0.5), "coronal": (0.15, 0.85), "sagittal": (0.2, 0.8)}
+_RANGE = {"axial": (0.14, 0.68), "coronal": (0.15, 0.85), "sagittal": (0.2, 0.8)}
 _HEIGHT = 215.0  # mm; volumes reach down the neck by different lengths
 _SEEDS = 2**31
 

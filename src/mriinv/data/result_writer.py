@@ -161,8 +161,8 @@ class ResultWriter:
         with self._writable(), atomic_path(self._slice(index)) as temporary, h5py.File(temporary, "w") as file:
             for name, value in rows.items():
                 file[f"rows/{name}"] = value
-            for name, value in (history or {}).items():
-                file[f"{HISTORY}/{name}"] = _array(value)
+            for name, values in (history or {}).items():
+                file[f"{HISTORY}/{name}"] = _array(values)
             if remarks := list(remarks):
                 file[REMARKS] = remarks
             if geometry is not None:

@@ -114,7 +114,7 @@ def band_limit(image: Tensor, shape: tuple[int, int], generator: torch.Generator
     y, x = (big // 2 - small // 2 for big, small in zip(image.shape, shape, strict=True))
     kspace = fft2c(image)[y : y + shape[0], x : x + shape[1]]
     ky, kx = frequencies(shape)
-    width = uniform(0.0, 0.5, generator)  # standard deviation of the point-spread function in pixels
+    width = uniform(0.0, 0.4, generator)  # standard deviation of the point-spread function in pixels
     edge = [uniform(0.42, 0.5, generator) if uniform(0, 1, generator) < 0.3 else 0.55 for _ in range(2)]
     rolloff = uniform(0.005, 0.06, generator)
     window = torch.exp(-(ky**2 + kx**2) * (2 * math.pi * width) ** 2 / 2)

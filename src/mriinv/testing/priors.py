@@ -30,6 +30,51 @@ def check_gradient(
         raise AssertionError(f"gradient: along a direction {found.tolist()}, by differences {expected.tolist()}")
 
 
+def check_proximal(
+    prior: Prior, image: Image, step: float | Tensor = 1.0, *, energy: bool = True, tolerance: float = 1e-6
+) -> None:
+    """Check that `proximal` is the proximal map of a convex function, and with `energy` that the function is `energy`.
+
+    - Firmly nonexpansive: ‖p − q‖² ≤ Re⟨p − q, u − v⟩ for p = prox(u), q = prox(v).
+    - Optimal: E(z) ≥ E(p) + Re⟨u − p, z − p⟩/step for z near and far; `energy=False` for priors whose energy only
+      bounds the function, as their docstrings then say.
+    - A memory that was filled by other images changes nothing.
+
+    Parameters
+    ----------
+    image : u; complex128 makes the check sharp
+    tolerance : relative to the products of norms that the inequalities compare
+    """
+    generator = torch.Generator(image.device).manual_seed(0)
+    near = proximal = prior.proximal(image, step)
+    length = _real_inner(image, image).sqrt()
+    for size in (1e-3, 1e-1, 1.0):
+        near = image + size * image.abs().max() * complex_noise(image.shape, 1.0, generator, image.dtype)
+        moved, apart = prior.proximal(near, step) - proximal, near - image
+        excess = (_real_inner(moved, moved) - _real_inner(moved, apart)) / _real_inner(apart, apart)
+        if not (excess <= tolerance * (1 + length / _real_inner(apart, apart).sqrt())).all():
+            raise AssertionError(f"proximal: not firmly nonexpansive, by {excess.tolist()} of ‖u − v‖²")
+    memory: dict[str, Tensor] = {}
+    prior.proximal(near, step, memory)
+    error = (prior.proximal(image, step, memory) - proximal).flatten(1).norm(dim=1) / length
+    if not (error <= tolerance).all():
+        raise AssertionError(f"proximal: a memory of other images changes the result by {error.tolist()} of the image")
+    if energy:
+        _check_optimality(prior, image, proximal, step, near, tolerance)
+
+
+def _check_optimality(
+    prior: Prior, image: Image, proximal: Image, step: float | Tensor, other: Image, tolerance: float
+) -> None:
+    residual, value = (image - proximal) / torch.as_tensor(step).reshape(-1, 1, 1), prior.energy(proximal)
+    for candidate in (image, other, 0 * image, *(proximal + size * (other - proximal) for size in (-1e-1, 1e-3, 1e-1))):
+        apart = candidate - proximal
+        shortfall = value + _real_inner(residual, apart) - prior.energy(candidate)
+        scale = value + (_real_inner(residual, residual) * _real_inner(apart, apart)).sqrt()
+        if not (shortfall <= tolerance * scale).all():
+            raise AssertionError(f"proximal: does not minimise ½‖z − u‖² + step·E(z), by {shortfall.tolist()} in E")
+
+
 def check_capabilities(prior: Prior, image: Image) -> None:
     """Check that what `prior` provides, or what follows from it, answers on `image`, finite and of the right shape."""
     level = prior.noise_range[0] if prior.noise_range else 0.05
@@ -38,6 +83,7 @@ def check_capabilities(prior: Prior, image: Image) -> None:
         "gradient": lambda: prior.gradient(image),
         "denoiser": lambda: prior.denoise(image, level),
         "score": lambda: prior.score(image, level),
+        "proximal": lambda: prior.proximal(image, 1.0),
     }
     for capability, call in calls.items():
         if derive(prior.provides, [capability]) is None:
@@ -55,3 +101,8 @@ def check_capabilities(prior: Prior, image: Image) -> None:
             )
     if ("noise-conditional" in prior.provides) != (prior.noise_range is not None):
         raise AssertionError(f"{prior.name}: noise-conditional and noise_range = {prior.noise_range} contradict")
+
+
+def _real_inner(a: Tensor, b: Tensor) -> Tensor:
+    """Return Re⟨a, b⟩ per image."""
+    return (a.conj() * b).real.double().flatten(1).sum(1)
