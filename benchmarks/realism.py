@@ -7,8 +7,9 @@ slices get the matrix, the planes and the noise of the real ones. Every image is
 the head is where a smoothed magnitude exceeds 0.08. Writes realism_images.png, realism_statistics.png, realism.csv.
 
 Statistics: magnitudes of the gradient and of wavelet coefficients (Daubechies-4, levels 1 to 3) in the head, compared
-by the 1-Wasserstein distance of their decadic logarithms; the radial power spectrum of the complex images from 0.05 to
-0.45 cycles per pixel, compared by the rms difference in dB. The yardstick is the distance between two real subjects.
+by the 1-Wasserstein distance of their decadic logarithms; the radial power spectrum of the complex images per pixel of
+the head, from 0.05 to 0.45 cycles per pixel, compared by the rms difference in dB. The yardstick is the distance of two
+real subjects.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from mriinv.numerics.fft import fft2c
 PLANES = ("axial", "coronal", "sagittal")
 PER_PLANE = 10  # slices of a subject, real or simulated
 SUBJECTS = 4
-SIAT_PIXEL, BART_PIXEL = 0.8, 1.0  # mm; a head of usual size then fills as much of the matrix as the real ones do
+SIAT_PIXEL, BART_PIXEL = 0.75, 1.0  # mm; a head of usual size then fills as much of the matrix as the real ones do
 QUANTILES = np.linspace(0.02, 0.98, 97)
 BAND = np.linspace(0.05, 0.45, 33)
 NAMES = ("gradient", "wavelets 1", "wavelets 2", "wavelets 3", "spectrum")
@@ -82,7 +83,7 @@ def statistics(slices: Slices) -> Statistics:
         for level, bands in enumerate(details, 1):
             inside = torch.nn.functional.adaptive_max_pool2d(head[None].float(), bands[0].shape)[0] > 0
             values[f"wavelets {level}"] += [np.abs(band)[inside.numpy()] for band in bands]
-        values["spectrum"].append(radial_spectrum(image))
+        values["spectrum"].append(radial_spectrum(image) / float(head.float().mean()))
     found = {
         name: np.quantile(np.log10(np.concatenate(values[name]) + 1e-5), QUANTILES)
         for name in NAMES
@@ -92,7 +93,7 @@ def statistics(slices: Slices) -> Statistics:
 
 
 def radial_spectrum(image: torch.Tensor) -> np.ndarray:
-    """Return the mean power at the radii `BAND`, per pixel of the image."""
+    """Return the mean power at the radii `BAND`."""
     power = fft2c(image).abs().square().numpy()
     ky, kx = (np.fft.fftshift(np.fft.fftfreq(size)) for size in image.shape)
     radius = np.hypot(ky[:, None], kx[None])
@@ -149,10 +150,9 @@ def draw_images(path: Path, lines: dict[str, list[torch.Tensor]]) -> None:
         axes.set_axis_off()
     for line, (name, images) in zip(grid, lines.items(), strict=True):
         line[0].set_title(name, color="white", fontsize=9, loc="left", pad=2)
-        shown = [(image.abs(), "gray", (0, 1.1)) for image in images]
-        shown += [
-            (image.angle().where(image.abs() > 0.05, torch.nan), "twilight", (-3.15, 3.15)) for image in images[:2]
-        ]
+        phases = [image.angle().where(image.abs() > 0.05, torch.nan) for image in images[:2]]
+        shown = [(image.abs(), "gray", (0.0, 1.1)) for image in images]
+        shown += [(phase, "twilight", (-3.15, 3.15)) for phase in phases]
         for axes, (values, colours, (low, high)) in zip(line, shown, strict=False):
             axes.imshow(values.numpy(), cmap=colours, vmin=low, vmax=high)
     figure.savefig(path, facecolor="black", bbox_inches="tight", pad_inches=0.05)

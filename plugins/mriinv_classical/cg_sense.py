@@ -6,15 +6,21 @@ import torch
 from torch import Tensor
 
 from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, Solver, setting
+from mriinv_classical.weighting import follow_noise
+
+FACTOR, EXPONENT = 3.8, 1.2  # of the noise, in the rule for λ
+UNKNOWN_NOISE = 0.01  # λ where nobody measured it, the usual choice
 
 
 class CGSense(Solver):
-    """Solve (AᴴA + λI) x = Aᴴb (Pruessmann 2001). Needs no prior."""
+    """Solve (AᴴA + λI) x = Aᴴb (Pruessmann 2001). Needs no prior; λ follows the noise unless it is set."""
 
     name = "cg-sense"
 
     class Settings(ComponentSettings):
-        regularisation: float = setting(0.01, "λ, relative to ‖A‖²", ge=0)
+        regularisation: float | None = setting(
+            None, "λ, relative to ‖A‖²; none: from the noise level", ge=0, tune=(1e-4, 1e-1)
+        )
         tolerance: float = setting(1e-6, "stop at this residual relative to ‖Aᴴb‖", gt=0)
         max_iterations: int = setting(100, "largest number of conjugate-gradient iterations", ge=1)
 
@@ -28,9 +34,12 @@ class CGSense(Solver):
         monitor: Monitor | None,
     ) -> Solution:
         s = self.settings
+        regularisation: float | Tensor = UNKNOWN_NOISE if s.regularisation is None else s.regularisation
+        if s.regularisation is None and problem.noise_std is not None:
+            regularisation = follow_noise(torch.as_tensor(problem.noise_std), FACTOR, EXPONENT)
         result = problem.operator.solve_normal(
             problem.back_projection(),
-            s.regularisation * problem.operator.norm_bound**2,
+            regularisation * problem.operator.norm_bound**2,
             initial=initial,
             tolerance=s.tolerance,
             max_iterations=s.max_iterations,

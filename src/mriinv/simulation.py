@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 from pydantic import BaseModel, ConfigDict, Field
 
+from mriinv import __version__
 from mriinv.config import SEEDS, MaskChoice
 from mriinv.data.fastmri import write_fastmri
 from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads, Protocol
@@ -87,7 +88,7 @@ def simulate_scans(config: SimulationConfig, *, replace: bool = False) -> Iterat
 
 
 def _identity(common: dict[str, Any], seed: int) -> str:
-    return json.dumps({**common, "seed": seed}, sort_keys=True)
+    return json.dumps({**common, "seed": seed, "version": __version__}, sort_keys=True)
 
 
 def _sequence(path: Path, identity: str) -> str | None:

@@ -52,7 +52,7 @@ def test_field_on_the_axis_of_a_loop() -> None:
     assert field.imag.abs().max() < 1e-12
 
 
-def test_field_has_no_transverse_sources_far_from_the_wire() -> None:
+def test_field_turns_with_the_loop() -> None:
     """With y along the axis of the loop instead of x, −iB_y takes the place of B_x."""
     at = torch.tensor([[0.3, -0.4, 0.2]], dtype=torch.float64)
     turned = loop(0.7, 0.1)[None].roll(1, -1)

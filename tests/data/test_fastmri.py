@@ -158,6 +158,8 @@ def test_open_scan_reads_what_was_written(folder: Path, scan: Acquisition) -> No
             torch.testing.assert_close(found.noise_covariance, scan.noise_covariance.to(torch.complex64))
             assert found.noise_std == pytest.approx(scan.noise_std, rel=1e-5)
             assert found.geometry.pixel == pytest.approx((4.5, 4.5)) and found.geometry.spacing == pytest.approx(5)
+            assert found.geometry.centre == pytest.approx(scan.geometry.neighbour(index).centre)
+            assert found.geometry.axes == scan.geometry.axes
             assert found.header["acquisition"] == "AXT2" and not found.remarks
 
 

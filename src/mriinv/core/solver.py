@@ -45,7 +45,7 @@ class Solver(Component, ABC):
 
         Parameters
         ----------
-        initial : starting image in the units of the problem; SENSE when None
+        initial : starting image in the units of the problem; the solver's own choice when None
         generator : source of randomness, on the device of the data; a fresh one with seed 0 when None
         monitor : called as ``monitor(iteration, {"cost": …})`` while the solver works
 

@@ -35,7 +35,8 @@ def write_fastmri(
     and its maximum and norm as the attributes ``max`` and ``norm``, unless the acquisition is itself undersampled;
     ``mask`` (x,), or (y, x) for one in two dimensions, which fastMRI does not have, when not everything is sampled.
     Further, as known: ``noise_cov`` (coil, coil), ``reference`` (slices, y, x) and ``coil_maps`` (…, coil, y, x), the
-    latter two complex. The attribute ``acquisition`` is that of the header, ``patient_id`` the source.
+    latter two complex. The attribute ``acquisition`` is that of the header, ``patient_id`` the source, ``geometry`` the
+    place of the first slice, for which the header has no room.
 
     Parameters
     ----------
@@ -74,6 +75,7 @@ def write_fastmri(
                 file[name] = _array(values)
         file.attrs["acquisition"] = acquisition.header.get("acquisition", "")
         file.attrs["patient_id"] = acquisition.source
+        file.attrs["geometry"] = acquisition.geometry.to_json()
         file.attrs.update(attributes or {})
 
 

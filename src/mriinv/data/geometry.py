@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -40,13 +40,20 @@ class Geometry:
             if axes.shape != (3, 3) or not np.allclose(axes @ axes.T, np.eye(3), atol=1e-3):
                 raise ValueError("axes must be three orthonormal vectors")
 
+    def neighbour(self, steps: int) -> Geometry:
+        """Return the geometry of the slice `steps` further on."""
+        if self.centre is None or self.axes is None:
+            return self
+        x, y, z = (c + steps * self.spacing * a for c, a in zip(self.centre, self.axes[2], strict=True))
+        return replace(self, centre=(x, y, z))
+
     def to_json(self) -> str:
         """Return this geometry as text, for a result file."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Geometry:
-        """Return the geometry that `to_json` wrote (`ValueError` or `TypeError` for anything else)."""
+        """Return the geometry that `to_json` wrote (`ValueError`, `TypeError` or `KeyError` for anything else)."""
         fields = json.loads(text)
         fields["pixel"] = tuple(fields["pixel"])
         if fields["centre"] is not None:

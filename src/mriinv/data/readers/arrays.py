@@ -69,7 +69,7 @@ class ArrayScan(FileScan):
             kspace=self._slice(self.kspace_name, index),
             coil_maps=self._slice("coil_maps", index) if "coil_maps" in self.fields else None,
             reference=self._slice("reference", index) if "reference" in self.fields else None,
-            geometry=self.geometry,
+            geometry=self.geometry and self.geometry.neighbour(index),
         )
 
     def _details(self) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from mriinv.data.geometry import Geometry
 from mriinv.data.readers.arrays import Array, ArrayScan
 from mriinv.data.readers.mrd_header import MAX_HEADER, parse_header, pixel_size, without_persons
 
@@ -16,7 +18,8 @@ class Hdf5Scan(ArrayScan):
 
     Optional: ``mask`` (x,) or (y, x), ``coil_maps`` (slices, coil, y, x) or (coil, y, x), ``noise_cov`` (coil, coil),
     ``reference`` (slices, y, x), and ``ismrmrd_header``, which gives the size of a pixel and without which, or with a
-    bad one, the file is read as well. ``reconstruction_rss`` is not used: it is cropped, and the coil-combined
+    bad one, the file is read as well; the attribute ``geometry`` of simulated scans tells the place of the slices too.
+    ``reconstruction_rss`` is not used: it is cropped, and the coil-combined
     reference is made from the k-space.
     """
 
@@ -47,8 +50,14 @@ class Hdf5Scan(ArrayScan):
         acquisition = self._file.attrs.get("acquisition")
         if isinstance(acquisition, str):
             self.header["acquisition"] = acquisition[:80]
-        if "ismrmrd_header" not in self.fields:
-            return
+        if "ismrmrd_header" in self.fields:
+            self._read_ismrmrd_header()
+        place = self._file.attrs.get("geometry")
+        if isinstance(place, str) and len(place) < MAX_HEADER:
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
+                self.geometry = Geometry.from_json(place)
+
+    def _read_ismrmrd_header(self) -> None:
         y, x = self.shape[2:]
         try:
             if text := header_text(stored(self._file, "ismrmrd_header")):

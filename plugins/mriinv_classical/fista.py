@@ -1,0 +1,83 @@
+"""FISTA: accelerated proximal gradients, for any prior with a proximal map."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, Solver, setting
+
+LARGEST_MOMENTUM = 0.9  # without a limit, the error of an inexact proximal map is amplified more and more
+
+
+class FISTA(Solver):
+    r"""Minimise C(x) = ½‖Ax − b‖² + E(x) by proximal gradients with momentum (Beck and Teboulle 2009),
+
+    .. math:: x_{k+1} = \mathrm{prox}_{αE}(y_k − αA^H(Ay_k − b)), \qquad y_{k+1} = x_{k+1} + β_k(x_{k+1} − x_k),
+
+    with α = 1/‖A‖², from x₀ = Aᴴb. The momentum starts anew whenever Re⟨y_k − x_{k+1}, x_{k+1} − x_k⟩ > 0
+    (O'Donoghue and Candès 2015, gradient scheme), and β_k is limited. Stops at
+    ‖x_{k+1} − x_k‖ ≤ `tolerance`·‖x_{k+1}‖, image by image.
+
+    AᴴA is linear, so that one application per iteration serves the gradient and the data term. The history has the
+    change and the data term, the latter to rounding relative to ½‖b‖², and, where the prior has an energy, it and the
+    cost.
+    """
+
+    name = "fista"
+    requires = (frozenset({"proximal"}),)
+
+    class Settings(ComponentSettings):
+        tolerance: float = setting(2e-4, "relative change of the image at which to stop", gt=0)
+        max_iterations: int = setting(300, "largest number of iterations", ge=1)
+
+    def solve(
+        self,
+        problem: InverseProblem,
+        prior: Prior | None,
+        *,
+        initial: Tensor | None,
+        generator: torch.Generator,
+        monitor: Monitor | None,
+    ) -> Solution:
+        assert prior is not None
+        s, gram, projected = self.settings, problem.operator.gram, problem.back_projection()
+        step = problem.operator.norm_bound**-2
+        constant = 0.5 * problem.data.abs().double().square().flatten(1).sum(1)
+        x = projected if initial is None else initial
+        gram_x = gram(x)
+        y, gram_y = x, gram_x
+        time = torch.ones_like(constant)
+        stopped = torch.zeros_like(time, dtype=torch.bool)
+        iterations = torch.zeros_like(time, dtype=torch.int64)
+        memory: dict[str, Tensor] = {}
+        history: list[dict[str, Tensor]] = []
+        while len(history) < s.max_iterations and not stopped.all():
+            target = prior.proximal(y - step * (gram_y - projected), step, memory)
+            moved = torch.where(stopped.view(-1, 1, 1), 0, target - x)
+            restart = _inner(y - target, moved) > 0
+            time, previous = torch.where(restart, 1.0, 0.5 * (1 + (1 + 4 * time.square()).sqrt())), time
+            momentum = torch.where(restart, 0, (previous - 1) / time).clamp_max(LARGEST_MOMENTUM)
+            momentum = momentum.to(x.real.dtype).view(-1, 1, 1)
+            x = x + moved
+            gram_moved = gram(x) - gram_x
+            gram_x = gram_x + gram_moved
+            y, gram_y = x + momentum * moved, gram_x + momentum * gram_moved
+
+            iterations += ~stopped
+            change = (_inner(moved, moved) / _inner(x, x).clamp_min(torch.finfo(time.dtype).tiny)).sqrt()
+            row = {"change": change, "data": constant + _inner(x, 0.5 * gram_x - projected)}
+            if type(prior).energy is not Prior.energy:
+                row["energy"] = prior.energy(x)
+                row["cost"] = row["data"] + row["energy"]
+            history.append(row)
+            stopped = stopped | (change <= s.tolerance)
+            if monitor is not None:
+                monitor(len(history), {name: float(value.mean()) for name, value in row.items()})
+        return Solution(x, stopped, iterations, {name: torch.stack([r[name] for r in history]) for name in history[0]})
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Return Re⟨a, b⟩ per image in float64."""
+    products = torch.view_as_real(a).double() * torch.view_as_real(b).double()
+    return products.flatten(1).sum(1)
