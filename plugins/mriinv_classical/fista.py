@@ -20,8 +20,8 @@ class FISTA(Solver):
     ‖x_{k+1} − x_k‖ ≤ `tolerance`·‖x_{k+1}‖, image by image.
 
     AᴴA is linear, so that one application per iteration serves the gradient and the data term. The history has the
-    change and the data term, the latter to rounding relative to ½‖b‖², and, where the prior has an energy, it and the
-    cost.
+    change and the data term, the latter to rounding relative to ½‖b‖². E itself is never asked for: a proximal map may
+    have none that can be computed.
     """
 
     name = "fista"
@@ -60,16 +60,12 @@ class FISTA(Solver):
             momentum = torch.where(restart, 0, (previous - 1) / time).clamp_max(LARGEST_MOMENTUM)
             momentum = momentum.to(x.real.dtype).view(-1, 1, 1)
             x = x + moved
-            gram_moved = gram(x) - gram_x
-            gram_x = gram_x + gram_moved
-            y, gram_y = x + momentum * moved, gram_x + momentum * gram_moved
+            gram_x, gram_before = gram(x), gram_x
+            y, gram_y = x + momentum * moved, gram_x + momentum * (gram_x - gram_before)
 
             iterations += ~stopped
             change = (_inner(moved, moved) / _inner(x, x).clamp_min(torch.finfo(time.dtype).tiny)).sqrt()
             row = {"change": change, "data": constant + _inner(x, 0.5 * gram_x - projected)}
-            if type(prior).energy is not Prior.energy:
-                row["energy"] = prior.energy(x)
-                row["cost"] = row["data"] + row["energy"]
             history.append(row)
             stopped = stopped | (change <= s.tolerance)
             if monitor is not None:

@@ -21,8 +21,9 @@ class TotalVariation(WeightedPrior):
 
     The proximal map is p = z − Dᴴf, where the dual field f minimises ½‖z − Dᴴf‖² over |f_p| ≤ τ = λ·step; it is found
     by fast gradient projection (Beck and Teboulle 2009). The distance of p to the exact point is at most √(2·gap) with
-    the duality gap; the iteration stops when that is below `tolerance`·‖z‖ for every image. A caller's memory keeps f,
-    where the next call starts.
+    the duality gap; the iteration stops when that is below `tolerance`·‖z‖ for every image, or after `max_iterations`,
+    as it does with large weights. A caller's memory keeps f, where the next call starts: over the calls of a solver the
+    error of maps that were cut short goes down all the same.
     """
 
     name = "tv"
@@ -31,7 +32,7 @@ class TotalVariation(WeightedPrior):
 
     class Settings(ComponentSettings):
         weight: float | None = setting(None, "λ at image scale 1; none: from the noise level", gt=0, tune=(1e-4, 1e-1))
-        tolerance: float = setting(1e-4, "largest error of the proximal map, relative to the image", gt=0)
+        tolerance: float = setting(1e-4, "error of the proximal map at which to stop, relative to the image", gt=0)
         max_iterations: int = setting(100, "largest number of iterations in one proximal map", ge=1)
 
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:

@@ -28,7 +28,7 @@ def follow_noise(noise_std: Tensor, factor: float, exponent: float) -> Tensor:
 class WeightedPrior(Prior):
     """A prior E(x) = λ R(x) whose weight follows the noise of the measurements, unless the setting `weight` is given.
 
-    Where the noise is unknown, λ is that of η = 0.01.
+    Where the noise is unknown, λ is that of η = 0.01. The rule assumes coil maps with unit sum of squares.
     """
 
     factor: ClassVar[float]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,27 @@ def test_noise_covariance(coils: int) -> None:
         assert 1 < float(std.max() / std.min()) < 2.5
     if coils == 8:
         assert correlation.diagonal(1).mean() > correlation.diagonal(4).mean()
+
+
+def test_coupling_is_inductive() -> None:
+    """(I + κ)⁻¹ up to the phases of the receivers, κ = i Q M / √(L L) / p."""
+    drawn = array(5)
+    inverse = torch.linalg.inv(drawn.mixing)
+    coupling = inverse / inverse.diagonal() - torch.eye(5)
+    inductance = mutual_inductance(drawn.loops)
+    own = inductance.diagonal().sqrt()
+    expected = (inductance / (own[:, None] * own)).fill_diagonal_(0)
+    factor = (coupling.imag * expected).sum() / expected.square().sum()
+    torch.testing.assert_close(coupling, torch.complex(torch.zeros(5, 5).double(), factor * expected))
+    assert 30 / 10 ** (25 / 20) <= factor <= 30 / 10 ** (15 / 20)
+
+
+def test_received_noise_is_mixed_as_signals_are() -> None:
+    drawn = array(4)
+    bare = replace(drawn, mixing=torch.eye(4, dtype=drawn.mixing.dtype))
+    alone, received = (one.noise_covariance(1.0, torch.Generator().manual_seed(1)) for one in (bare, drawn))
+    mixed = drawn.mixing @ alone @ drawn.mixing.mH
+    torch.testing.assert_close(received, mixed * (2 / mixed.diagonal().real.mean()))
 
 
 def test_noise_has_the_given_covariance() -> None:

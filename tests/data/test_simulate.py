@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from mriinv.core.problem import reference_scale
+from mriinv.data import simulate
 from mriinv.data.acquisition import Acquisition
+from mriinv.data.coils import CoilArray
 from mriinv.data.heads import LabelMapHeads, ProceduralHeads, Protocol
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError
@@ -103,6 +106,35 @@ def test_maps_times_reference_are_the_kspace_of_every_slice() -> None:
     far = (scan.coil_maps[0] - scan.coil_maps[2]).abs().max()
     near = (scan.coil_maps[0] - scan.coil_maps[1]).abs().max()
     assert 1e-3 < near < far  # coils see every slice from another height
+
+
+def test_every_slice_has_the_maps_of_its_height(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[CoilArray] = []
+    draw = CoilArray.draw
+
+    def spy(*arguments: Any) -> CoilArray:
+        drawn.append(draw(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(simulate.CoilArray, "draw", spy)
+    scan = simulate_acquisition(
+        heads=ProceduralHeads(Protocol(pixel=4.0, thickness=10.0)), shape=(48, 40), coils=3, slices=3, coil_maps=True
+    )
+    assert scan.geometry is not None and scan.geometry.axes is not None and scan.coil_maps is not None
+    for index in range(3):
+        centre = scan.geometry.neighbour(index).centre
+        height = np.dot(centre, scan.geometry.axes[2]) / (48 * 4.0 / 2)  # in half fields of view
+        torch.testing.assert_close(scan.coil_maps[index], drawn[0].maps((float(height),))[0])
+    assert (scan.coil_maps[0] - scan.coil_maps[2]).abs().max() > 0.05
+
+
+def test_axes_are_those_of_radiology() -> None:
+    """Rows run to posterior or inferior, columns to the left or to posterior; LPS."""
+    assert simulate.AXES == {
+        "axial": ((0, 1, 0), (1, 0, 0), (0, 0, 1)),
+        "coronal": ((0, 0, -1), (1, 0, 0), (0, -1, 0)),
+        "sagittal": ((0, 0, -1), (0, 1, 0), (-1, 0, 0)),
+    }
 
 
 def test_maps_and_noise_do_not_change_what_else_is_drawn() -> None:

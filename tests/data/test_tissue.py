@@ -185,6 +185,13 @@ def test_fat_is_suppressed_in_a_third() -> None:
         assert (fat / white)[suppressed].median() < 0.6 * (fat / white)[~suppressed].median()
 
 
+def test_blood_leaves_the_slice_between_the_pulses_of_spin_echoes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    signals = torch.stack([random_contrast(generator, "t2").signal for _ in range(100)])
+    ratio = signals[:, TISSUE["vessel"]] / signals[:, TISSUE["lesion"]]  # of nearly the same T2; 0.9 at rest
+    assert ratio.max() < 0.75 and ratio.min() < 0.1
+
+
 def test_all_contrasts_are_drawn_and_the_seed_determines_them() -> None:
     first, again = (draws(None, 60) for _ in range(2))
     assert {one.description.split()[0].lower() for one in first} == set(CONTRASTS)

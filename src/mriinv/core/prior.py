@@ -84,7 +84,7 @@ class Prior(Component, nn.Module, ABC):
 
         Parameters
         ----------
-        step : one number or one per image
+        step : one positive number or one per image
         memory : a dictionary that the caller keeps from call to call while its images change little, such as the
             iterates of one solve, and that belongs to the prior: what it stores there makes the next call cheaper
         """

@@ -55,12 +55,13 @@ def write_fastmri(
     """
     if acquisition.geometry is None:
         raise InputError(acquisition.source, "geometry", "none", "pixel sizes, which the header has to state")
+    acquisition, geometry = acquisition.to("cpu"), acquisition.geometry
     stored = acquisition if mask is None else acquisition.undersampled(mask)
     if (stored.mask != stored.mask[:1]).any():
         raise InputError(acquisition.source, "mask", "a mask for each slice", "one for all slices")
     with atomic_path(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         file["kspace"] = _array(stored.kspace)
-        file["ismrmrd_header"] = ismrmrd_header(acquisition, acquisition.geometry)
+        file["ismrmrd_header"] = ismrmrd_header(acquisition, geometry)
         if not stored.fully_sampled:
             grid = stored.mask[0]
             file["mask"] = (grid[0] if (grid == grid[:1]).all() else grid).numpy()
@@ -75,7 +76,7 @@ def write_fastmri(
                 file[name] = _array(values)
         file.attrs["acquisition"] = acquisition.header.get("acquisition", "")
         file.attrs["patient_id"] = acquisition.source
-        file.attrs["geometry"] = acquisition.geometry.to_json()
+        file.attrs["geometry"] = geometry.to_json()
         file.attrs.update(attributes or {})
 
 
@@ -114,4 +115,4 @@ def _noise_covariance(acquisition: Acquisition) -> Tensor | None:
 
 
 def _array(values: Tensor) -> np.ndarray:
-    return values.to("cpu", torch.complex64).numpy()
+    return values.to(torch.complex64).numpy()

@@ -90,9 +90,11 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(image, nibabel.Nifti1Image):  # of which NIfTI-2 is a kind
         raise InputError(path, "", type(image).__name__, "NIfTI")
     shape = image.shape
-    if len(shape) == 4 and shape[3] == 1:
-        image = image.slicer[..., 0]
-    if len(image.shape) != 3 or math.prod(shape) > MAX_VOXELS:
+    if len(shape) not in (3, 4) or shape[3:] not in ((), (1,)) or math.prod(shape) > MAX_VOXELS:
         raise InputError(path, ENTRY, f"a volume of shape {shape}", f"three axes, at most {MAX_VOXELS} voxels")
+    if image.get_data_dtype().itemsize > 8:
+        raise InputError(path, ENTRY, f"voxels of type {image.get_data_dtype()}", "integers")
+    if len(shape) == 4:
+        image = image.slicer[..., 0]
     image = nibabel.as_closest_canonical(image)
     return np.asanyarray(image.dataobj), np.array(image.header.get_zooms()[:3], float)

@@ -132,7 +132,8 @@ def random_contrast(generator: torch.Generator, kind: str | None = None) -> Cont
     """Return a usual sequence at 1.5 or 3 T with random parameters, for a head whose tissues are a little its own.
 
     T1-weighted (MPRAGE, spin echo, spoiled gradient echo), T2-weighted and proton density (turbo spin echo), FLAIR
-    (turbo spin echo); a third with suppressed fat. Relaxation times vary by 6 %, densities by 3 % (standard deviation).
+    (turbo spin echo); a third with suppressed fat. T1 and T2 vary by 6 %, T2′ by 20 %, densities by
+    3 % (standard deviation).
 
     Parameters
     ----------

@@ -66,7 +66,8 @@ def check_proximal(
 def _check_optimality(
     prior: Prior, image: Image, proximal: Image, step: float | Tensor, other: Image, tolerance: float
 ) -> None:
-    residual, value = (image - proximal) / torch.as_tensor(step).reshape(-1, 1, 1), prior.energy(proximal)
+    size = torch.as_tensor(step, dtype=image.real.dtype, device=image.device).reshape(-1, 1, 1)
+    residual, value = (image - proximal) / size, prior.energy(proximal)
     for candidate in (image, other, 0 * image, *(proximal + size * (other - proximal) for size in (-1e-1, 1e-3, 1e-1))):
         apart = candidate - proximal
         shortfall = value + _real_inner(residual, apart) - prior.energy(candidate)

@@ -24,6 +24,7 @@ from mriinv.files import reason
 MAX_ELEMENTS = 2**28  # of one array read at once: 2 GiB of complex64, far above any slice of multi-coil k-space
 MAX_COILS = 1024
 DAMAGE = (
+    MemoryError,
     OSError,
     RuntimeError,
     ValueError,

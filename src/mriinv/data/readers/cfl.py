@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mriinv.data.readers.base import Content, FileScan, partition_weights
+from mriinv.data.readers.base import MAX_ELEMENTS, Content, FileScan, partition_weights
 from mriinv.errors import InputError
 
 NAMES = (
@@ -68,6 +68,9 @@ class CflScan(FileScan):
         y, x = (sizes[number] for number in grid[-2:])
         self._set_shape("kspace", sizes[self._axis], sizes[COIL], y, x)
         if self._volume:
+            if sizes[READ] * sizes[COIL] * y > MAX_ELEMENTS:
+                found = f"{sizes[COIL]} coils of {sizes[READ]} × {y} samples in a plane of PHS2"
+                raise InputError(self.path, "kspace", found, f"at most {MAX_ELEMENTS} samples")
             self.remarks.append("the slices of this 3D scan lie across READ, after an inverse FFT along it")
         elif self._axis != SLICE:
             self.remarks.append(f"each entry along {NAMES[self._axis]} is an image of its own")

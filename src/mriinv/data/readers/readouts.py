@@ -12,6 +12,7 @@ from mriinv.data.readers.mrd_header import Encoding
 from mriinv.errors import InputError
 
 MAX_READOUTS = 2**20
+MAX_HEAD = 1024  # bytes of the header of a readout; the standard's has 340
 IMAGES = ("set", "repetition", "phase", "contrast", "slice")  # counters of independent images, the last runs fastest
 COUNTERS = ("kspace_encode_step_1", "kspace_encode_step_2", "average", "segment", *IMAGES)
 NUMBERS = ("number_of_samples", "active_channels", "discard_pre", "discard_post", "center_sample", "encoding_space_ref")
@@ -40,6 +41,8 @@ def read_heads(data: h5py.Dataset) -> np.ndarray:
     """Return the fields of `HEAD` for every readout (`TypeError` or `ValueError` for data that are no readouts)."""
     if data.ndim != 1 or not {"head", "data"} <= set(data.dtype.names or ()):
         raise TypeError("no list of readouts")
+    if data.dtype["head"].itemsize > MAX_HEAD:
+        raise ValueError(f"headers of {data.dtype['head'].itemsize} bytes, of at most {MAX_HEAD}")
     if not _separate(data.dtype):
         raise ValueError("fields that overlap")  # HDF5 would write past the end of its memory
     if not 1 <= len(data) <= MAX_READOUTS:
@@ -100,7 +103,7 @@ def choose_encoding(path: Path, heads: np.ndarray, encodings: tuple[Encoding, ..
     spaces = np.unique(heads["encoding_space_ref"][_used(heads) & ~_extra(heads)])
     if len(spaces) == 0:
         raise InputError(path, "data", "no imaging readout", "at least one")
-    if len(spaces) > 1 or spaces[0] >= len(encodings):
+    if len(spaces) > 1 or not 0 <= spaces[0] < len(encodings):
         found = f"readouts of the encodings {spaces.tolist()} ({len(encodings)} in the header)"
         raise InputError(path, "data", found, "one encoding, which the header describes")
     encoding = encodings[spaces[0]]
