@@ -60,6 +60,88 @@ def test_results_in_a_folder_are_no_scans(scans: list[Path]) -> None:
     assert len(json.loads(succeed("run", "scans", *CG, "--json"))) == 2
 
 
+def test_files_that_look_like_scans_and_are_none_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    with h5py.File("scans/weights.h5", "w") as file:
+        file["weights"] = np.ones(3)
+    assert len(json.loads(succeed("run", "scans", *CG, "--json"))) == 2
+    assert "left out: scans/weights.h5: found no 'kspace'" in caplog.text
+
+
+def test_a_scan_that_is_named_twice_is_one(scans: list[Path]) -> None:
+    assert len(json.loads(succeed("run", "scans", scans[0], "scans/*.h5", *CG, "--json"))) == 2
+
+
+def test_a_pair_of_bart_is_one_scan(scans: list[Path]) -> None:
+    with h5py.File(scans[0]) as file:
+        kspace = file["kspace"][0]
+    np.ascontiguousarray(kspace.transpose(1, 2, 0)[:, :, None]).ravel(order="F").tofile("scans/pair.cfl")
+    Path("scans/pair.hdr").write_text(f"# Dimensions\n{SHAPE[0]} {SHAPE[1]} 1 {COILS}\n")
+    for given in (("scans/pair.*",), ("scans/pair.cfl", "scans/pair.hdr"), ("scans/pair",)):
+        (report,) = json.loads(succeed("run", *given, *CG, "--json"))
+        assert report["complete"] and Path(report["result"]).name == "pair.h5"
+    before = Path("scans/pair.cfl").read_bytes()
+    result = invoke("run", "scans/pair.cfl", *CG, "--out", "scans", "--format", "cfl")
+    assert result.exit_code == 1 and "found a file that was not exported by mriinv" in result.output
+    assert Path("scans/pair.cfl").read_bytes() == before
+
+
+def test_a_slice_that_fails_does_not_end_the_others() -> None:
+    with h5py.File("scans/a.h5") as file:
+        kspace = np.repeat(file["kspace"][...], 4, 0)
+    kspace[1] = 0
+    with h5py.File("edge.h5", "w") as file:
+        file["kspace"] = kspace
+    result = invoke("run", "edge.h5", *CG)
+    assert result.exit_code == 1 and "no sample in slice 1" in result.output
+    assert read_result("result/edge.h5").slices == (0, 2, 3)
+    result = invoke("run", "edge.h5", *CG)
+    assert "slices kept from an earlier run of the same: 0, 2, 3" in result.output
+
+
+def test_an_empty_reference_costs_the_metrics_only() -> None:
+    with h5py.File("scans/a.h5", "r+") as file:
+        file["reference"] = np.zeros((1, *SHAPE), np.complex64)
+    assert "note: slice 0: without metrics: " in succeed("run", "scans/a.h5", *CG)
+
+
+def test_a_changed_file_of_coil_maps_makes_another_result(scans: list[Path]) -> None:
+    succeed("run", scans[0], *CG)
+    maps = read_result("result/a.h5").arrays["coil_maps"][0].numpy()
+    options = (*CG, "--set", "operator.maps=maps.npy")
+    images = []
+    for factor in (1, 2):
+        np.save("maps.npy", factor * maps)
+        text = succeed("run", scans[0], *options)
+        assert "kept" not in text and "replaces an older result" in text
+        images.append(read_result("result/a.h5").image)
+    assert not torch.allclose(*images)
+
+
+def test_an_export_that_fails_does_not_end_the_others() -> None:
+    Path("result/a.nii").mkdir(parents=True)
+    result = invoke("run", "scans", *CG, "--format", "nii", "--json")
+    first, second = json.loads(result.stdout)
+    assert result.exit_code == 1 and "a.nii" in first["error"] and first["complete"]
+    assert second["error"] is None and second["exported"] == ["result/b.nii"]
+
+
+@pytest.mark.parametrize("recipe", ["tv", "l1-wavelet", "zero-filled", "cg-sense", "deepen-map", "deepen-posterior"])
+def test_every_recipe_has_a_plan(scans: list[Path], recipe: str) -> None:
+    assert "memory_estimate_MB" in succeed("run", scans[0], "--recipe", recipe, "--dry-run")
+
+
+def test_one_virtual_coil_is_no_folded_object(scans: list[Path]) -> None:
+    assert "cannot explain" not in succeed("run", scans[0], *CG, "--coils", "1")
+
+
+def test_tuning_overwrites_no_scan_and_keeps_what_is_better(scans: list[Path]) -> None:
+    options = ("--recipe", "tv", "--mask", "poisson-2d", "--calibration", "16", "--bounds", "1", "2")
+    result = invoke("tune", scans[0], *options, "--out", scans[0])
+    assert result.exit_code == 1 and "found a file that no tuning made" in result.output
+    assert "no value of the range is better" in succeed("tune", scans[0], *options, "--out", "worse.yaml")
+    assert not Path("worse.yaml").exists()
+
+
 @pytest.mark.parametrize("given", ["*.h5", "empty"])
 def test_folders_and_patterns_without_scans(given: str) -> None:
     Path("empty").mkdir()
@@ -70,12 +152,12 @@ def test_folders_and_patterns_without_scans(given: str) -> None:
 def test_the_same_again_is_kept_unless_restarted(scans: list[Path]) -> None:
     succeed("run", scans[0], *CG)
     before = Path("result/a.h5").stat().st_mtime_ns
-    assert "all slices were finished by an earlier run of the same" in succeed("run", scans[0], *CG)
+    assert "slices kept from an earlier run of the same: all" in succeed("run", scans[0], *CG)
     assert Path("result/a.h5").stat().st_mtime_ns == before
-    assert "all slices" not in succeed("run", scans[0], *CG, "--restart")
+    assert "kept" not in succeed("run", scans[0], *CG, "--restart")
     with h5py.File(scans[0], "r+") as file:
         file["kspace"][...] = 2 * file["kspace"][...]
-    assert "all slices" not in succeed("run", scans[0], *CG)  # the input is another one
+    assert "kept" not in succeed("run", scans[0], *CG)  # the input is another one
 
 
 def test_images_are_cropped_whether_k_space_can_be_or_not(scans: list[Path]) -> None:

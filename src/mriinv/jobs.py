@@ -34,7 +34,7 @@ class Job:
     out: Path
     slices: list[int]
     found: dict[str, Any]  # slices, coils, matrix and whatever else the reader knows
-    state: dict[str, int] | None  # size and time of the last change of the file: another file is another job
+    files: dict[str, list[int]]  # size and time of the last change of all files that the result depends on
 
 
 def settle(config: RunConfig) -> RunConfig:
@@ -91,11 +91,9 @@ def prepare(config: RunConfig) -> list[Job]:
             y, x = config.preparation.cropped(found["matrix"])
             mask = mask_of(config.mask, (y, x), (0, y, 0, x))
             found["achieved_acceleration"] = round(mask.numel() / int(mask.sum()), 3)
-        state = None
-        if path is not None:
-            stat = Path(found.get("path", path)).stat()  # a reader may find its file beside the name
-            state = {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
-        jobs.append(Job(path, out, _chosen_slices(config, path, found["slices"]), found, state))
+        place = None if path is None else Path(found.get("path", path))  # a reader may find its file beside the name
+        slices = _chosen_slices(config, path, found["slices"])
+        jobs.append(Job(path, out, slices, found, _states(config, place)))
     return jobs
 
 
@@ -109,27 +107,52 @@ def open_input(path: Path | None) -> AbstractContextManager[Scan | None]:
     return nullcontext() if path is None else open_scan(path, registry().readers())
 
 
+def _states(config: RunConfig, path: Path | None) -> dict[str, list[int]]:
+    """Return size in bytes and time of the last change in ns of the input and of files that settings name."""
+    settings = [choice.settings for choice in (config.operator, config.prior, config.solver) if choice]
+    named = [Path(value) for values in settings for value in values.values() if isinstance(value, str)]
+    input_files = [] if path is None else [path, *(path.with_suffix(".hdr"),) * (path.suffix == ".cfl")]
+    stats = {str(file): file.stat() for file in (*input_files, *named) if file.is_file()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
 def _files(path: Path) -> Iterator[Path]:
     """Give the scans that an input stands for: itself, those in a folder, or those that a pattern matches."""
     if path.is_dir():
-        found = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
-        scans = [file for file in found if find_reader(file, registry().readers()) and not is_result(file)]
-        if not scans:
-            raise InputError(path, "", f"a folder with {len(found)} entries, none a k-space file", "k-space files")
-        yield from scans
+        found, what = sorted(path.iterdir()), "a folder"
     elif glob.has_magic(str(path)) and not path.exists():
-        matches = sorted(glob.glob(str(path), recursive=True))
-        if not matches:
-            raise InputError(path, "", "a pattern that matches no file", "k-space files")
-        for match in matches:
-            yield from _files(Path(match))
+        found, what = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))], "a pattern"
     else:
-        yield path
+        header = path.suffix == ".hdr" and path.with_suffix(".cfl").is_file()
+        yield path.with_suffix(".cfl") if header else path
+        return
+    scans = [file for file in found if _is_scan(file)]
+    folders = [file for file in found if what == "a pattern" and file.is_dir()]
+    if not scans and not folders:
+        raise InputError(path, "", f"{what} with {len(found)} entries, none a k-space file", "k-space files")
+    yield from scans
+    for folder in folders:
+        yield from _files(folder)
+
+
+def _is_scan(file: Path) -> bool:
+    """Say whether a file among others is k-space; warn of one that looks so and cannot be read."""
+    readers = registry().readers()
+    if file.name.startswith(".") or not file.is_file() or find_reader(file, readers) is None or is_result(file):
+        return False
+    if file.suffix == ".hdr" and file.with_suffix(".cfl").is_file():
+        return False
+    try:
+        open_scan(file, readers).close()
+    except InputError as error:
+        logger.warning("left out: %s", error)
+        return False
+    return True
 
 
 def _outputs(config: RunConfig) -> dict[Path | None, Path]:
     """Return the result file of each input, and refuse what would overwrite an input, another result or other files."""
-    scans = [file for path in config.input for file in _files(path)]
+    scans = list({file.resolve(): file for path in config.input for file in _files(path)}.values())
     inputs: list[Path | None] = [*scans] or [None]
     taken: dict[Path, str] = {path.resolve(): "" for path in scans}
     outputs: dict[Path | None, Path] = {}
@@ -145,7 +168,7 @@ def _outputs(config: RunConfig) -> dict[Path | None, Path]:
             if other_file.is_file() and not is_result(result):
                 expected = "another --out, or the file out of the way"
                 raise InputError(other_file, "", "a file that is no result of mriinv", expected)
-        taken[out.resolve()] = str(path)
+        taken |= {out.resolve(): str(path), partial_path(out).resolve(): str(path)}
         outputs[path] = out
     return outputs
 

@@ -23,13 +23,14 @@ def plan(config: RunConfig) -> dict[str, Any]:
     reconstruction = combine(config)
     inputs = [{"input": str(job.path or SIMULATED), "result": str(job.out), **job.found} for job in prepare(config)]
     largest = max(inputs, key=lambda row: row["coils"] * row["matrix"][0] * row["matrix"][1])
+    matrix = config.preparation.cropped(largest["matrix"])
     return {
         "configuration": resolved(config, reconstruction),
         "derivations": [str(d) for d in derivations],
         "weights": weights_record(config),
         "device": str(reconstruction.device),
         "inputs": inputs,
-        "memory_estimate_MB": round(memory_estimate(reconstruction, largest["matrix"], largest["coils"]) / 1e6, 1),
+        "memory_estimate_MB": round(memory_estimate(reconstruction, matrix, largest["coils"]) / 1e6, 1),
     }
 
 
@@ -54,7 +55,7 @@ def memory_estimate(reconstruction: Reconstruction, matrix: tuple[int, int], coi
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             if derive(prior.provides, ["gradient"]) is not None:
                 prior.gradient(probe)
-            else:
+            elif "denoiser" in prior.provides:
                 prior.denoise(probe, prior.noise_range[0] if prior.noise_range else 0.01)
         activations = 2 * sum(saved.values())  # what autograd keeps, and as much while it runs
         total += sum(parameters.values()) + activations * y * x // (rows * columns)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mriinv.compose import Reconstruction, make_operator
 from mriinv.config import RunConfig
@@ -18,9 +19,9 @@ from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import centre_crop, prepare_acquisition
 from mriinv.data.result_writer import ResultWriter
-from mriinv.data.results import attributes, read_result
+from mriinv.data.results import attributes, is_complete, read_result
 from mriinv.data.simulate import simulate_acquisition
-from mriinv.errors import MriinvError
+from mriinv.errors import InputError, MriinvError
 from mriinv.files import make_folder
 from mriinv.jobs import Job, combine, mask_of, open_input, prepare, resolved, settle, weights_record
 from mriinv.metrics import Metrics, evaluate
@@ -50,6 +51,7 @@ class InputReport:
     source: str
     result: Path | None = None
     figure: Path | None = None
+    exported: list[Path] = field(default_factory=list)
     complete: bool = False
     slices: list[SliceReport] = field(default_factory=list)
     kept: list[int] = field(default_factory=list)
@@ -100,10 +102,12 @@ def _reconstruct(
         config.seed,
         weights=weights_record(config),
         source=report.source,
-        input=job.state,
+        files=job.files,
     )
+    other = is_complete(job.out)
     writer = ResultWriter(job.out, job.slices, resolved(config, reconstruction), made_with, restart=restart)
     report.kept = list(writer.finished)
+    other &= writer.written is None
     try:
         with writer:
             _add_missing(config, reconstruction, job, report, observer, writer)
@@ -111,6 +115,8 @@ def _reconstruct(
         report.result, report.complete = writer.written, not writer.missing
         if writer.written not in (None, job.out):
             report.remarks.append(f"incomplete; the complete older result stays in {job.out}")
+        elif writer.written and other:
+            report.remarks.append("replaces an older result of other settings, slices, input or versions")
         if writer.written:
             try:
                 report.figure = _figure(writer.written, job.slices[len(job.slices) // 2])
@@ -126,15 +132,23 @@ def _add_missing(
     observer: Observer | None,
     writer: ResultWriter,
 ) -> None:
-    """Reconstruct what the writer does not have yet."""
+    """Reconstruct what the writer does not have yet; a slice that cannot be does not end the others."""
     if not writer.missing:
         return
+    failed: dict[int, InputError] = {}
     with open_input(job.path) as scan:
         for index in writer.missing:
-            acquisition = simulate_acquisition(seed=config.seed) if scan is None else scan.read(index)
             number = job.slices.index(index)
             monitor = observer(report.source, number, len(job.slices)) if observer else None
-            _Slice(config, reconstruction, acquisition, index, monitor).store(writer, report)
+            try:
+                acquisition = simulate_acquisition(seed=config.seed) if scan is None else scan.read(index)
+                _Slice(config, reconstruction, acquisition, index, monitor).store(writer, report)
+            except InputError as error:
+                failed[index] = error
+    if failed:
+        first = next(iter(failed.values()))
+        others = ", ".join(map(str, list(failed)[1:]))
+        raise MriinvError(f"{first}; slices {others} fail too" if others else str(first))
 
 
 def _figure(path: Path, preferred: int) -> Path:
@@ -146,12 +160,13 @@ def _figure(path: Path, preferred: int) -> Path:
     index = preferred if preferred in finished else finished[-1]
     result = read_result(path, only=[index])
     fields = {name: values[0] for name, values in result.arrays.items()}
+    measured = "psnr" in result.metrics and not result.metrics["psnr"].isnan().any()
     mask, names = result.settings["mask"], [result.settings[part] for part in ("prior", "solver")]
     return reconstruction_figure(
         figure,
         fields[ZERO_FILLED],
         result.image[0],
-        fields.get("reference"),
+        fields["reference"] if measured else None,
         support=fields.get(SUPPORT),
         std=fields.get("std"),
         name=" + ".join(choice["name"] for choice in names if choice),
@@ -201,9 +216,7 @@ class _Slice:
         samples = self.solution if isinstance(self.solution, Samples) else None
         image, zero_filled = self._cropped(self.solution.image), self._cropped(self.problem.back_projection())
         reference, support = self._cropped(self.reference), self._cropped(self.operator.support)
-        metrics, before = (
-            None if reference is None else evaluate(one, reference, support) for one in (image, zero_filled)
-        )
+        metrics, before = self._measured(image, reference, support), self._measured(zero_filled, reference, support)
         maps = {name: self._cropped(value)[0] for name, value in self.operator.exported_maps().items()}
         maps |= {ZERO_FILLED: zero_filled[0], **({} if support is None else {SUPPORT: support[0]})}
         writer.add(
@@ -226,6 +239,16 @@ class _Slice:
             SliceReport(self.index, self.iterations, self.converged, self.seconds, self.acceleration, metrics, before)
         )
         report.remarks += [f"slice {self.index}: {remark}" for remark in self.remarks]
+
+    def _measured(self, image: Tensor, reference: Tensor | None, support: Tensor | None) -> Metrics | None:
+        if reference is None:
+            return None
+        try:
+            return evaluate(image, reference, support)
+        except InputError as error:  # an empty slice at the end of a volume; its image is worth keeping
+            remark = f"without metrics: {error}"
+            self.remarks += [remark] if remark not in self.remarks else []
+            return None
 
     def _cropped(self, image: Any) -> Any:
         """Crop what has image axes last; None stays None."""

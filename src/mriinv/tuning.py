@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.simulate import simulate_acquisition
-from mriinv.errors import MriinvError, SettingsError, UnknownNameError
+from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
+from mriinv.files import atomic_path, make_folder
 from mriinv.jobs import combine, mask_of, open_input, prepare, settle
 from mriinv.manifest import Choice, Kind
 from mriinv.registry import registry
@@ -25,6 +27,7 @@ from mriinv.validation import Case, retrospective_case
 GRID = 7  # values tried before the golden section: it finds a local maximum only
 GOLDEN = (3 - math.sqrt(5)) / 2
 SIMULATED_SCANS = 3
+MARK = "# tuned by mriinv: "
 
 Bounds = tuple[float, float]
 
@@ -54,6 +57,11 @@ class Tuned:
     def psnr(self) -> float:
         """Mean PSNR (dB) at the best value."""
         return dict(self.trials)[self.value]
+
+    @property
+    def better(self) -> bool:
+        """Whether the best value is at least as good as the setting was."""
+        return self.psnr >= self.default
 
     @property
     def at_end(self) -> bool:
@@ -154,7 +162,22 @@ def tuning_text(tuned: Tuned) -> str:
     lines = [f"{value:10.4g}  {quality:.2f} dB" for value, quality in sorted(tuned.trials)]
     summary = f"{tuned.parameter} = {tuned.value:g}: mean PSNR {tuned.psnr:.2f} dB ({tuned.default:.2f} dB before)"
     end = ["  note: the best value is an end of the range"] if tuned.at_end else []
+    end += [] if tuned.better else ["  note: no value of the range is better than the setting as it was: keep it"]
     return "\n".join([*lines, summary, f"  on {'; '.join(tuned.cases)}", *end])
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a place for a run file, before the search, that cannot be written or holds something else."""
+    make_folder(path.parent)
+    if path.exists() and not (path.is_file() and path.read_bytes().startswith(MARK.encode())):
+        raise InputError(path, "", "a file that no tuning made", "another name, or the file out of the way")
+
+
+def write_run_file(path: Path, config: RunConfig, tuned: Tuned) -> None:
+    """Write `tuned_run_file`, whole or not at all."""
+    require_writable(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(tuned_run_file(config, tuned), encoding="utf-8")
 
 
 def tuned_run_file(config: RunConfig, tuned: Tuned) -> str:
@@ -162,7 +185,7 @@ def tuned_run_file(config: RunConfig, tuned: Tuned) -> str:
     method = _with(config, tuned.parameter, tuned.value).model_dump(
         mode="json", exclude={"input", "out", "mask", "slices", "device", "seed"}, exclude_none=True
     )
-    lines = [f"# {tuned.parameter}: mean PSNR {tuned.psnr:.2f} dB, before {tuned.default:.2f} dB"]
+    lines = [f"{MARK}{tuned.parameter}: mean PSNR {tuned.psnr:.2f} dB, before {tuned.default:.2f} dB"]
     lines += [f"# tuned on {case!a}" for case in tuned.cases]
     return "\n".join([*lines, yaml.safe_dump(method, sort_keys=False, allow_unicode=True)])
 

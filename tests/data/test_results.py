@@ -152,9 +152,24 @@ def test_a_damaged_slice_of_the_journal_is_computed_anew(tmp_path):
 def test_a_folder_of_somebody_else_is_not_taken_for_a_journal(tmp_path):
     (tmp_path / ".scan.slices").mkdir()
     (tmp_path / ".scan.slices" / "mine").write_text("")
-    with pytest.raises(InputError, match="without a journal"):
+    with pytest.raises(InputError, match="files of others"):
         ResultWriter(tmp_path / "scan.h5", 2, {}, {})
     assert (tmp_path / ".scan.slices" / "mine").exists()
+
+
+def test_what_a_kill_leaves_of_a_journal_is_taken_away(tmp_path):
+    folder = tmp_path / ".scan.slices"
+    for leftover in ("1.h5", ".1.77.h5", ".identity.77", "assembled"):  # without the mark
+        folder.mkdir()
+        (folder / leftover).write_text("")
+        with ResultWriter(tmp_path / "scan.h5", 2, {}, {}) as writer:
+            assert writer.missing == [0, 1]
+        assert not folder.exists()
+    with ResultWriter(tmp_path / "scan.h5", 1, {}, {}) as writer:
+        add(writer, 0)
+    folder.mkdir()  # killed after the result had its name
+    (folder / "identity").write_text("")
+    assert ResultWriter(tmp_path / "scan.h5", 1, {}, {}).missing == [] and not folder.exists()
 
 
 def test_a_partial_result_goes_when_the_work_is_complete(tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mriinv.cli.group import INTERRUPTED, combination, combination_options, file_type, json_option, main, progress
+from mriinv.errors import MriinvError
 from mriinv.report import text
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def run(
         with progress() as observer:
             for report in execute(config, observer, restart=restart):
                 reports.append(report)
+                _export(report, formats)
                 _print_report(report, as_json)
-                _export(report, formats, as_json)
     except KeyboardInterrupt:
         click.echo(text.interruption_text(reports), err=True)
         context.exit(INTERRUPTED)
@@ -85,12 +86,13 @@ def _print_report(report: InputReport, as_json: bool) -> None:
         click.echo(f"error: {report.error}", err=True)
 
 
-def _export(report: InputReport, formats: tuple[str, ...], as_json: bool) -> None:
-    """Write what was reconstructed in other formats too."""
+def _export(report: InputReport, formats: tuple[str, ...]) -> None:
+    """Write what was reconstructed in other formats too; what refuses stands in the report."""
     from mriinv.data.export import export_result
 
-    if report.result is not None:
-        for name in formats:
-            for path in export_result(report.result, name):
-                if not as_json:
-                    click.echo(f"  {path}")
+    for name in formats if report.result else ():
+        assert report.result is not None
+        try:
+            report.exported += export_result(report.result, name)
+        except MriinvError as error:
+            report.error = report.error or str(error)

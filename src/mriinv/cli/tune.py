@@ -36,13 +36,13 @@ def tune(
     from mriinv.config import build_config
 
     config = build_config(recipe, run_file, combination(inputs, given), assignments)
-    from mriinv.files import atomic_path
+    from mriinv.tuning import require_writable, tuning_text, write_run_file
     from mriinv.tuning import tune as search
-    from mriinv.tuning import tuned_run_file, tuning_text
 
+    if out is not None:
+        require_writable(out)
     with progress() as observer:
         tuned = search(config, parameter, bounds, monitor=observer("tuning", 0, 0) if observer else None)
-    if out is not None:
-        with atomic_path(out) as temporary:
-            temporary.write_text(tuned_run_file(config, tuned), encoding="utf-8")
+    if out is not None and tuned.better:
+        write_run_file(out, config, tuned)
     click.echo(json.dumps(tuned.as_dict(), indent=2) if as_json else tuning_text(tuned))

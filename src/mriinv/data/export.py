@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mriinv.data.results import Result, partial_path, read_result
 from mriinv.errors import InputError, UnknownNameError
 from mriinv.files import atomic_path
 
+MARK = "exported by mriinv"
 WINDOW_PERCENTILE = 99.5
 BART_AXES, BART_COIL, BART_SLICE = 16, 3, 13
 SCANNER, UNKNOWN = 1, 0  # codes of NIfTI for what coordinates refer to
@@ -47,7 +49,8 @@ def export_result(path: str | Path, format: str, out: str | Path | None = None) 
     Raises
     ------
     UnknownNameError : no such format
-    InputError : no result file, no finished slice, slices that do not form a volume, or a place that cannot be written
+    InputError : no result file, no finished slice, slices that do not form a volume, a file of somebody else in the
+        place of one to be written, or a place that cannot be written
     """
     write, path = find_writer(format), Path(path)
     result = read_result(path)
@@ -79,9 +82,10 @@ def _cfl(base: Path, values: Tensor) -> list[Path]:
     sizes = [y, x] + [1] * (BART_AXES - 2)
     sizes[BART_COIL], sizes[BART_SLICE] = coil[0] if coil else 1, slices
     data, header = _beside(base, ".cfl"), _beside(base, ".hdr")
+    _require_own(header if header.exists() else data)
     with atomic_path(header) as unfinished_header, atomic_path(data) as unfinished_data:
         values.numpy().swapaxes(-1, -2).astype("<c8").tofile(unfinished_data)  # column-major: y runs fastest
-        unfinished_header.write_text(f"# Dimensions\n{' '.join(map(str, sizes))}\n")
+        unfinished_header.write_text(f"# Dimensions\n{' '.join(map(str, sizes))}\n# Creator\n{MARK}\n")
     return [data, header]
 
 
@@ -106,10 +110,22 @@ def _write_nifti(result: Result, base: Path, suffix: str) -> list[Path]:
             image.set_qform(affine, SCANNER if rigid else UNKNOWN)  # its quaternion cannot express a sheared stack
             image.set_sform(affine, SCANNER)
         written.append(_beside(base, kind + suffix))
+        _require_own(written[-1])
+        image.header["descrip"] = MARK.encode()
         data = image.to_bytes()
         with atomic_path(written[-1]) as unfinished:
             unfinished.write_bytes(gzip.compress(data, mtime=0) if suffix.endswith(".gz") else data)
     return written
+
+
+def _require_own(path: Path) -> None:
+    """Refuse to replace what was not exported here: it could be the k-space that the result is made of."""
+    if not path.exists():
+        return
+    with suppress(OSError, EOFError), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        if MARK.encode() in file.read(4096):
+            return
+    raise InputError(path, "", "a file that was not exported by mriinv", "another folder, or the file out of the way")
 
 
 def _placement(geometry: list[Geometry], shape: tuple[int, ...], base: Path) -> tuple[list[int], np.ndarray]:
@@ -140,8 +156,9 @@ def _write_png(result: Result, base: Path) -> list[Path]:
     written = []
     for index, values in zip(result.slices, magnitude, strict=True):
         written.append(_beside(base, f"_{index:03d}.png"))
+        _require_own(written[-1])
         with atomic_path(written[-1]) as unfinished:
-            imsave(unfinished, values, cmap="gray", vmin=0, vmax=window)
+            imsave(unfinished, values, cmap="gray", vmin=0, vmax=window, metadata={"Software": MARK})
     return written
 
 

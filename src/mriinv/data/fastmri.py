@@ -53,9 +53,10 @@ def write_fastmri(
     ----------
     Zbontar et al., fastMRI: an open dataset and benchmarks for accelerated MRI, arXiv:1811.08839 (2018).
     """
-    if acquisition.geometry is None:
+    geometry = acquisition.geometry
+    if geometry is None:
         raise InputError(acquisition.source, "geometry", "none", "pixel sizes, which the header has to state")
-    acquisition, geometry = acquisition.to("cpu"), acquisition.geometry
+    acquisition = acquisition.to("cpu")
     stored = acquisition if mask is None else acquisition.undersampled(mask)
     if (stored.mask != stored.mask[:1]).any():
         raise InputError(acquisition.source, "mask", "a mask for each slice", "one for all slices")

@@ -1,4 +1,4 @@
-"""From what a reader gives to what an operator takes: whiten, crop, compress the coils, estimate the noise."""
+"""From what a reader gives to what an operator takes: whiten, estimate the noise, crop, compress the coils."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ DEFAULT = Preparation()
 
 
 def prepare_acquisition(acquisition: Acquisition, preparation: Preparation = DEFAULT) -> Acquisition:
-    """Whiten, crop, compress and find the noise level, in this order; each step that changes something adds a remark.
+    """Whiten, find the noise level, crop and compress, in this order; each step that changes something adds a remark.
 
-    Compression orders coil combinations by energy, so noise must be equal in them; the crop comes before it, as what
-    lies outside needs no virtual coils. A noise level that is known is never replaced by an estimate.
+    The noise level is found where there is background, which the crop takes away; neither crop nor compression
+    changes it, and one that is known is never replaced. Compression orders coil combinations by energy, so noise must
+    be equal in them; the crop comes before it, as what lies outside needs no virtual coils.
 
     Raises
     ------
@@ -52,17 +53,13 @@ def prepare_acquisition(acquisition: Acquisition, preparation: Preparation = DEF
     """
     if preparation.whiten:
         acquisition = whiten(acquisition)
+    if acquisition.noise_std is None:
+        acquisition = _with_estimated_noise(acquisition)
     if preparation.crop is not None:
         acquisition = crop(acquisition, preparation.crop)
     if preparation.coils is not None:
         acquisition = compress_coils(acquisition, preparation.coils, preparation.compression)
-    if acquisition.noise_std is not None:
-        return acquisition
-    estimate = estimate_noise_std(acquisition)
-    if estimate is None:
-        return _remarked(acquisition, "noise level not in the file and not to be found in the data")
-    remark = f"noise level not in the file: estimated as {estimate.std:.3g} ({estimate.method})"
-    return _remarked(replace(acquisition, noise_std=estimate.std), remark)
+    return acquisition
 
 
 def whiten(acquisition: Acquisition) -> Acquisition:
@@ -134,6 +131,14 @@ def crop(acquisition: Acquisition, shape: tuple[int, int]) -> Acquisition:
         )
         remarks.insert(0, f"image cropped from {before[0]}×{before[1]} to {kept[0]}×{kept[1]} (y×x)")
     return _remarked(acquisition, *remarks)
+
+
+def _with_estimated_noise(acquisition: Acquisition) -> Acquisition:
+    estimate = estimate_noise_std(acquisition)
+    if estimate is None:
+        return _remarked(acquisition, "noise level not in the file and not to be found in the data")
+    remark = f"noise level not in the file: estimated as {estimate.std:.3g} ({estimate.method})"
+    return _remarked(replace(acquisition, noise_std=estimate.std), remark)
 
 
 def _eigen(source: str, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

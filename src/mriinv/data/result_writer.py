@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ from mriinv.files import atomic_path, make_folder, unwritable
 from mriinv.metrics import Metrics
 
 IDENTITY = "identity"  # file of a journal that says what its slices belong to
+JOURNAL_FILE = re.compile(r"identity|assembled|[0-9]+\.h5|\.(identity|[0-9]+)\.[0-9]+(\.h5)?")  # unfinished ones too
 
 
 class ResultWriter:
@@ -100,6 +102,7 @@ class ResultWriter:
         self._shapes: dict[str, tuple[int, ...]] = {}
         if not restart and is_complete(self.path) and attributes(self.path).get(IDENTITY) == self._identity:
             self.finished, self.written = list(self.slices), self.path
+            self._remove_journal()  # a kill may have left it behind
         else:
             self._open_journal(restart)
 
@@ -211,9 +214,7 @@ class ResultWriter:
     def _open_journal(self, restart: bool) -> None:
         """Take over the slices of a journal of the same work; start a new one instead of any other."""
         mark = self._journal / IDENTITY
-        if self._journal.exists() and not mark.is_file():
-            raise InputError(self._journal, "", "a folder without a journal of slices", "it out of the way")
-        if restart or (mark.is_file() and mark.read_text() != self._identity):
+        if restart or not mark.is_file() or mark.read_text() != self._identity:
             self._remove_journal()
         if not mark.is_file():
             with self._writable(), atomic_path(mark) as temporary:
@@ -224,9 +225,13 @@ class ResultWriter:
                 self.finished.append(index)
 
     def _remove_journal(self) -> None:
+        if not self._journal.exists():
+            return
+        foreign = [file.name for file in self._journal.iterdir() if not JOURNAL_FILE.fullmatch(file.name)]
+        if foreign:
+            raise InputError(self._journal, "", f"files of others ({foreign[0]})", "it out of the way")
         with self._writable():
-            if self._journal.exists():
-                shutil.rmtree(self._journal)
+            shutil.rmtree(self._journal)
 
     def _check_shapes(self, index: int, rows: Mapping[str, Any]) -> None:
         """Require of every dataset the shape that it has in the slices before."""

@@ -36,8 +36,9 @@ def report_text(report: InputReport) -> str:
     if metrics := next((row.metrics for row in report.slices), None):
         lines.append(f"  metrics: {metrics.region}; data range: {metrics.data_range}")
     if report.kept:
-        which = "all slices were" if not report.slices else f"{len(report.kept)} slices were"
-        lines.append(f"  {which} finished by an earlier run of the same; --restart computes them anew")
+        which = "all" if report.complete and not report.slices else ", ".join(map(str, report.kept))
+        lines.append(f"  slices kept from an earlier run of the same: {which}; --restart computes them anew")
+    lines += [f"  {path}" for path in report.exported]
     return "\n".join([*lines, *(f"  note: {remark}" for remark in report.remarks)])
 
 
