@@ -13,11 +13,11 @@ python -c 'import torch; assert torch.cuda.is_available(), "no CUDA device"; pri
 for part in $parts; do
   echo "== $part"
   case $part in
-    tests) timeout 240 python -m pytest -q -p no:cacheprovider -k "cuda or sense or mmcg or langevin or deepen" \
+    tests) timeout 240 python -m pytest -q -p no:cacheprovider -k "cuda or sense or mmcg or langevin or deepen or classical" \
              2>&1 | tee "$out/tests.log" | tail -n 15 ;;
     bench) timeout 120 python benchmarks/sense_cuda.py | tee "$out/sense_cuda.md" ;;
     train) mriinv train --prior deepen --out "$out/train" --device cuda --max-time "${MINUTES:-8}" \
-             ${LABELS:+--heads "$LABELS"} --set trainer.batch=16 --set 'data.shape=[128,128]' \
+             ${LABELS:+--heads "$LABELS"} --workers 12 --set data.fresh=2 --set trainer.batch=16 --set 'data.shape=[128,128]' \
              --set 'prior.widths=[64,128,128]' 2>&1 | tee "$out/train.log"
            tail -n 5 "$out/train/log.csv" ;;
     *) echo "unknown part: $part" >&2; exit 2 ;;
