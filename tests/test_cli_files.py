@@ -14,7 +14,9 @@ from click.testing import CliRunner, Result
 
 from mriinv import simulate_acquisition
 from mriinv.cli import main
+from mriinv.data.result_writer import ResultWriter
 from mriinv.data.results import read_result
+from mriinv.files import unwritable
 
 SHAPE, COILS = (64, 56), 8
 
@@ -222,3 +224,17 @@ def test_tune_writes_a_run_file(scans: list[Path]) -> None:
     assert 1e-3 <= found["value"] <= 1 and found["psnr"] >= found["default"]
     succeed("run", scans[0], "--config", "tuned.yaml")
     assert read_result("result/a.h5").settings["solver"]["settings"]["regularisation"] == found["value"]
+
+
+def test_a_full_disk_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    with h5py.File("scans/a.h5") as file, h5py.File("many.h5", "w") as copy:
+        copy["kspace"] = np.repeat(file["kspace"][...], 3, 0)
+    asked: list[int] = []
+
+    def refuse(self: ResultWriter, index: int, *_: object, **__: object) -> None:
+        asked.append(index)
+        raise unwritable(self.path, OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(ResultWriter, "add", refuse)
+    result = invoke("run", "many.h5", *CG)
+    assert result.exit_code == 1 and "No space left on device" in result.output and asked == [0]

@@ -26,6 +26,10 @@ class InputError(MriinvError):
         super().__init__(f"{where}: found {found}; expected {expected}")
 
 
+class UnwritableError(InputError):
+    """A place that cannot be written: nothing that follows could be stored either."""
+
+
 class UnknownNameError(MriinvError):
     """A name that nothing is registered under; the message lists the close ones."""
 

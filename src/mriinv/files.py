@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mriinv.errors import InputError
+from mriinv.errors import UnwritableError
 
 
 @contextmanager
@@ -58,9 +58,9 @@ def make_folder(folder: Path) -> None:
         raise unwritable(folder, PermissionError("no permission"))
 
 
-def unwritable(path: Path, error: Exception) -> InputError:
+def unwritable(path: Path, error: Exception) -> UnwritableError:
     """Return the error that tells the user why `path` cannot be written."""
-    return InputError(path, "", f"that it cannot be written ({reason(error)})", "a writable place")
+    return UnwritableError(path, "", f"that it cannot be written ({reason(error)})", "a writable place")
 
 
 def reason(error: Exception) -> str:

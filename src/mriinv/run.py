@@ -21,7 +21,7 @@ from mriinv.data.preparation import centre_crop, prepare_acquisition
 from mriinv.data.result_writer import ResultWriter
 from mriinv.data.results import attributes, is_complete, read_result
 from mriinv.data.simulate import simulate_acquisition
-from mriinv.errors import InputError, MriinvError
+from mriinv.errors import InputError, MriinvError, UnwritableError
 from mriinv.files import make_folder
 from mriinv.jobs import Job, combine, mask_of, open_input, prepare, resolved, settle, weights_record
 from mriinv.metrics import Metrics, evaluate
@@ -135,7 +135,7 @@ def _add_missing(
     """Reconstruct what the writer does not have yet; a slice that cannot be does not end the others."""
     if not writer.missing:
         return
-    failed: dict[int, InputError] = {}
+    failed: dict[int, MriinvError] = {}
     with open_input(job.path) as scan:
         for index in writer.missing:
             number = job.slices.index(index)
@@ -143,7 +143,9 @@ def _add_missing(
             try:
                 acquisition = simulate_acquisition(seed=config.seed) if scan is None else scan.read(index)
                 _Slice(config, reconstruction, acquisition, index, monitor).store(writer, report)
-            except InputError as error:
+            except UnwritableError:
+                raise
+            except MriinvError as error:
                 failed[index] = error
     if failed:
         first = next(iter(failed.values()))
