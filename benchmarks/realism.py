@@ -19,12 +19,14 @@ import csv
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 import numpy as np
 import pywt
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch.nn.functional import avg_pool2d
 
 from mriinv import complex_noise, make_operator, open_scan
@@ -38,21 +40,39 @@ PER_PLANE = 10  # slices of a subject, real or simulated
 SUBJECTS = 4
 SIAT_PIXEL, BART_PIXEL = 0.75, 1.0  # mm; a head of usual size then fills as much of the matrix as the real ones do
 QUANTILES = np.linspace(0.02, 0.98, 97)
+BINS = np.linspace(-3.5, 0.75, 43)  # of the decadic logarithm of magnitudes, for the figure
 BAND = np.linspace(0.05, 0.45, 33)
 NAMES = ("gradient", "wavelets 1", "wavelets 2", "wavelets 3", "spectrum")
 
 Slices = list[torch.Tensor]  # complex (y, x), 99th percentile of the magnitude 1
-Statistics = dict[str, np.ndarray]
 
 
-def siat_subject(folder: Path, subject: int) -> tuple[Slices, list[float]]:
-    """Return the slices of a real T2 subject and the noise of each, per real component."""
+class Statistics(NamedTuple):
+    """Of some slices together: what is compared, and the densities of log10 magnitudes, which are drawn."""
+
+    compared: dict[str, np.ndarray]
+    densities: dict[str, np.ndarray]
+
+
+def siat_subject(folder: Path, subject: int) -> Slices:
+    """Return the slices of a real T2 subject."""
     with np.load(folder / "siat200" / f"siat_subject{subject}.npz") as file:
         parts = file["step"][:, None, None, None] * file["q"].astype(np.float32)
-        sigma = file["sigma"]
     images = torch.complex(*torch.from_numpy(parts).movedim(1, 0))
-    scale = reference_scale(images)
-    return list(images / scale[:, None, None]), (torch.from_numpy(sigma).float() / scale).tolist()
+    return list(images / reference_scale(images)[:, None, None])
+
+
+def noise_in_head(image: torch.Tensor) -> float:
+    """Return the noise per real component where there is signal: combined coils have less of it in air.
+
+    Behind the smooth phase the imaginary part holds noise alone; its mixed second difference, halved, has the same
+    standard deviation, told by the median absolute one.
+    """
+    smooth = torch.complex(*(avg_pool2d(part[None], 17, 1, 8)[0] for part in (image.real, image.imag)))
+    part = (image * torch.exp(-1j * smooth.angle())).imag
+    difference = (part[1:, 1:] - part[1:, :-1] - part[:-1, 1:] + part[:-1, :-1]) / 2
+    level = avg_pool2d(image.abs()[None], 9, 1, 4)[0][1:, 1:]
+    return float(difference[(level > 0.2) & (level < 0.6)].abs().median()) / 0.6745
 
 
 def bart_slice(folder: Path) -> tuple[torch.Tensor, float]:
@@ -72,7 +92,7 @@ def simulated(source: HeadSource, shape: tuple[int, int], count: int, noise: flo
 
 
 def statistics(slices: Slices) -> Statistics:
-    """Return quantiles of log10 magnitudes, and the spectrum in dB, of slices together."""
+    """Return quantiles and densities of log10 magnitudes, and the spectrum in dB, of slices together."""
     values: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for image in slices:
         magnitude = image.abs()
@@ -84,12 +104,11 @@ def statistics(slices: Slices) -> Statistics:
             inside = torch.nn.functional.adaptive_max_pool2d(head[None].float(), bands[0].shape)[0] > 0
             values[f"wavelets {level}"] += [np.abs(band)[inside.numpy()] for band in bands]
         values["spectrum"].append(radial_spectrum(image) / float(head.float().mean()))
-    found = {
-        name: np.quantile(np.log10(np.concatenate(values[name]) + 1e-5), QUANTILES)
-        for name in NAMES
-        if name != "spectrum"
-    }
-    return {**found, "spectrum": 10 * np.log10(np.mean(values["spectrum"], axis=0))}
+    spectrum = 10 * np.log10(np.mean(values.pop("spectrum"), axis=0))
+    logs = {name: np.log10(np.concatenate(parts) + 1e-5) for name, parts in values.items()}
+    quantiles = {name: np.quantile(log, QUANTILES) for name, log in logs.items()}
+    densities = {name: np.histogram(log, BINS)[0] / (len(log) * (BINS[1] - BINS[0])) for name, log in logs.items()}
+    return Statistics({**quantiles, "spectrum": spectrum}, densities)
 
 
 def radial_spectrum(image: torch.Tensor) -> np.ndarray:
@@ -103,11 +122,10 @@ def radial_spectrum(image: torch.Tensor) -> np.ndarray:
 
 def distance(a: Statistics, b: Statistics) -> dict[str, float]:
     """Return decades between distributions, dB between spectra."""
+    apart = {name: a.compared[name] - b.compared[name] for name in NAMES}
     return {
-        name: float(np.sqrt(np.mean((a[name] - b[name]) ** 2)))
-        if name == "spectrum"
-        else float(np.mean(np.abs(a[name] - b[name])))
-        for name in NAMES
+        name: float(np.sqrt(np.mean(value**2)) if name == "spectrum" else np.mean(np.abs(value)))
+        for name, value in apart.items()
     }
 
 
@@ -140,51 +158,54 @@ def rows(label: str, real: list[Slices], others: dict[str, list[Slices]]) -> tup
     return table, found
 
 
-def draw_images(path: Path, lines: dict[str, list[torch.Tensor]]) -> None:
-    """Draw a line of magnitudes per source, and behind them the phase of the first two."""
-    columns = max(map(len, lines.values())) + 2
-    figure = Figure(figsize=(1.6 * columns, 1.72 * len(lines)), dpi=110, facecolor="black")
+def upright(slices: Slices, index: int) -> torch.Tensor:
+    """Return a slice of siat200, where heads lie on their side, as a reader expects it: anterior or superior up."""
+    return slices[index].rot90(-1 if index >= 2 * PER_PLANE else 1)
+
+
+def draw_images(path: Path, lines: list[tuple[list[str], Slices]]) -> None:
+    """Draw a line per source: magnitudes under their captions, then the phase of the first two."""
+    columns = max(len(images) for _, images in lines) + 2
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.02, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=(1.55 * columns, 1.78 * len(lines)), dpi=130, facecolor="black", layout=layout)
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(lines), columns, squeeze=False, gridspec_kw={"wspace": 0.02, "hspace": 0.12})
+    grid = figure.subplots(len(lines), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for line, (name, images) in zip(grid, lines.items(), strict=True):
-        line[0].set_title(name, color="white", fontsize=9, loc="left", pad=2)
-        phases = [image.angle().where(image.abs() > 0.05, torch.nan) for image in images[:2]]
-        shown = [(image.abs(), "gray", (0.0, 1.1)) for image in images]
-        shown += [(phase, "twilight", (-3.15, 3.15)) for phase in phases]
-        for axes, (values, colours, (low, high)) in zip(line, shown, strict=False):
-            axes.imshow(values.numpy(), cmap=colours, vmin=low, vmax=high)
-    figure.savefig(path, facecolor="black", bbox_inches="tight", pad_inches=0.05)
+    for line, (captions, images) in zip(grid, lines, strict=True):
+        for axes, image, caption in zip(line, images, captions, strict=False):
+            axes.imshow(image.abs().numpy(), cmap="gray", vmin=0.0, vmax=1.1)
+            axes.set_title(caption, color="white", fontsize=8, pad=2)
+        for axes, image, caption in zip(line[-2:], images, ("phase of the first", "of the second"), strict=False):
+            phase = image.angle().where(image.abs() > 0.1, torch.nan).numpy()
+            shown = axes.imshow(phase, cmap="twilight", vmin=-3.1416, vmax=3.1416)
+            axes.set_title(caption, color="white", fontsize=8, pad=2)
+    bar = figure.colorbar(shown, ax=grid[:, -1], shrink=0.3, pad=0.05, ticks=(-3.1416, 0, 3.1416))
+    bar.ax.set_yticklabels(("−π", "0", "π"), color="white", fontsize=8)
+    figure.savefig(path, facecolor="black")
 
 
 def draw_statistics(path: Path, found: dict[str, dict[str, list[Statistics]]]) -> None:
-    """Draw densities and spectra: real ones as a band over subjects, simulated ones as lines."""
-    figure = Figure(figsize=(3 * len(NAMES), 2.7 * len(found)), dpi=110, layout="constrained")
+    """Draw densities and spectra: means over subjects as lines, their range as bands."""
+    figure = Figure(figsize=(2.5 * len(NAMES), 2.5 * len(found)), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(found), len(NAMES), squeeze=False)
     for line, (contrast, groups) in zip(grid, found.items(), strict=True):
         for axes, quantity in zip(line, NAMES, strict=True):
-            for (name, subjects), colour in zip(groups.items(), ("black", "tab:blue", "tab:orange"), strict=False):
-                x, curves = curves_of(quantity, [one[quantity] for one in subjects])
-                axes.plot(x, curves.mean(0), color=colour, label=name, lw=1.4)
-                axes.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.2, lw=0)
-            axes.set_title(f"{contrast}: {quantity}", fontsize=9)
-            axes.set_xlabel("cycles per pixel" if quantity == "spectrum" else "log10 magnitude", fontsize=8)
-            axes.set_ylabel("power (dB)" if quantity == "spectrum" else "density", fontsize=8)
-            axes.tick_params(labelsize=7)
-        line[0].legend(fontsize=7, frameon=False)
+            spectrum = quantity == "spectrum"
+            for (name, subjects), colour in zip(groups.items(), ("black", "tab:blue", "tab:orange"), strict=True):
+                curves = np.array([(one.compared if spectrum else one.densities)[quantity] for one in subjects])
+                x = BAND if spectrum else 10 ** ((BINS[1:] + BINS[:-1]) / 2)
+                axes.plot(x, curves.mean(0), color=colour, label=name, lw=1.3)
+                axes.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.25, lw=0)
+            if not spectrum:
+                axes.set(xscale="log", yscale="log", ylim=(3e-3, 1.5), xlim=(1e-3, 4))
+            axes.set_title(f"{contrast}: {quantity}", fontsize=10)
+            axes.set_xlabel("cycles per pixel" if spectrum else "magnitude", fontsize=9)
+            axes.set_ylabel("power (dB)" if spectrum else "density per decade" if axes is line[0] else "", fontsize=9)
+            axes.tick_params(labelsize=8)
+        line[-1].legend(fontsize=8, frameon=False)
     figure.savefig(path)
-
-
-def curves_of(quantity: str, subjects: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the abscissa and a curve per subject: the spectrum, or the density that belongs to quantiles."""
-    if quantity == "spectrum":
-        return BAND, np.array(subjects)
-    centres = np.linspace(-4, 0.5, 60)
-    levels = [np.interp(centres, one, QUANTILES, left=0, right=1) for one in subjects]
-    smooth = [np.convolve(np.gradient(level, centres), np.ones(5) / 5, mode="same") for level in levels]
-    return centres, np.array(smooth)
 
 
 def main() -> None:
@@ -193,8 +214,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    real, sigmas = zip(*(siat_subject(options.data, subject) for subject in range(SUBJECTS)), strict=True)
-    shape, noise = (real[0][0].shape[0], real[0][0].shape[1]), mean(mean(one) for one in sigmas)
+    real = [siat_subject(options.data, subject) for subject in range(SUBJECTS)]
+    noise = mean(noise_in_head(image) for one in real for image in one)
+    print(f"noise of the real T2 slices, in the head: {noise:.4f}")
+    shape = (real[0][0].shape[0], real[0][0].shape[1])
     t2 = {
         "label maps": t2_subjects(LabelMapHeads, options.data, shape, noise),
         "procedural": t2_subjects(None, options.data, shape, noise),
@@ -207,7 +230,7 @@ def main() -> None:
     }
     size = (bart.shape[0], bart.shape[1])
     t1 = {name: [simulated(one, size, 12, bart_noise, seed) for seed in range(2)] for name, one in sources.items()}
-    table, found = rows("T2", list(real), t2)
+    table, found = rows("T2", real, t2)
     more, found_t1 = rows("T1", [[bart]], t1)
     with (options.out / "realism.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, table[0])
@@ -217,15 +240,18 @@ def main() -> None:
                 {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()}
             )
     print((options.out / "realism.csv").read_text())
-    picks = (2, 5, 8, 12, 16, 24)
+    picks = ((0, 2), (1, 8), (2, 5), (3, 16), (0, 12), (1, 27))
+    places = (2, 8, 5, 16, 12, 27)
+    first = ["real T1", *["from label maps, T1"] * 5]
     draw_images(
         options.out / "realism_images.png",
-        {
-            "real, T2": [real[0][index].rot90() for index in picks],
-            "simulated from label maps, T2": [t2["label maps"][1][index] for index in picks],
-            "simulated from formulas, T2": t2["procedural"][1][:6],
-            "T1: real (first), and simulated from label maps": [bart, *t1["label maps"][0][:5]],
-        },
+        [
+            (["real T2"] * 6, [upright(real[subject], index) for subject, index in picks]),
+            (["from label maps, T2"] * 6, [t2["label maps"][1][index] for index in places]),
+            (["from formulas, T2"] * 6, t2["procedural"][1][:6]),
+            (first, [bart, *t1["label maps"][0][:5]]),
+            (["from formulas, T1"] * 6, t1["procedural"][0][:6]),
+        ],
     )
     draw_statistics(options.out / "realism_statistics.png", {"T2": found, "T1": found_t1})
 

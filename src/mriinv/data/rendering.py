@@ -65,7 +65,7 @@ def _signal(tissues: Tensor, contrast: Tensor, shared: torch.Generator, generato
 
     fine = torch.randn(grid, generator=generator)
     roughness = uniform(0.015, 0.11, shared)
-    signal = signal * (1 + roughness * strength.mean(0) * (texture + 0.7 * slow + 1.4 * fine)).clamp(min=0)
+    signal = signal * (1 + roughness * strength.mean(0) * (texture + 0.7 * slow + 1.1 * fine)).clamp(min=0)
     inside = tissues[0] != TISSUE["air"]
     lines = vessels(inside, int(uniform(20, 300, shared)), generator)
     brightest = contrast.max()
