@@ -167,7 +167,7 @@ def draw_images(path: Path, lines: list[tuple[list[str], Slices]]) -> None:
     """Draw a line per source: magnitudes under their captions, then the phase of the first two."""
     columns = max(len(images) for _, images in lines) + 2
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.02, wspace=0.01, hspace=0.01)
-    figure = Figure(figsize=(1.55 * columns, 1.78 * len(lines)), dpi=130, facecolor="black", layout=layout)
+    figure = Figure(figsize=(1.55 * columns, 1.78 * len(lines)), dpi=85, facecolor="black", layout=layout)
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(lines), columns, squeeze=False)
     for axes in grid.flat:

@@ -55,7 +55,9 @@ class DeepenEnergy(Prior):
         head: Literal["sum", "flatten"] = setting("sum", "published form: linear layer shared by all pixels, or not")
         matrix: tuple[int, int] = setting((320, 320), "published form with head=flatten: matrix size", unit="pixels")
         initial_scale: float = setting(0.3, "e^s before training", gt=0)
-        weight: float = setting(1.0, "w, a factor on the energy at reconstruction; 1 is what was learned", gt=0)
+        weight: float = setting(
+            1.0, "w, a factor on the energy at reconstruction; 1 is what was learned", gt=0, tune=(0.1, 10.0)
+        )
         data_noise_std: float | None = setting(
             0.007,
             "noise η₀ of the measurements in training; none: do not follow the noise of the data",

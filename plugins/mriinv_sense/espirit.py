@@ -117,11 +117,11 @@ def _two_leading(matrices: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     # pixels last from here on, where elementwise products are fast
     power, matrices = (m.permute(1, 2, 0).contiguous() for m in (power, matrices))
     first = _power_iteration(power, reference[:, None].expand(power.shape[1:]))
-    deflated = power - (first * _rayleigh(power, first))[:, None] * first.conj()
-    widest = deflated.diagonal().real.argmax(-1)
     if len(matrices) == 1:  # a single coil has no second eigenvalue
         value = _rayleigh(matrices, first)
         return first, torch.stack((value, torch.zeros_like(value)))
+    deflated = power - (first * _rayleigh(power, first))[:, None] * first.conj()
+    widest = deflated.diagonal().real.argmax(-1)
     second = _power_iteration(deflated, deflated.gather(1, widest.expand(len(deflated), 1, -1))[:, 0])
     values = torch.stack((_rayleigh(matrices, first), _rayleigh(matrices, second)))
     return first, values.sort(0, descending=True).values
