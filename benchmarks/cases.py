@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mriinv import Acquisition, complex_noise, make_operator, open_scan
-from mriinv.data.masks import draw_mask
+from mriinv.config import MaskChoice
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.texture import smooth_field
+from mriinv.jobs import mask_for
 from mriinv.manifest import Choice
 from mriinv.numerics.fft import fft2c
 from mriinv.validation import Case, retrospective_case
@@ -54,7 +55,7 @@ def evaluation_cases(data_folder: Path, scans: tuple[str, ...] = ()) -> Iterator
         slices = list(semi_synthetic_slices(data_folder)) if scan == "siat200" else [real_scan(data_folder, scan)]
         for label, (name, acceleration) in MASKS.items():
             for full in slices:
-                mask = draw_mask(name, (full.kspace.shape[-2], full.kspace.shape[-1]), full.extent, acceleration)
+                mask = mask_for(MaskChoice(name=name, acceleration=acceleration), full)
                 yield EvaluationCase(scan, label, retrospective_case(full.source, full, mask, Choice(name="sense")))
 
 

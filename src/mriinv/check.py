@@ -20,7 +20,7 @@ from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.readers import Scan, open_scan
 from mriinv.data.results import FORMAT, attributes, is_result, read_result
 from mriinv.errors import MriinvError
-from mriinv.jobs import mask_of
+from mriinv.jobs import mask_for
 from mriinv.registry import registry
 from mriinv.report.text import plain
 
@@ -182,9 +182,8 @@ def _commands(path: Path, prepared: Acquisition) -> list[str]:
     run = f"mriinv run {shlex.quote(str(path))}"
     commands = [f"{run} --recipe {RECIPE}"]
     if prepared.gapless:
-        y, x = prepared.kspace.shape[-2:]
         try:
-            undersampled = prepared.undersampled(mask_of(MaskChoice(name=MASK), (y, x), prepared.extent))
+            undersampled = prepared.undersampled(mask_for(MaskChoice(name=MASK), prepared))
             make_operator(OPERATOR, undersampled)
             commands.append(f"{run} --recipe {RECIPE} --mask {MASK}")
         except MriinvError:

@@ -178,7 +178,7 @@ def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` overlaid with `layer`; another component of the same kind drops the settings of the former."""
     merged = dict(base)
     for key, value in layer.items():
-        if key in (*COMPONENTS, "mask") and value is not None:
+        if key in (*COMPONENTS, "mask", "preparation") and value is not None:
             value = {"name": value} if isinstance(value, str) else value
             old = merged.get(key) or {}
             if value.get("name", old.get("name")) == old.get("name"):
@@ -186,8 +186,6 @@ def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
                 if key in COMPONENTS:
                     value["settings"] = {**(old.get("settings") or {}), **(value.get("settings") or {})}
             merged[key] = value
-        elif key == "preparation" and value is not None:
-            merged[key] = {**(merged.get(key) or {}), **value}
         else:
             merged[key] = value
     return merged

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mriinv.compose import Reconstruction, find_weights, make_prior, make_solver, resolve_device
 from mriinv.config import MaskChoice, RunConfig
+from mriinv.data.acquisition import Acquisition
 from mriinv.data.masks import draw_mask
 from mriinv.data.readers import Scan, find_reader, open_scan
 from mriinv.data.results import is_result, partial_path
@@ -100,6 +101,12 @@ def prepare(config: RunConfig) -> list[Job]:
 def mask_of(choice: MaskChoice, grid: tuple[int, int], extent: tuple[int, int, int, int]) -> Tensor:
     """Return the mask of a settled configuration for data acquired in `extent`."""
     return draw_mask(choice.name, grid, extent, choice.acceleration, choice.calibration, choice.seed or 0)
+
+
+def mask_for(choice: MaskChoice, acquisition: Acquisition) -> Tensor:
+    """Return the mask of a settled configuration for an acquisition."""
+    y, x = acquisition.kspace.shape[-2:]
+    return mask_of(choice, (y, x), acquisition.extent)
 
 
 def open_input(path: Path | None) -> AbstractContextManager[Scan | None]:

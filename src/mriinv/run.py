@@ -11,19 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mriinv.compose import Reconstruction, make_operator
+from mriinv.compose import Reconstruction, make_problem
 from mriinv.config import RunConfig
-from mriinv.core.operator import Operator
-from mriinv.core.problem import InverseProblem, Samples, Solution
+from mriinv.core.problem import Samples, Solution
 from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import centre_crop, prepare_acquisition
 from mriinv.data.result_writer import ResultWriter
-from mriinv.data.results import attributes, is_complete, read_result
+from mriinv.data.results import attributes, read_result
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError, MriinvError, UnwritableError
 from mriinv.files import make_folder
-from mriinv.jobs import Job, combine, mask_of, open_input, prepare, resolved, settle, weights_record
+from mriinv.jobs import Job, combine, mask_for, open_input, prepare, resolved, settle, weights_record
 from mriinv.metrics import Metrics, evaluate
 from mriinv.provenance import provenance
 from mriinv.report.figure import reconstruction_figure
@@ -104,10 +103,8 @@ def _reconstruct(
         source=report.source,
         files=job.files,
     )
-    other = is_complete(job.out)
     writer = ResultWriter(job.out, job.slices, resolved(config, reconstruction), made_with, restart=restart)
     report.kept = list(writer.finished)
-    other &= writer.written is None
     try:
         with writer:
             _add_missing(config, reconstruction, job, report, observer, writer)
@@ -115,7 +112,7 @@ def _reconstruct(
         report.result, report.complete = writer.written, not writer.missing
         if writer.written not in (None, job.out):
             report.remarks.append(f"incomplete; the complete older result stays in {job.out}")
-        elif writer.written and other:
+        elif writer.replaced:
             report.remarks.append("replaces an older result of other settings, slices, input or versions")
         if writer.written:
             try:
@@ -190,15 +187,13 @@ class _Slice:
     ) -> None:
         full = acquired = prepare_acquisition(acquisition.to(reconstruction.device), config.preparation)
         if config.mask is not None:
-            y, x = full.kspace.shape[-2:]
-            mask = mask_of(config.mask, (y, x), full.extent)
-            acquired = full.undersampled(mask.to(reconstruction.device))
+            acquired = full.undersampled(mask_for(config.mask, full))
         started = time.perf_counter()
         self.index, self.acquisition, self.crop = index, acquired, config.preparation.crop
         # zero padding was never acquired: against it nothing is accelerated
         self.acceleration = acquired.acceleration / (full.acceleration if full.gapless else 1)
-        self.operator: Operator = make_operator(config.operator.name, acquired, **config.operator.settings)
-        self.problem = InverseProblem(self.operator, acquired.kspace, acquired.noise_std)
+        self.problem = make_problem(acquired, config.operator.name, **config.operator.settings)
+        self.operator = self.problem.operator
         self.solution: Solution = reconstruction(self.problem, seed=config.seed + index, monitor=monitor)
         self.seconds = time.perf_counter() - started
         self.iterations, self.converged = int(self.solution.iterations[0]), bool(self.solution.converged[0])

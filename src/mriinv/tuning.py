@@ -19,7 +19,7 @@ from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
 from mriinv.files import atomic_path, make_folder
-from mriinv.jobs import combine, mask_of, open_input, prepare, settle
+from mriinv.jobs import combine, mask_for, open_input, prepare, settle
 from mriinv.manifest import Choice, Kind
 from mriinv.registry import registry
 from mriinv.validation import Case, retrospective_case
@@ -238,10 +238,8 @@ def _mean_psnr(reconstruct: Reconstruction, cases: list[Case], seed: int) -> flo
 def _cases(config: RunConfig, mask: MaskChoice, device: torch.device) -> Iterator[Case]:
     for scan in _scans(config):
         full = prepare_acquisition(scan.to(device), config.preparation)
-        y, x = full.kspace.shape[-2:]
-        drawn = mask_of(mask, (y, x), full.extent).to(device)
         name = f"{full.source}, {mask.name} {mask.acceleration:g}"
-        yield retrospective_case(name, full, drawn, config.operator, config.preparation.crop)
+        yield retrospective_case(name, full, mask_for(mask, full), config.operator, config.preparation.crop)
 
 
 def _scans(config: RunConfig) -> Iterator[Acquisition]:

@@ -15,8 +15,7 @@ from torch.testing import assert_close
 
 from mriinv import Acquisition, InputError, complex_noise, make_mask, make_operator, make_problem, simulate_acquisition
 from mriinv.data.compression import compress_coils, geometric_matrices, svd_matrix
-from mriinv.data.hybrid import to_image
-from mriinv.numerics.fft import fft2c
+from mriinv.numerics.fft import fft2c, ifftc
 
 METHODS = ["svd", "geometric"]
 
@@ -114,7 +113,7 @@ def test_geometric_needs_a_fully_sampled_axis():
 
 
 def test_virtual_coils_vary_smoothly():
-    hybrid = to_image(head().kspace, (-2,))[0].to(torch.complex128)
+    hybrid = ifftc(head().kspace, (-2,))[0].to(torch.complex128)
     matrices = geometric_matrices(hybrid, 4)
     steps = torch.linalg.matrix_norm(matrices.diff(dim=0))
     # no unitary matrix brings two neighbours closer: ‖A − P B‖² = 2 (n − Σ singular values of A Bᴴ) at best

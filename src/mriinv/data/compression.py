@@ -12,8 +12,9 @@ from torch.nn.functional import pad
 
 from mriinv.core.types import CoilMapsSlice
 from mriinv.data.acquisition import Acquisition
-from mriinv.data.hybrid import fully_sampled_axes, to_image, to_kspace
+from mriinv.data.hybrid import fully_sampled_axes
 from mriinv.errors import InputError
+from mriinv.numerics.fft import fftc, ifftc
 
 Method = Literal["svd", "geometric"]
 WINDOW = 5  # positions that a geometric matrix looks at: steadier matrices from neighbours with much the same coils
@@ -53,9 +54,9 @@ def compress_coils(acquisition: Acquisition, coils: int, method: Method = "svd")
         compressed = _apply(matrices, kspace, axis)
     else:
         axis = _only_axis(acquisition)
-        hybrid = to_image(kspace, (axis,))
+        hybrid = ifftc(kspace, (axis,))
         matrices = torch.stack([geometric_matrices(_axis_first(one, axis), coils) for one in hybrid])
-        compressed = to_kspace(_apply(matrices, hybrid, axis), (axis,))
+        compressed = fftc(_apply(matrices, hybrid, axis), (axis,))
     kept = float((torch.linalg.vector_norm(compressed) / torch.linalg.vector_norm(kspace)).square())
     remark = f"{coils} virtual coils of {physical} ({method}) keep {100 * kept:.4g} % of the energy in k-space"
     maps, covariance, noise_std = acquisition.coil_maps, acquisition.noise_covariance, acquisition.noise_std

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from mriinv.core.types import KSpace, Mask
+from mriinv.core.types import Mask
 
 
 def fully_sampled_axes(mask: Mask) -> tuple[int, ...]:
@@ -14,16 +13,6 @@ def fully_sampled_axes(mask: Mask) -> tuple[int, ...]:
     Zero padding counts as variation: what lies beyond the samples was not measured.
     """
     return tuple(axis for axis in (-2, -1) if bool((mask == mask.narrow(axis, 0, 1)).all()))
-
-
-def to_image(kspace: KSpace, axes: tuple[int, ...]) -> KSpace:
-    """Return the centred orthonormal inverse Fourier transform along `axes`; white noise stays white."""
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho"), axes)
-
-
-def to_kspace(hybrid: KSpace, axes: tuple[int, ...]) -> KSpace:
-    """Return the inverse of `to_image`."""
-    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(hybrid, axes), dim=axes, norm="ortho"), axes)
 
 
 def centre_crop(tensor: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mriinv.core.types import KSpace, Mask
 from mriinv.data.acquisition import Acquisition
-from mriinv.data.hybrid import fully_sampled_axes, to_image
+from mriinv.data.hybrid import fully_sampled_axes
+from mriinv.numerics.fft import ifftc
 
 GROUP = 32  # neighbouring samples that are quiet or not together
 FEWEST = 8  # groups
@@ -55,7 +56,7 @@ def estimate_noise_std(acquisition: Acquisition) -> NoiseEstimate | None:
     if samples < len(mask) * FEWEST * GROUP:
         return None
     axes = fully_sampled_axes(acquisition.mask)
-    values = to_image(kspace, axes) if axes else kspace
+    values = ifftc(kspace, axes) if axes else kspace
     method, wider = WHERE[len(axes)]
     variance, flat = _floor(_group_powers(values, mask), wider)
     if not (flat or axes) and kspace.shape[1] > 1:

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.compression import Method, compress_coils
-from mriinv.data.hybrid import centre_crop, fully_sampled_axes, to_image, to_kspace
+from mriinv.data.hybrid import centre_crop, fully_sampled_axes
 from mriinv.data.noise_level import estimate_noise_std
 from mriinv.errors import InputError
+from mriinv.numerics.fft import fftc, ifftc
 
 WHITE = 1e-3  # largest deviation of a covariance from a multiple of I that is left alone, relative to it
 CONDITION = 1e8  # of a covariance, above which coils without noise of their own would be blown up
@@ -124,7 +125,7 @@ def crop(acquisition: Acquisition, shape: tuple[int, int]) -> Acquisition:
         maps, reference = acquisition.coil_maps, acquisition.reference
         acquisition = replace(
             acquisition,
-            kspace=to_kspace(centre_crop(to_image(acquisition.kspace, axes), kept), axes),
+            kspace=fftc(centre_crop(ifftc(acquisition.kspace, axes), kept), axes),
             mask=centre_crop(acquisition.mask, kept),
             coil_maps=None if maps is None else centre_crop(maps, kept),
             reference=None if reference is None else centre_crop(reference, kept),

@@ -64,6 +64,7 @@ class ResultWriter:
     ----------
     finished : slices that need no more work, those of an earlier run included
     written : where the result is, once closed; None when nothing was finished
+    replaced : whether it took the place of a complete result of other work
 
     Parameters
     ----------
@@ -89,6 +90,7 @@ class ResultWriter:
         self.path = Path(path)
         self.slices = list(range(slices)) if isinstance(slices, int) else list(slices)
         self.written: Path | None = None
+        self.replaced = False
         self._texts = {
             name: json.dumps(value, default=str, sort_keys=True)
             for name, value in (("settings", settings), ("provenance", provenance))
@@ -100,7 +102,8 @@ class ResultWriter:
             raise unwritable(self.path, IsADirectoryError("it is a directory"))
         self.finished: list[int] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
-        if not restart and is_complete(self.path) and attributes(self.path).get(IDENTITY) == self._identity:
+        older = attributes(self.path)
+        if not restart and older.get("complete") and older.get(IDENTITY) == self._identity:
             self.finished, self.written = list(self.slices), self.path
             self._remove_journal()  # a kill may have left it behind
         else:
@@ -182,9 +185,9 @@ class ResultWriter:
         if not self.finished:
             self._remove_journal()
             return
-        complete = not self.missing
-        path = self.path if complete or not is_complete(self.path) else partial_path(self.path)
-        assembled = self._journal / "assembled"
+        complete, older = not self.missing, is_complete(self.path)
+        path = self.path if complete or not older else partial_path(self.path)
+        assembled = self._journal / "assembled"  # where a kill leaves nothing beside the results
         with self._writable():
             with h5py.File(assembled, "w") as file:
                 self._assemble(file, complete)
@@ -198,7 +201,7 @@ class ResultWriter:
                 if attributes(partial).get(IDENTITY) == self._identity:
                     partial.unlink()
                     partial.with_suffix(".png").unlink(missing_ok=True)
-        self.written = path
+        self.written, self.replaced = path, complete and older
 
     def __enter__(self) -> ResultWriter:
         return self

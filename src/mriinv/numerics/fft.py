@@ -10,14 +10,24 @@ from torch import Tensor
 AXES = (-2, -1)
 
 
+def fftc(image: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return the centred orthonormal Fourier transform along `axes`; white noise stays white."""
+    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(image, axes), dim=axes, norm="ortho"), axes)
+
+
+def ifftc(kspace: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return the inverse of `fftc`."""
+    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho"), axes)
+
+
 def fft2c(image: Tensor) -> Tensor:
     """Return the centred orthonormal 2D Fourier transform over the last two axes."""
-    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(image, dim=AXES), norm="ortho"), dim=AXES)
+    return fftc(image, AXES)
 
 
 def ifft2c(kspace: Tensor) -> Tensor:
     """Return the inverse of `fft2c`."""
-    return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(kspace, dim=AXES), norm="ortho"), dim=AXES)
+    return ifftc(kspace, AXES)
 
 
 def centring_phases(shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -99,7 +99,7 @@ class MapValidation:
             for name, acceleration in config.validation.masks:
                 mask = draw_mask(name, (full.kspace.shape[-2], full.kspace.shape[-1]), full.extent, acceleration)
                 label = f"{Path(path).stem} {name} {acceleration:g}"
-                self._cases.append(retrospective_case(label, full, mask.to(device), config.operator))
+                self._cases.append(retrospective_case(label, full, mask, config.operator))
 
     def __call__(self, prior: Prior) -> Mapping[str, float]:
         reconstruct = Reconstruction(prior.eval(), "mm-cg", str(self._device))
