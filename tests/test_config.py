@@ -261,6 +261,15 @@ def test_a_training_is_merged_in_the_same_order(tmp_path: Path) -> None:
     assert found.operator.name == "sense"
 
 
+def test_a_prior_is_trained_by_the_trainer_that_the_catalogue_names(tmp_path: Path) -> None:
+    found = build_train_config(None, {"prior": "muse", "out": "x"}, ["trainer.steps=9"])
+    assert found.trainer.name == "denoising"
+    assert found.trainer.settings == {"levels": [0.0, 0.1], "spacing": "uniform", "relative": False, "steps": 9}
+    assert build_train_config(None, {"prior": "deepen", "out": "x"}, []).trainer.name == "maximum-likelihood"
+    other = build_train_config(None, {"prior": "muse", "out": "x", "trainer": "maximum-likelihood"}, [])
+    assert (other.trainer.name, other.trainer.settings) == ("maximum-likelihood", {})
+
+
 @pytest.mark.parametrize(
     ("content", "assignments", "message"),
     [

@@ -17,7 +17,7 @@ from mriinv.errors import InputError, SettingsError
 from mriinv.manifest import Choice
 from mriinv.metrics import psnr
 from mriinv.testing.analytic import QuadraticPrior
-from mriinv.training.session import MapValidation
+from mriinv.training.session import ScanValidation, _solver
 from mriinv.validation import retrospective_case
 
 SHAPE = (48, 40)
@@ -73,7 +73,7 @@ def test_a_training_is_scored_by_its_map_images(full, tmp_path: Path):
         }
     )
     prior = QuadraticPrior(theta=0.05).train()
-    scores = MapValidation(config, torch.device("cpu"))(prior)
+    scores = ScanValidation(config, torch.device("cpu"))(prior)
     assert prior.training
     values = []
     for name in ("poisson-2d", "random-1d"):
@@ -83,3 +83,11 @@ def test_a_training_is_scored_by_its_map_images(full, tmp_path: Path):
         values.append(float(psnr(image, case.reference, operator.support)))
     assert list(scores) == ["score", "scan poisson-2d 2", "scan random-1d 2"]
     assert list(scores.values()) == pytest.approx([sum(values) / 2, *values], abs=0.05)
+
+
+def test_a_training_is_validated_by_the_solver_that_its_recipe_names():
+    def solver(prior, **validation):
+        return _solver(TrainConfig.model_validate({"out": "x", "prior": prior, "validation": validation})).name
+
+    assert (solver("deepen"), solver("cnn-denoiser"), solver("elder")) == ("mm-cg", "ista", "end-to-end")
+    assert solver("muse", solver="muse-mm") == "muse-mm" and solver("deepinv-prior") == "mm-cg"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mriinv.core.problem import InverseProblem as InverseProblem
     from mriinv.core.problem import Samples as Samples
     from mriinv.core.problem import Solution as Solution
+    from mriinv.core.problem import reference_scale as reference_scale
     from mriinv.core.solver import Monitor as Monitor
     from mriinv.core.solver import Sampler as Sampler
     from mriinv.core.solver import Solver as Solver
@@ -45,10 +46,27 @@ if TYPE_CHECKING:
     from mriinv.errors import InputError as InputError
     from mriinv.errors import MriinvError as MriinvError
     from mriinv.errors import SettingsError as SettingsError
+    from mriinv.interop.deepinv import DenoiserPrior as DenoiserPrior
+    from mriinv.interop.deepinv import PhysicsOperator as PhysicsOperator
+    from mriinv.interop.deepinv import PotentialPrior as PotentialPrior
+    from mriinv.interop.deepinv import as_denoiser as as_denoiser
+    from mriinv.interop.deepinv import as_physics as as_physics
+    from mriinv.interop.deepinv import as_prior as as_prior
+    from mriinv.interop.deepinv import from_channels as from_channels
+    from mriinv.interop.deepinv import to_channels as to_channels
+    from mriinv.networks import FeatureNetwork as FeatureNetwork
+    from mriinv.networks import ImageNetwork as ImageNetwork
+    from mriinv.networks import NetworkSettings as NetworkSettings
+    from mriinv.networks import PublishedNetwork as PublishedNetwork
     from mriinv.numerics.cg import CGResult as CGResult
     from mriinv.numerics.cg import conjugate_gradient as conjugate_gradient
     from mriinv.numerics.curvature import largest_curvature as largest_curvature
     from mriinv.numerics.fft import centring_phases as centring_phases
+    from mriinv.numerics.fixed_point import Iterated as Iterated
+    from mriinv.numerics.fixed_point import equilibrium as equilibrium
+    from mriinv.numerics.fixed_point import unroll as unroll
+    from mriinv.numerics.normal import normal_map as normal_map
+    from mriinv.numerics.normal import regularised_inverse as regularised_inverse
     from mriinv.training.losses import denoising_score_matching as denoising_score_matching
     from mriinv.training.losses import log_uniform as log_uniform
 
@@ -68,6 +86,7 @@ _HOME = {
     "InverseProblem": "core.problem",
     "Samples": "core.problem",
     "Solution": "core.problem",
+    "reference_scale": "core.problem",
     "Monitor": "core.solver",
     "Sampler": "core.solver",
     "Solver": "core.solver",
@@ -89,10 +108,27 @@ _HOME = {
     "InputError": "errors",
     "MriinvError": "errors",
     "SettingsError": "errors",
+    "DenoiserPrior": "interop.deepinv",
+    "PhysicsOperator": "interop.deepinv",
+    "PotentialPrior": "interop.deepinv",
+    "as_denoiser": "interop.deepinv",
+    "as_physics": "interop.deepinv",
+    "as_prior": "interop.deepinv",
+    "from_channels": "interop.deepinv",
+    "to_channels": "interop.deepinv",
+    "FeatureNetwork": "networks",
+    "ImageNetwork": "networks",
+    "NetworkSettings": "networks",
+    "PublishedNetwork": "networks",
     "CGResult": "numerics.cg",
     "conjugate_gradient": "numerics.cg",
     "largest_curvature": "numerics.curvature",
     "centring_phases": "numerics.fft",
+    "Iterated": "numerics.fixed_point",
+    "equilibrium": "numerics.fixed_point",
+    "unroll": "numerics.fixed_point",
+    "normal_map": "numerics.normal",
+    "regularised_inverse": "numerics.normal",
     "denoising_score_matching": "training.losses",
     "log_uniform": "training.losses",
 }

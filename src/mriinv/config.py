@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mriinv.core.component import explain
 from mriinv.data.preparation import Preparation
@@ -41,6 +41,8 @@ class TrainingData(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     heads: Path | None = Field(None, description="label volume or a folder of them; none: procedural heads")
+    scans: tuple[Path, ...] | None = Field(None, description="fully sampled scans, whose images are used instead")
+    scan_slices: int | None = Field(None, ge=1, description="of each scan, nearest to its middle; none: all")
     shape: tuple[int, int] = (96, 96)
     coils: int = Field(8, ge=1)
     masks: tuple[tuple[str, float], ...] = (("poisson-2d", 4.0), ("poisson-2d", 6.0), ("random-1d", 3.0))
@@ -48,14 +50,21 @@ class TrainingData(BaseModel):
     noise_floor: tuple[float, float] = (0.0, 0.02)
     fresh: float = Field(0.5, ge=0, description="new slices per update")
 
+    @model_validator(mode="after")
+    def _one_source(self) -> TrainingData:
+        if self.heads is not None and self.scans is not None:
+            raise ValueError("heads and scans are two sources of images; expected one of them")
+        return self
+
 
 class Validation(BaseModel):
-    """Scans on which checkpoints are compared: PSNR of the converged MAP image."""
+    """Scans on which checkpoints are compared: PSNR of the reconstruction, run to convergence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scans: tuple[Path, ...] = ()
     masks: tuple[tuple[str, float], ...] = (("poisson-2d", 4.0), ("random-1d", 4.0))
+    solver: ChoiceField | None = Field(None, description="none: that of the prior's first recipe, or mm-cg")
     every: int = Field(500, ge=1, description="updates between two validations")
 
 
@@ -142,8 +151,9 @@ def build_train_config(
     """As `build_config`, for a training; ``--set trainer.steps=100``, ``data.coils=4``, ``validation.every=50``."""
     content = _mapping(run_file, (*COMPONENTS, "data", "validation"))
     merged = _merge(content, {key: value for key, value in options.items() if value is not None})
-    for part in ("trainer", "operator", "data", "validation"):
+    for part in ("operator", "data", "validation"):
         merged[part] = merged.get(part) or TrainConfig.model_fields[part].default.model_dump()
+    merged = _merge({"trainer": _usual_trainer(merged.get("prior")).model_dump()}, merged)
     if heads is not None:
         merged["data"]["heads"] = heads
     if scans:
@@ -151,6 +161,13 @@ def build_train_config(
     for assignment in assignments:
         _assign(merged, assignment, ("operator", "prior", "trainer", "data", "validation"))
     return validated(TrainConfig, merged)
+
+
+def _usual_trainer(prior: Any) -> Choice:
+    """Return the trainer that the catalogue names for a prior, with its settings."""
+    name = prior.get("name") if isinstance(prior, dict) else None
+    entry = registry().find("prior", name).entry if isinstance(name, str) else None
+    return (entry and entry.trained_by) or TrainConfig.model_fields["trainer"].default
 
 
 def _mapping(run_file: Path | None, parts: tuple[str, ...]) -> dict[str, Any]:

@@ -45,19 +45,6 @@ class WeightEntry(_Entry):
     summary: str
 
 
-class ComponentEntry(_Entry):
-    """One operator, prior, solver or trainer."""
-
-    kind: Kind
-    name: Name
-    target: Target
-    summary: str
-    reference: str = ""
-    provides: tuple[Capability, ...] = ()
-    requires: tuple[tuple[Capability, ...], ...] = ()
-    weights: tuple[WeightEntry, ...] = ()
-
-
 def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
@@ -77,6 +64,20 @@ class PriorChoice(Choice):
 
 ChoiceField = Annotated[Choice, BeforeValidator(_named)]
 PriorChoiceField = Annotated[PriorChoice, BeforeValidator(_named)]
+
+
+class ComponentEntry(_Entry):
+    """One operator, prior, solver or trainer."""
+
+    kind: Kind
+    name: Name
+    target: Target
+    summary: str
+    reference: str = ""
+    provides: tuple[Capability, ...] = ()
+    requires: tuple[tuple[Capability, ...], ...] = ()
+    weights: tuple[WeightEntry, ...] = ()
+    trained_by: ChoiceField | None = Field(None, description="a prior's trainer, with the settings it needs there")
 
 
 class RecipeEntry(_Entry):

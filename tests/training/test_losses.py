@@ -27,6 +27,15 @@ def test_a_denoiser_that_does_nothing_costs_one_at_every_level():
     assert abs(denoising_score_matching(Shrinking(0.5), images, levels, generator).item() - 0.25) < 0.01
 
 
+def test_weights_of_the_levels():
+    """A denoiser that does nothing errs by σ per real component: |n|²/2 is σ² on average."""
+    generator = torch.Generator().manual_seed(0)
+    images, levels = torch.zeros(8, 64, 64, dtype=torch.complex64), torch.full((8,), 0.2)
+    bare = denoising_score_matching(Shrinking(1.0), images, levels, generator, relative=False)
+    both = denoising_score_matching(Shrinking(1.0), images, levels, generator, data_std=0.1)
+    assert abs(bare.item() - 0.2**2) < 0.001 and abs(both.item() - (1 + 4)) < 0.1
+
+
 def test_levels_are_uniform_in_the_logarithm():
     levels = log_uniform(20000, 0.01, 1.0, torch.Generator().manual_seed(0))
     assert levels.min() >= 0.01 and levels.max() <= 1.0

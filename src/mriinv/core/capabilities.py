@@ -22,7 +22,9 @@ DERIVATIONS = (
     Derivation("energy", "gradient", "autograd"),
     Derivation("denoiser", "score", "Tweedie"),
 )
-CAPABILITIES = frozenset({"energy", "gradient", "denoiser", "score", "proximal", "noise-conditional"})
+CAPABILITIES = frozenset(
+    {"energy", "gradient", "denoiser", "score", "proximal", "noise-conditional", "reconstruction"}
+)
 
 
 def derive(provided: Collection[str], required: Iterable[str]) -> list[Derivation] | None:

@@ -29,11 +29,19 @@ class Operator(Component, ABC):
     norm_bound: float = 1.0
     notes: tuple[str, ...] = ()  # remarks for the user, such as "one coil map cannot explain 30 % of the head"
     provides: ClassVar[frozenset[str]] = frozenset({"linear"})
+    measures_images: ClassVar[bool] = False  # its data are simulated from a fully sampled image, by `measure`
 
     @classmethod
     def from_acquisition(cls, acquisition: Acquisition, **settings: Any) -> Operator:
         """Build the operator for `acquisition`, calibrating what it needs (coil maps) from the data themselves."""
         raise CompatibilityError(f"operator '{cls.name}' cannot be built from an acquisition, only in Python")
+
+    def measure(self, image: Image, generator: torch.Generator) -> tuple[Tensor, PerImage]:
+        """Return data of `image` with noise, and the standard deviation of that per real component.
+
+        Only for operators with `measures_images`; the data of the others are the k-space of a scan.
+        """
+        raise CompatibilityError(f"operator '{self.name}' does not measure images")
 
     @abstractmethod
     def forward(self, image: Image) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from mriinv.core.component import Component
 from mriinv.core.types import Image, PerImage
 from mriinv.errors import CompatibilityError
+
+if TYPE_CHECKING:
+    from mriinv.core.problem import InverseProblem, Solution
+    from mriinv.core.solver import Monitor
 
 
 class Prior(Component, nn.Module, ABC):
@@ -67,7 +71,7 @@ class Prior(Component, nn.Module, ABC):
     def denoise(self, image: Image, noise_level: float | Tensor, *, create_graph: bool = False) -> Image:
         """Return the estimate of the clean image from one with white noise of `noise_level` per real component.
 
-        `create_graph` keeps the graph to the parameters (training).
+        `create_graph` keeps the graph to the parameters (training), and to an image that requires a gradient.
         """
         raise self._missing("denoiser")
 
@@ -89,6 +93,23 @@ class Prior(Component, nn.Module, ABC):
             iterates of one solve, and that belongs to the prior: what it stores there makes the next call cheaper
         """
         raise self._missing("proximal")
+
+    def reconstruct(
+        self, problem: InverseProblem, *, initial: Image | None = None, monitor: Monitor | None = None
+    ) -> Solution:
+        """Return what a learned reconstruction makes of a problem whose reference scale is 1.
+
+        A prior that provides ``reconstruction`` brings its own iteration, learned end to end with the operator. Where
+        gradients are enabled the image has a graph to the parameters (training), and none otherwise.
+        """
+        raise self._missing("reconstruction")
+
+    def penalty(self, image: Image, generator: torch.Generator) -> Tensor:
+        """Return what end-to-end training adds to its loss at a reconstruction without graph: constraints on a network.
+
+        A scalar with a graph to the parameters; zero by default.
+        """
+        return torch.zeros((), device=image.device)
 
     def _missing(self, capability: str) -> CompatibilityError:
         provided = ", ".join(sorted(self.provides)) or "nothing"

@@ -98,12 +98,14 @@ class Solution:
     iterations : int ``(batch,)``
     history : per quantity (``cost``, ``curvature`` …) its values over the iterations, each ``(iterations, batch)``, at
         reference scale 1
+    notes : remarks for the user, such as that the iteration diverged
     """
 
     image: Image
     converged: Tensor
     iterations: Tensor
     history: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def scaled(self, factor: Tensor) -> Solution:
         """Return the solution with its image multiplied by `factor`, broadcast to ``(batch, y, x)``."""

@@ -64,6 +64,7 @@ def describe_component(component: Component, settings: Mapping[str, FieldInfo]) 
         "reference": entry.reference,
         "provides": ", ".join(entry.provides),
         "requires": " or ".join(", ".join(one) for one in entry.requires),
+        **({} if entry.trained_by is None else {"trained by": entry.trained_by.model_dump()}),
         "from": f"{plugin.distribution} {plugin.version} ({entry.target})",
         "weights": [weights.model_dump() for weights in entry.weights],
         "settings": [

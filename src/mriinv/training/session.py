@@ -10,17 +10,29 @@ from pathlib import Path
 
 import torch
 
-from mriinv.compose import UNTRAINED, Reconstruction, make_prior, make_trainer, resolve_device
+from mriinv.compose import (
+    UNTRAINED,
+    Reconstruction,
+    make_prior,
+    make_solver,
+    make_trainer,
+    resolve_device,
+    with_reference,
+)
 from mriinv.config import TrainConfig, TrainingData
 from mriinv.core.capabilities import match
 from mriinv.core.prior import Prior
 from mriinv.core.solver import Monitor, mismatch
+from mriinv.core.types import Image
+from mriinv.data.acquisition import Acquisition
 from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads
 from mriinv.data.masks import draw_mask
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.readers import open_scan
+from mriinv.data.scan_images import ScanImages
 from mriinv.data.training import SimulatedProblems
 from mriinv.errors import SettingsError
+from mriinv.manifest import Choice
 from mriinv.registry import registry
 from mriinv.training.checkpoint import Progress
 from mriinv.training.loop import LoopOptions, train
@@ -56,6 +68,8 @@ def run_training(
         raise SettingsError(f"prior '{prior.name}' has no parameters to train")
     operator = registry().load("operator", config.operator.name)
     operator.parse_settings(config.operator.settings)
+    if operator.measures_images:
+        raise SettingsError(f"operator '{config.operator.name}' measures images; training needs one for k-space")
     data = config.data
     source = SimulatedProblems(
         _heads(data),
@@ -69,7 +83,7 @@ def run_training(
         seed=config.seed,
         workers=workers,
     )
-    validation = MapValidation(config, device) if config.validation.scans else None
+    validation = ScanValidation(config, device) if config.validation.scans else None
     options = LoopOptions(
         config.out,
         config.seed,
@@ -82,8 +96,8 @@ def run_training(
         return train(prior, trainer, source, options, validation=validation, monitor=monitor)
 
 
-class MapValidation:
-    """PSNR of the converged MAP image of the middle slice of each scan under each mask; ``score`` is the mean.
+class ScanValidation:
+    """PSNR of the reconstruction of the middle slice of each scan under each mask; ``score`` is the mean.
 
     Parameters
     ----------
@@ -91,7 +105,7 @@ class MapValidation:
     """
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self._device = device
+        self._device, self._solver = device, _solver(config)
         self._cases: list[Case] = []
         for path in config.validation.scans:
             with open_scan(path) as scan:
@@ -102,10 +116,18 @@ class MapValidation:
                 self._cases.append(retrospective_case(label, full, mask, config.operator))
 
     def __call__(self, prior: Prior) -> Mapping[str, float]:
-        reconstruct = Reconstruction(prior.eval(), "mm-cg", str(self._device))
+        solver = make_solver(self._solver.name, **self._solver.settings)
+        reconstruct = Reconstruction(prior.eval(), solver, str(self._device))
         values = {case.name: case.psnr(reconstruct) for case in self._cases}
         prior.train()
         return {"score": sum(values.values()) / len(values), **values}
+
+
+def _solver(config: TrainConfig) -> Choice:
+    """Return the solver that validates: the chosen one, or that of the first recipe with this prior."""
+    recipes = registry().recipes.values()
+    usual = (recipe.solver for recipe in recipes if recipe.prior and recipe.prior.name == config.prior.name)
+    return config.validation.solver or next(usual, Choice(name="mm-cg"))
 
 
 def training_command(arguments: list[str]) -> str:
@@ -120,4 +142,12 @@ def _hardware(device: torch.device) -> str:
 
 
 def _heads(data: TrainingData) -> HeadSource:
+    if data.scans is not None:
+        return ScanImages(data.scans, data.scan_slices, _combined)
     return ProceduralHeads() if data.heads is None else LabelMapHeads(data.heads)
+
+
+def _combined(full: Acquisition) -> Image:
+    reference = with_reference(full).reference
+    assert reference is not None
+    return reference

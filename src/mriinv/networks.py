@@ -1,12 +1,17 @@
-"""Networks inside the energies. All take and return real tensors ``(batch, channel, y, x)``."""
+"""Networks inside priors: those of the paper, and the multi-resolution one of DEEPEN's default energy."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mriinv import InputError
+from mriinv.core.component import ComponentSettings, setting
+from mriinv.core.types import Image, PerImage
+from mriinv.errors import InputError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softplus, "relu": nn.ReLU}
 
@@ -14,6 +19,12 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softp
 def conv3x3(inputs: int, outputs: int, *, bias: bool = False) -> nn.Conv2d:
     """Return a 3×3 convolution that keeps the matrix size."""
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+
+
+def with_level(channels: Tensor, log_level: Tensor) -> Tensor:
+    """Append the constant images 1 and log σ to ``(batch, channel, y, x)``."""
+    level = log_level.to(channels.dtype).view(-1, 1, 1, 1).expand(-1, 1, *channels.shape[-2:])
+    return torch.cat([channels, torch.ones_like(level), level], dim=1)
 
 
 class _Block(nn.Module):
@@ -86,10 +97,14 @@ class FeatureNetwork(nn.Module):
             u = functional.pad(u, padding)
         h = functional.pixel_unshuffle(u, self.unshuffle)
         if self.conditional:
-            level = log_level.to(h.dtype).view(-1, 1, 1, 1).expand(-1, 1, *h.shape[-2:])
-            h = torch.cat([h, torch.ones_like(level), level], dim=1)
+            h = with_level(h, log_level)
         h = self.outlet(self.body(self.inlet(h.contiguous(memory_format=torch.channels_last))))
         return functional.pixel_shuffle(h, self.unshuffle)[..., :rows, :columns]
+
+    def half_square(self, image: Image, level: PerImage) -> PerImage:
+        """Return ½‖F(x/σ, log σ)‖² of complex images ``(batch, y, x)``, summed in float64."""
+        channels = torch.view_as_real(image).movedim(-1, 1) / level.view(-1, 1, 1, 1)
+        return 0.5 * self(channels, level.log()).double().square().sum(dim=(1, 2, 3))
 
 
 class PublishedNetwork(nn.Module):
@@ -116,3 +131,58 @@ class PublishedNetwork(nn.Module):
         h = h.flatten(1) if self.head == "flatten" else h.double().sum(dim=(-2, -1))
         weight, bias = self.linear.weight[0].double(), self.linear.bias.double()
         return h.double() @ weight + bias
+
+
+class NetworkSettings(ComponentSettings):
+    """Settings of an `ImageNetwork`, for the settings of a prior to inherit."""
+
+    network: Literal["cnn", "unet"] = setting("cnn", "cnn: full resolution (the paper's); unet: as DEEPEN's default")
+    widths: tuple[PositiveInt, ...] | None = setting(
+        None, "channels, of the unet per resolution, finest first; none: 64, unet 32 and 64", min_length=1
+    )
+    layers: int = setting(5, "convolutions of the cnn", ge=2)
+    blocks: int = setting(2, "unet: convolutions per resolution on the way down, and again on the way up", ge=1)
+    unshuffle: Literal[1, 2] = setting(2, "unet: 1: full resolution; 2: work on 2x2 patches as channels")
+    activation: Literal["relu", "silu", "softplus"] | None = setting(
+        None, "nonlinearity between convolutions; none: relu, unet silu"
+    )
+
+
+class ImageNetwork(nn.Module):
+    """A network from complex images to complex images, whose real and imaginary parts are its channels.
+
+    - ``cnn``: `layers` 3×3 convolutions with biases, an activation after each but the last (paper, section III-B).
+    - ``unet``: `FeatureNetwork`, without biases.
+
+    Parameters
+    ----------
+    conditional : whether log σ is an input: appended as constant channels
+    """
+
+    def __init__(self, settings: NetworkSettings, *, conditional: bool = False) -> None:
+        super().__init__()
+        s = settings
+        self.conditional, self.unet = conditional, s.network == "unet"
+        activation = s.activation or ("silu" if self.unet else "relu")
+        self.network: nn.Module
+        if self.unet:
+            self.network = FeatureNetwork(s.widths or (32, 64), s.blocks, s.unshuffle, conditional, activation)
+            return
+        width = (s.widths or (64,))[0]
+        layers: list[nn.Module] = [conv3x3(2 + 2 * conditional, width, bias=True)]
+        for _ in range(s.layers - 2):
+            layers += [ACTIVATIONS[activation](), conv3x3(width, width, bias=True)]
+        self.network = nn.Sequential(*layers, ACTIVATIONS[activation](), conv3x3(width, 2, bias=True))
+
+    def forward(self, image: Image, log_level: PerImage | None = None) -> Image:
+        """Map images ``(batch, y, x)``, given log σ per image where the network is conditional."""
+        channels = torch.view_as_real(image).movedim(-1, 1)
+        if log_level is None:
+            log_level = torch.zeros(len(image), dtype=channels.dtype, device=channels.device)
+        if self.unet:
+            out = self.network(channels, log_level)
+        else:
+            if self.conditional:
+                channels = with_level(channels, log_level)
+            out = self.network(channels.contiguous(memory_format=torch.channels_last))
+        return torch.view_as_complex(out.movedim(1, -1).contiguous())

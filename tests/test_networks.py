@@ -1,0 +1,52 @@
+"""The networks that priors share."""
+
+import pytest
+import torch
+
+from mriinv import ImageNetwork, NetworkSettings, SettingsError, complex_noise
+from mriinv.core.component import validate_settings
+
+
+def image(*shape):
+    return complex_noise(shape, 1.0, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("network", ["cnn", "unet"])
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 9, 13)])
+def test_image_in_image_out(network, shape):
+    net = ImageNetwork(NetworkSettings(network=network, widths=(4, 6)))
+    out = net(image(*shape))
+    assert out.shape == shape and out.dtype == torch.complex64
+    assert net.double()(image(*shape).to(torch.complex128)).dtype == torch.complex128
+
+
+def test_sizes_are_those_of_the_paper_and_of_deepen():
+    def count(**settings):
+        return sum(p.numel() for p in ImageNetwork(NetworkSettings(**settings)).parameters())
+
+    assert count() == (2 * 9 + 1) * 64 + 3 * (64 * 9 + 1) * 64 + (64 * 9 + 1) * 2
+    assert count(network="unet") == 131_584
+
+
+@pytest.mark.parametrize("network", ["cnn", "unet"])
+def test_only_a_conditional_network_sees_the_level(network):
+    settings = NetworkSettings(network=network, widths=(4, 6))
+    for conditional in (False, True):
+        torch.manual_seed(0)
+        net = ImageNetwork(settings, conditional=conditional)
+        low, high = (net(image(2, 8, 8), torch.full((2,), level)) for level in (-3.0, 1.0))
+        assert torch.equal(low, high) != conditional
+
+
+def test_the_image_of_a_batch_does_not_depend_on_the_others():
+    net = ImageNetwork(NetworkSettings(widths=(4,)), conditional=True)
+    levels = torch.tensor([-1.0, 0.5, 2.0])
+    single = torch.cat([net(one[None], level[None]) for one, level in zip(image(3, 8, 9), levels, strict=True)])
+    torch.testing.assert_close(net(image(3, 8, 9), levels), single)
+
+
+def test_settings_are_checked():
+    with pytest.raises(SettingsError, match="layers"):
+        validate_settings(NetworkSettings, "prior", {"layers": 1})
+    with pytest.raises(SettingsError, match=r"did you mean 'network'\?"):
+        validate_settings(NetworkSettings, "prior", {"netwrk": "cnn"})
