@@ -1,0 +1,83 @@
+"""PnP-ISTA: proximal gradients whose proximal map is a denoiser."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, Solver, setting
+
+DIVERGED = 10.0  # times the smallest change so far, or the norm of the start
+
+
+class ISTA(Solver):
+    r"""Plug-and-play ISTA (paper, eq. 18-19),
+
+    .. math:: q_t = x_{t-1} − α A^H(A x_{t-1} − b), \qquad x_t = D_σ(q_t),
+
+    from SENSE; α is `step`/‖A‖² (the paper's α/η²). Stops at ‖x_t − x_{t−1}‖ ≤ `tolerance`·‖x_{t−1}‖, image by image.
+
+    Nothing makes a learned denoiser a contraction, so the iteration may diverge, often after it came close to a fixed
+    point. The iterate with the smallest change is kept and returned. An image whose change grows to ten times its
+    smallest, or whose norm to ten times that of the start, has diverged: it stops, is not converged, and the solution
+    says so.
+    """
+
+    name = "ista"
+    requires = (frozenset({"denoiser"}),)
+
+    class Settings(ComponentSettings):
+        step: float = setting(1.0, "α times ‖A‖²; stable below 2", gt=0, lt=2)
+        noise_level: float = setting(
+            0.01,
+            "σ of the denoiser; one that was trained at a single level ignores it",
+            gt=0,
+            unit="std per real component, image scale 1",
+            tune=(0.001, 0.1),
+        )
+        tolerance: float = setting(1e-6, "relative change of the image at which to stop", gt=0)
+        max_iterations: int = setting(500, "largest number of iterations", ge=1)
+
+    def solve(
+        self,
+        problem: InverseProblem,
+        prior: Prior | None,
+        *,
+        initial: Tensor | None,
+        generator: torch.Generator,
+        monitor: Monitor | None,
+    ) -> Solution:
+        assert prior is not None
+        s, projected = self.settings, problem.back_projection()
+        step = s.step / problem.operator.norm_bound**2
+        x = best = problem.sense() if initial is None else initial
+        limit = DIVERGED * _norm(x)
+        smallest = torch.full_like(limit, torch.inf)
+        converged = torch.zeros_like(limit, dtype=torch.bool)
+        diverged, iterations = converged.clone(), torch.zeros_like(limit, dtype=torch.int64)
+        history: list[dict[str, Tensor]] = []
+        while len(history) < s.max_iterations and not (converged | diverged).all():
+            moving = ~(converged | diverged)
+            following = prior.denoise(x - step * problem.data_gradient(x, projected), s.noise_level)
+            change = _norm(following - x) / _norm(x).clamp_min(torch.finfo(limit.dtype).tiny)
+            x = torch.where(moving.view(-1, 1, 1), following, x)
+            iterations += moving
+            better = moving & (change < smallest)
+            best = torch.where(better.view(-1, 1, 1), x, best)
+            smallest = torch.where(better, change, smallest)
+            converged |= moving & (change <= s.tolerance)
+            diverged |= moving & ~((change <= DIVERGED * smallest) & (_norm(x) <= limit))  # not a number has diverged
+            history.append({"change": change, "data": problem.data_term(x)})
+            if monitor is not None:
+                monitor(len(history), {"change": float(change.mean())})
+        notes = tuple(
+            f"ista diverged after {count} iterations; the image is the one with the smallest change, {kept:.1e}"
+            for count, kept in zip(iterations[diverged].tolist(), smallest[diverged].tolist(), strict=True)
+        )
+        rows = {name: torch.stack([row[name] for row in history]) for name in history[0]}
+        return Solution(best, converged, iterations, rows, notes)
+
+
+def _norm(image: Tensor) -> Tensor:
+    """Return ‖x‖ per image in float64."""
+    return image.flatten(1).abs().double().square().sum(1).sqrt()

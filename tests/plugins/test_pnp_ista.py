@@ -1,0 +1,109 @@
+"""PnP-ISTA where its fixed point is known, against deepinv's PGD, and where it diverges."""
+
+import pytest
+import torch
+
+from mriinv import InverseProblem, Prior, SettingsError, complex_noise, make_prior, make_solver
+from mriinv.testing.analytic import DenseOperator, gaussian_problem
+
+
+class Denoiser(Prior):
+    name = "denoiser"
+    provides = frozenset({"denoiser"})
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def denoise(self, image, noise_level, *, create_graph=False):
+        return self.function(image)
+
+
+def linear(matrix):
+    return Denoiser(lambda image: (image.flatten(1) @ matrix.T).view(image.shape))
+
+
+def test_resolvent_of_a_quadratic_energy_gives_its_map_image():
+    """D = (I + αQ)⁻¹ is the proximal map of α·½xᴴQx, so the fixed point solves Aᴴ(Ax − b) + Qx = 0."""
+    problem, quadratic, hessian = gaussian_problem(batch=2)
+    prior = linear(torch.linalg.inv(torch.eye(len(hessian)) + quadratic.matrix))
+    solution = make_solver("ista", tolerance=1e-12, max_iterations=3000)(problem, prior)
+    exact = torch.linalg.solve(hessian, problem.back_projection().flatten(1)[0])
+    assert solution.converged.all() and not solution.notes
+    torch.testing.assert_close(solution.image.flatten(1), exact.expand(2, -1), rtol=1e-7, atol=1e-9)
+
+
+def soft(image, threshold=0.05):
+    return image * (1 - threshold / image.abs().clamp_min(threshold))
+
+
+def test_soft_threshold_gives_ista_as_deepinv_runs_it():
+    """Real operator and data, where soft thresholding of magnitudes is that of deepinv's L1 prior."""
+    from deepinv.optim import L1Prior
+    from deepinv.optim.data_fidelity import L2
+    from deepinv.optim.optimizers import optim_builder
+    from deepinv.physics import LinearPhysics
+
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(9, 12, generator=generator, dtype=torch.float64)
+    matrix /= torch.linalg.matrix_norm(matrix, 2)
+    truth = torch.where(torch.rand(12, generator=generator) < 0.3, 1.0, 0.0).double()
+    data = (matrix @ truth)[None]
+    problem = InverseProblem(DenseOperator(matrix.to(torch.complex128), (3, 4)), data.to(torch.complex128))
+    problem = InverseProblem(problem.operator, problem.data, scale=torch.ones(1, dtype=torch.float64))
+    physics = LinearPhysics(
+        A=lambda x, **_: x.flatten(1) @ matrix.T, A_adjoint=lambda y, **_: (y @ matrix).view(-1, 1, 3, 4)
+    )
+    theirs = optim_builder(
+        "PGD",
+        prior=L1Prior(),
+        data_fidelity=L2(),
+        max_iter=300,
+        early_stop=False,
+        params_algo={"stepsize": 1.0, "lambda": 0.05, "g_param": 1.0},
+    )(data, physics, init=lambda y, physics: physics.A_adjoint(y))
+    ours = make_solver("ista", max_iterations=300, tolerance=1e-15)(
+        problem, Denoiser(soft), initial=problem.back_projection()
+    )
+    torch.testing.assert_close(ours.image.real[0], theirs[0, 0], rtol=1e-9, atol=1e-9)
+
+
+def test_divergence_is_reported_and_the_best_iterate_kept():
+    """One image has energy where D expands, and diverges; the other has none, and converges."""
+    operator = DenseOperator(torch.diag(torch.tensor([1.0, 1.0, 0.0, 0.0])).to(torch.complex128), (2, 2))
+    problem = InverseProblem(operator, operator.forward(torch.ones(2, 2, 2, dtype=torch.complex128)))
+    start = torch.tensor([[[1.0, 1.0], [0.0, 0.0]], [[1.0, 1.0], [1e-3, 0.0]]], dtype=torch.complex128)
+    prior = linear(torch.diag(torch.tensor([0.9, 0.9, 1.3, 1.0])).to(torch.complex128))
+    solution = make_solver("ista", max_iterations=200)(problem, prior, initial=start)
+    assert solution.converged.tolist() == [True, False]
+    assert len(solution.notes) == 1 and "diverged after" in solution.notes[0]
+    assert solution.iterations[1] < 200
+    change = solution.history["change"][:, 1]
+    best = int(change.argmin())
+    assert 0 < best < len(change) - 1
+    torch.testing.assert_close(solution.image[1, 1, 0].real.item(), 1e-3 * 1.3 ** (best + 1), rtol=1e-6, atol=0)
+
+
+def test_not_a_number_is_divergence():
+    problem, _, _ = gaussian_problem()
+    calls = []
+
+    def breaks(image):
+        calls.append(0)
+        return image if len(calls) < 3 else image * float("nan")
+
+    solution = make_solver("ista", tolerance=1e-15)(problem, Denoiser(breaks))
+    assert not solution.converged.any() and solution.notes and torch.isfinite(solution.image.abs()).all()
+
+
+def test_network_denoiser_keeps_graphs_only_when_asked():
+    prior = make_prior("cnn-denoiser", weights="none").requires_grad_(True)
+    image = complex_noise((2, 9, 11), 0.1, torch.Generator().manual_seed(0), torch.complex64)
+    assert sum(p.numel() for p in prior.parameters()) == 113_154  # five layers of 64 channels with biases
+    assert not prior.denoise(image, 0.01).requires_grad
+    assert prior.denoise(image, 0.01, create_graph=True).requires_grad
+
+
+def test_step_beyond_the_stability_limit_is_refused():
+    with pytest.raises(SettingsError, match="step"):
+        make_solver("ista", step=2.0)
