@@ -49,6 +49,28 @@ class QuadraticPrior(Prior):
         return 0.5 * (flat.conj() * weighted).real.double().sum(1)
 
 
+class GaussianDenoiser(Prior):
+    """The best denoiser D_σ(x) = m + C(C + σ²I)⁻¹(x − m) of Gaussian images with mean m and Hermitian C ``(y·x, y·x)``.
+
+    C is a covariance as σ² is a variance: per real component, so that E(x − m)(x − m)ᴴ = 2C.
+    """
+
+    name = "gaussian-denoiser"
+    provides = frozenset({"denoiser", "noise-conditional"})
+
+    def __init__(self, covariance: Tensor, mean: Tensor | None = None, noise_range: tuple[float, float] = (0.01, 10.0)):
+        super().__init__()
+        self.noise_range = noise_range
+        self.mean = torch.zeros_like(covariance[0]) if mean is None else mean
+        self.variances, self.basis = torch.linalg.eigh(covariance)
+
+    def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
+        level = torch.as_tensor(noise_level, dtype=image.real.dtype, device=image.device).reshape(-1, 1)
+        modes = (image.flatten(1) - self.mean) @ self.basis.conj()
+        kept = self.variances / (self.variances + level**2)
+        return (self.mean + (kept * modes) @ self.basis.T).view(image.shape)
+
+
 def gaussian_problem(
     shape: tuple[int, int] = (3, 4), samples: int = 9, batch: int = 1, seed: int = 0
 ) -> tuple[InverseProblem, QuadraticPrior, Tensor]:
