@@ -12,17 +12,18 @@ import torch
 
 from mriinv.core.operator import Operator
 from mriinv.core.prior import Prior
-from mriinv.core.problem import InverseProblem, Solution
+from mriinv.core.problem import SENSE_REGULARISATION, InverseProblem, Solution, reference_scale
 from mriinv.core.solver import Monitor, Solver
 from mriinv.core.trainer import Trainer
 from mriinv.data.acquisition import Acquisition
 from mriinv.discovery import package_folder
-from mriinv.errors import SettingsError, UnknownNameError
+from mriinv.errors import InputError, SettingsError, UnknownNameError
 from mriinv.manifest import WeightEntry
 from mriinv.registry import registry
 from mriinv.weights import load_prior
 
 UNTRAINED = "none"
+MEASUREMENT = 0x6D656173  # keeps the noise of measured images apart from what a solver draws from the same seed
 
 
 def make_operator(name: str, acquisition: Acquisition, **settings: Any) -> Operator:
@@ -73,15 +74,47 @@ def make_trainer(name: str, **settings: Any) -> Trainer:
     return trainer
 
 
-def make_problem(acquisition: Acquisition, operator: str | Operator = "sense", **settings: Any) -> InverseProblem:
-    """Build the inverse problem of an acquisition.
+def make_problem(
+    acquisition: Acquisition, operator: str | Operator = "sense", *, seed: int = 0, **settings: Any
+) -> InverseProblem:
+    """Build the inverse problem of an acquisition: its k-space, or its image where the operator measures images.
+
+    In the latter case (`Operator.measures_images`) the scale is that of the regularised least-squares image, since
+    that of Aᴴb may be far from the scale of the image.
 
     Parameters
     ----------
     operator : a registered name, with `settings`, or an operator
+    seed : of the noise of measured images
+
+    Raises
+    ------
+    InputError : undersampled k-space without reference, for an operator that measures images
     """
     built = make_operator(operator, acquisition, **settings) if isinstance(operator, str) else operator
-    return InverseProblem(built, acquisition.kspace, acquisition.noise_std)
+    if not built.measures_images:
+        return InverseProblem(built, acquisition.kspace, acquisition.noise_std)
+    image = with_reference(acquisition).reference
+    assert image is not None
+    data, noise_std = built.measure(image, torch.Generator(image.device).manual_seed(seed ^ MEASUREMENT))
+    shift = SENSE_REGULARISATION * built.norm_bound**2
+    scale = reference_scale(built.solve_normal(built.adjoint(data), shift, max_iterations=20).solution)
+    return InverseProblem(built, data, noise_std, scale)
+
+
+def with_reference(acquisition: Acquisition) -> Acquisition:
+    """Return a fully sampled acquisition with its coil-combined image as reference, unless it brings one."""
+    if acquisition.reference is not None:
+        return acquisition
+    if not acquisition.gapless:
+        raise InputError(
+            acquisition.source,
+            "kspace",
+            f"undersampled data (acceleration {acquisition.acceleration:.2f})",
+            "fully sampled data, for an operator that measures images",
+        )
+    reference = make_operator("sense", acquisition).fully_sampled_image(acquisition.kspace)
+    return replace(acquisition, reference=reference)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from mriinv.compose import Reconstruction, find_weights, make_prior, make_solver, resolve_device
-from mriinv.config import MaskChoice, RunConfig
+from mriinv.config import SIMULATION_MASK, MaskChoice, RunConfig
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.masks import draw_mask
 from mriinv.data.readers import Scan, find_reader, open_scan
@@ -39,14 +39,33 @@ class Job:
 
 
 def settle(config: RunConfig) -> RunConfig:
-    """Leave out, with a warning, a prior that the solver does not take, and give the mask its seed."""
+    """Leave out, with a warning, a prior that the solver does not take, and give the mask its seed.
+
+    The mask that a simulated scan has unless told otherwise is left out for an operator that measures images.
+
+    Raises
+    ------
+    SettingsError : any other mask for such an operator
+    """
     changes: dict[str, Any] = {}
     if config.prior is not None and not registry().find("solver", config.solver.name).entry.requires:
         logger.warning("solver '%s' takes no prior: '%s' is not used", config.solver.name, config.prior.name)
         changes["prior"] = None
-    if config.mask is not None and config.mask.seed is None:
+    if config.mask is not None and measures_images(config):
+        if config.input or config.mask != MaskChoice(**SIMULATION_MASK):
+            raise SettingsError(
+                f"mask: found '{config.mask.name}'; operator '{config.operator.name}' measures the fully sampled "
+                "image, which no mask undersamples: leave it out"
+            )
+        changes["mask"] = None
+    elif config.mask is not None and config.mask.seed is None:
         changes["mask"] = config.mask.model_copy(update={"seed": config.seed})
     return config.model_copy(update=changes)
+
+
+def measures_images(config: RunConfig) -> bool:
+    """Say whether the operator measures the fully sampled image of a scan instead of its k-space."""
+    return bool(registry().load("operator", config.operator.name).measures_images)
 
 
 def combine(config: RunConfig) -> Reconstruction:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mriinv.compose import Reconstruction, make_problem
+from mriinv.compose import Reconstruction, make_problem, with_reference
 from mriinv.config import RunConfig
 from mriinv.core.problem import Samples, Solution
 from mriinv.core.solver import Monitor
@@ -22,9 +22,20 @@ from mriinv.data.results import attributes, read_result
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError, MriinvError, UnwritableError
 from mriinv.files import make_folder
-from mriinv.jobs import Job, combine, mask_for, open_input, prepare, resolved, settle, weights_record
+from mriinv.jobs import (
+    Job,
+    combine,
+    mask_for,
+    measures_images,
+    open_input,
+    prepare,
+    resolved,
+    settle,
+    weights_record,
+)
 from mriinv.metrics import Metrics, evaluate
 from mriinv.provenance import provenance
+from mriinv.registry import registry
 from mriinv.report.figure import reconstruction_figure
 
 ZERO_FILLED, SUPPORT = "zero_filled", "support"  # datasets of a result beside those of the operator
@@ -161,6 +172,8 @@ def _figure(path: Path, preferred: int) -> Path:
     fields = {name: values[0] for name, values in result.arrays.items()}
     measured = "psnr" in result.metrics and not result.metrics["psnr"].isnan().any()
     mask, names = result.settings["mask"], [result.settings[part] for part in ("prior", "solver")]
+    operator = result.settings["operator"]["name"]
+    acquired = operator if registry().load("operator", operator).measures_images else "as acquired"
     return reconstruction_figure(
         figure,
         fields[ZERO_FILLED],
@@ -170,7 +183,7 @@ def _figure(path: Path, preferred: int) -> Path:
         std=fields.get("std"),
         name=" + ".join(choice["name"] for choice in names if choice),
         title=f"{Path(result.provenance['source']).name}, slice {index}",
-        sampling=f"{mask['name'] if mask else 'as acquired'}, acceleration {result.solution['acceleration'][0]:.2f}",
+        sampling=f"{mask['name'] if mask else acquired}, acceleration {result.solution['acceleration'][0]:.2f}",
     )
 
 
@@ -185,27 +198,31 @@ class _Slice:
         index: int,
         monitor: Monitor | None,
     ) -> None:
-        full = acquired = prepare_acquisition(acquisition.to(reconstruction.device), config.preparation)
+        full = prepare_acquisition(acquisition.to(reconstruction.device), config.preparation)
+        if measures_images(config):
+            full = with_reference(full)
+        acquired = full
         if config.mask is not None:
             acquired = full.undersampled(mask_for(config.mask, full))
         started = time.perf_counter()
         self.index, self.acquisition, self.crop = index, acquired, config.preparation.crop
         # zero padding was never acquired: against it nothing is accelerated
         self.acceleration = acquired.acceleration / (full.acceleration if full.gapless else 1)
-        self.problem = make_problem(acquired, config.operator.name, **config.operator.settings)
+        seed = config.seed + index
+        self.problem = make_problem(acquired, config.operator.name, seed=seed, **config.operator.settings)
         self.operator = self.problem.operator
-        self.solution: Solution = reconstruction(self.problem, seed=config.seed + index, monitor=monitor)
+        self.solution: Solution = reconstruction(self.problem, seed=seed, monitor=monitor)
         self.seconds = time.perf_counter() - started
         self.iterations, self.converged = int(self.solution.iterations[0]), bool(self.solution.converged[0])
         self.reference = full.reference
         if self.reference is None and config.mask is not None:
             self.reference = self.operator.fully_sampled_image(full.kspace)
-        self.remarks = [*acquired.remarks, *self.operator.notes]
+        self.remarks = [*acquired.remarks, *self.operator.notes, *self.solution.notes]
         if self.reference is not None and full.reference is None and not full.fully_sampled:
             self.remarks.append(
                 f"the reference is itself zero-padded: {100 / full.acceleration:.0f} % of its k-space was acquired"
             )
-        if not self.converged and not isinstance(self.solution, Samples):
+        if not self.converged and not self.solution.notes and not isinstance(self.solution, Samples):
             self.remarks.append(f"stopped after {self.iterations} iterations without meeting the stopping rule")
 
     def store(self, writer: ResultWriter, report: InputReport) -> None:
