@@ -73,8 +73,8 @@ def reconstruction_figure(
         shapes = [tuple(image.shape) for image in (zero_filled, *given)]
         raise InputError("figure", "images", f"shapes {shapes}", "one shape (y, x)")
     name = textwrap.shorten(name, LONGEST_NAME, placeholder="…")
-    window = _window(reconstruction if reference is None else reference)
-    panels = [_Panel("zero-filled", _magnitude(zero_filled)), _Panel(name, _magnitude(reconstruction))]
+    window = display_limit(reconstruction if reference is None else reference)
+    panels = [_Panel("zero-filled", magnitude(zero_filled)), _Panel(name, magnitude(reconstruction))]
     whose = name if reference is None else "the reference"
     caption = f"Magnitudes; every panel: window 0 to the {WINDOW_PERCENTILE:g}th percentile of {whose}."
     if reference is not None:
@@ -83,17 +83,17 @@ def reconstruction_figure(
             for image in (zero_filled, reconstruction)
         ]
         panels = [_Panel(p.title, p.values, str(m)) for p, m in zip(panels, scored, strict=True)]
-        difference = np.abs(panels[1].values - _magnitude(reference))
+        difference = np.abs(panels[1].values - magnitude(reference))
         panels += [
-            _Panel("reference", _magnitude(reference)),
+            _Panel("reference", magnitude(reference)),
             _Panel(f"error × {error_scale:g}", error_scale * difference, f"of {name}", "inferno"),
         ]
         caption += f" PSNR and SSIM: {scored[0].region}, data range: {scored[0].data_range}."
     if sampling:
         caption += f" Sampling: {sampling}."
     if std is not None:
-        panels.append(_Panel(f"standard deviation × {error_scale:g}", error_scale * _magnitude(std), "", "inferno"))
-    return _save(_draw(panels, window, caption, title), Path(path))
+        panels.append(_Panel(f"standard deviation × {error_scale:g}", error_scale * magnitude(std), "", "inferno"))
+    return save_figure(_draw(panels, window, caption, title), Path(path))
 
 
 def _draw(panels: list[_Panel], window: float, caption: str, title: str) -> Figure:
@@ -127,17 +127,20 @@ def _write(figure: Figure, x: float, y: float, text: str, size: float, colour: s
     figure.text(x, y, text, **{"va": "bottom", "fontsize": size, "color": colour, "parse_math": False, **style})
 
 
-def _window(image: Tensor) -> float:
-    values = _magnitude(image)
+def display_limit(image: Tensor) -> float:
+    """Return the 99.5th percentile of the finite magnitudes, the upper end of a grey window; 1 without any."""
+    values = magnitude(image)
     finite = values[np.isfinite(values)]
     return float(np.percentile(finite, WINDOW_PERCENTILE)) if finite.size and finite.max() > 0 else 1.0
 
 
-def _magnitude(image: Tensor) -> np.ndarray:
+def magnitude(image: Tensor) -> np.ndarray:
+    """Return |image| as a float64 array."""
     return image.detach().abs().to("cpu", torch.float64).numpy()
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor=BACKGROUND)
+        figure.savefig(temporary, format="png", facecolor="auto")
     return path
