@@ -32,6 +32,7 @@ MASKS = {
     "1D 4×": ("random-1d", 4.0),
 }
 REAL_SCANS = {"bart_full8": "bart_full8/full.npz", "chiew_sense16": "chiew_sense16/sense16.npz"}
+SIAT_SUBJECT = 4  # the others serve to choose settings
 SIAT_SLICES = (2, 5, 8)  # of the ten axial ones
 NOISE_STD = 0.005  # added, per real component; the images have noise of their own, 0.013 to 0.016
 PHASE_STD = 0.8  # radians, of the synthetic phase at its knots
@@ -65,20 +66,22 @@ def real_scan(data_folder: Path, name: str) -> Acquisition:
         return prepare_acquisition(scan.read(0))
 
 
-def semi_synthetic_slices(data_folder: Path, slices: tuple[int, ...] = SIAT_SLICES) -> Iterator[Acquisition]:
+def semi_synthetic_slices(
+    data_folder: Path, slices: tuple[int, ...] = SIAT_SLICES, subject: int = SIAT_SUBJECT
+) -> Iterator[Acquisition]:
     """Give fully sampled multi-coil k-space b = F C x + n of real complex images x.
 
     C are the coil maps that ESPIRiT finds on `bart_full8`, extended smoothly beyond the head they were measured on and
     resized; x is the image times a smooth random phase, since its own is nearly flat; n is white noise of `NOISE_STD`
     per real component. x, with the noise it came with, is the reference: 99.5th percentile of |x| is 1.
     """
-    with np.load(data_folder / "siat200/siat_subject4.npz") as file:
+    with np.load(data_folder / f"siat200/siat_subject{subject}.npz") as file:
         steps, quantised = file["step"], file["q"]
     shape = (quantised.shape[-2], quantised.shape[-1])
     measured = make_operator("sense", real_scan(data_folder, "bart_full8")).exported_maps()["coil_maps"]
     maps = resized_maps(measured[0], shape)
     for index in slices:
-        generator = torch.Generator().manual_seed(index)
+        generator = torch.Generator().manual_seed(100 * abs(subject - SIAT_SUBJECT) + index)
         parts = torch.from_numpy(steps[index] * quantised[index].astype(np.float32))
         image = torch.complex(*parts) * torch.polar(torch.ones(shape), PHASE_STD * smooth_field(shape, 4, generator))
         kspace = fft2c(maps * image)
@@ -87,7 +90,7 @@ def semi_synthetic_slices(data_folder: Path, slices: tuple[int, ...] = SIAT_SLIC
             mask=torch.ones(1, *shape, dtype=torch.bool),
             reference=image[None],
             noise_std=NOISE_STD,
-            source=f"siat200 subject 4 slice {index}",
+            source=f"siat200 subject {subject} slice {index}",
         )
 
 

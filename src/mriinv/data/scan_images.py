@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from mriinv.core.problem import reference_scale
@@ -93,7 +94,7 @@ def _length(path: Path) -> int:
         return len(scan)
 
 
-def _fitted(image: ImageSlice, shape: tuple[int, int]) -> ImageSlice:
+def _fitted(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """Return the middle of an image, extended by zeros where it is too small; the centre pixel stays the centre."""
     image = centre_crop(image, shape)
     before = [wanted // 2 - size // 2 for wanted, size in zip(shape, image.shape, strict=True)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from mriinv.core.prior import Prior
 from mriinv.core.solver import Monitor
@@ -34,7 +35,8 @@ class LoopOptions:
     out : folder of ``weights.safetensors`` (averaged), ``checkpoint.safetensors``, ``log.csv`` and ``best.safetensors``
     seed : of data, noise and chains
     max_time : seconds for this run; the training goes on from its checkpoint in the next one
-    averaging : decay of the exponential moving average of the weights
+    averaging : decay of the exponential moving average of the weights; None: so that it reaches back over 1 % of the
+        updates, 500 at most; the first updates, at which it would still be of the initial weights, count less
     clip : largest norm of the gradient
     log_every, checkpoint_every, validate_every : updates
     configuration : what is trained on what; a checkpoint with another one is not resumed
@@ -44,7 +46,7 @@ class LoopOptions:
     out: Path
     seed: int = 0
     max_time: float = math.inf
-    averaging: float = 0.998
+    averaging: float | None = None
     clip: float = 1.0
     log_every: int = 20
     checkpoint_every: int = 200
@@ -71,7 +73,8 @@ def train(
     """
     make_folder(options.out)
     device = next(prior.parameters()).device
-    averaged = AveragedModel(prior, multi_avg_fn=get_ema_multi_avg_fn(options.averaging))
+    decay = 1 - 1 / min(max(trainer.steps / 100, 1.0), 500.0) if options.averaging is None else options.averaging
+    averaged = AveragedModel(prior, multi_avg_fn=_moving_average(decay))
     average: Prior = averaged.module  # type: ignore[assignment]
     optimizer = torch.optim.Adam([{**group, "base": group["lr"]} for group in trainer.parameter_groups(prior)])
     generator = torch.Generator(device).manual_seed(options.seed)
@@ -110,6 +113,16 @@ def train(
     finally:
         save()
     return progress
+
+
+def _moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
+    """Return the exponential moving average as `AveragedModel` takes it, its decay rising from 0.1 to `decay`."""
+
+    @torch.no_grad()
+    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor) -> None:
+        torch._foreach_lerp_(list(average), list(current), 1 - min(decay, (1 + float(count)) / (10 + float(count))))
+
+    return update
 
 
 def _update(prior: Prior, state: TrainingState, step: int, clip: float) -> dict[str, float]:

@@ -1,0 +1,241 @@
+"""One evaluation: a method on a test slice under a mask, kept as a small file."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import hashlib
+import json
+import logging
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mriinv import __version__
+from mriinv.benchmark.plan import HeldOut, slug
+from mriinv.benchmark.scans import HeldOutSlice
+from mriinv.compose import Reconstruction, find_weights, make_prior, make_solver
+from mriinv.config import MaskChoice, RunConfig
+from mriinv.core.problem import Samples
+from mriinv.data.hybrid import centre_crop
+from mriinv.errors import MriinvError
+from mriinv.files import atomic_path, sha256
+from mriinv.jobs import mask_for
+from mriinv.metrics import evaluate
+from mriinv.registry import registry
+from mriinv.validation import Case, retrospective_case
+
+Record = dict[str, Any]
+logger = logging.getLogger("mriinv")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method on a slice under a mask.
+
+    Attributes
+    ----------
+    method : its label in the plan
+    config : what runs, the weights of a training filled in
+    training : name of the training; "" for none
+    trained_for : the mask of the training, or "all masks"; "" for none
+    mask : label in the plan
+    """
+
+    method: str
+    config: RunConfig
+    training: str
+    trained_for: str
+    tested: HeldOutSlice
+    mask: str
+    choice: MaskChoice
+
+    def key(self, plan: HeldOut, device: torch.device) -> Record:
+        """Return everything that determines the result."""
+        tested = self.tested
+        simulated = plan.model_dump(mode="json", include={"shape", "coils", "noise_std"})
+        source = {**simulated, "seed": tested.index} if tested.path is None else [tested.path.name, *tested.state]
+        return {
+            "method": _combination(self.config.model_dump_json(include={"operator", "prior", "solver", "seed"})),
+            "source": source,
+            "slice": tested.index,
+            "preparation": plan.preparation.model_dump(mode="json"),
+            "mask": self.choice.model_dump(mode="json"),
+            "device": device.type,
+            "versions": {"mriinv": __version__, "torch": torch.__version__},
+        }
+
+    def path(self, folder: Path, plan: HeldOut, device: torch.device) -> Path:
+        """Return the file of this cell, whose name tells what it is and changes with whatever determines it."""
+        key = json.dumps(self.key(plan, device), sort_keys=True)
+        trained = f"{self.trained_for} to {self.mask}" if self.trained_for else self.mask
+        parts = (self.method, self.tested.group, self.tested.name, trained)
+        return folder / f"{'_'.join(slug(part) for part in parts)}_{hashlib.sha256(key.encode()).hexdigest()[:10]}.json"
+
+
+@lru_cache(maxsize=256)
+def _combination(config: str) -> Record:
+    """Return a combination with the defaults of its components and the checksum of its weights."""
+    chosen: Record = json.loads(config)
+    for kind in ("operator", "prior", "solver"):
+        if chosen[kind] is not None:
+            component = registry().load(kind, chosen[kind]["name"])
+            chosen[kind]["defaults"] = component.parse_settings({}).model_dump(mode="json")
+    if (prior := chosen["prior"]) is not None:
+        path, checksum = find_weights(prior["name"], prior["weights"])
+        prior["weights"] = path and (checksum or sha256(path))
+    return chosen
+
+
+def run_cells(cells: list[Cell], folder: Path, plan: HeldOut, device: torch.device, keep: bool) -> None:
+    """Compute cells of one slice, one mask and one operator; a failure is stored as the result.
+
+    Parameters
+    ----------
+    keep : whether to store the images too
+    """
+    case: Case | None = None
+    for cell in cells:
+        path = cell.path(folder, plan, device)
+        record: Record = {**described(cell), "error": None, "hardware": _hardware(device)}
+        try:
+            if case is None:
+                case = make_case(cell, plan, device)
+            measured, images = _measured(cell, case, device)
+            record |= measured
+        except Exception as error:  # whatever a method does, the others go on
+            if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+                gc.collect()
+            images = {}
+            record["error"] = f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        if keep and images:
+            with atomic_path(path.with_suffix(".npz")) as temporary:
+                np.savez_compressed(temporary, **images)  # type: ignore[arg-type]
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps({**record, "key": cell.key(plan, device)}, indent=1), encoding="utf-8")
+
+
+def described(cell: Cell) -> Record:
+    """Return what a cell is, as it stands in its file and in the tables."""
+    return {
+        "method": cell.method,
+        "training": cell.training,
+        "trained_for": cell.trained_for,
+        "test_set": cell.tested.group,
+        "scan": cell.tested.path.name if cell.tested.path else "seed",
+        "slice": cell.tested.index,
+        "mask": cell.mask,
+    }
+
+
+def make_case(cell: Cell, plan: HeldOut, device: torch.device) -> Case:
+    """Undersample the slice of a cell."""
+    full = cell.tested.load(plan, device)
+    mask = mask_for(cell.choice, full)
+    return retrospective_case(cell.tested.name, full, mask, cell.config.operator, plan.preparation.crop)
+
+
+def _measured(cell: Cell, case: Case, device: torch.device) -> tuple[Record, dict[str, np.ndarray]]:
+    prior_choice, solver = cell.config.prior, cell.config.solver
+    prior = None
+    if prior_choice is not None:
+        prior = make_prior(prior_choice.name, weights=prior_choice.weights, **prior_choice.settings)
+    reconstruct = Reconstruction(prior, make_solver(solver.name, **solver.settings), str(device))
+    memory = _Memory(device)
+    started = time.perf_counter()
+    solution = reconstruct(case.problem, seed=cell.config.seed + cell.tested.index)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - started
+    if not torch.isfinite(torch.view_as_real(solution.image)).all():
+        raise MriinvError("diverged: the image is not finite")
+    image, reference, support = cropped(case, solution.image, case.reference, case.problem.operator.support)
+    assert image is not None and reference is not None
+    record: Record = {
+        **evaluate(image, reference, support).as_dict(),
+        "seconds": seconds,
+        "iterations": int(solution.iterations[0]),
+        "converged": bool(solution.converged[0]),
+        "memory_mib": memory.increase(),
+        "parameters": 0 if prior is None else sum(p.numel() for p in prior.parameters()),
+        "notes": list(solution.notes),
+    }
+    images = {"image": _stored(image[0], reference)}
+    if isinstance(solution, Samples):
+        (std,) = cropped(case, solution.magnitude_std)
+        assert std is not None
+        images["std"] = _stored(std[0], reference)
+    return record, images
+
+
+def cropped(case: Case, *images: Tensor | None) -> list[Tensor | None]:
+    """Return what of images the metrics see."""
+    crop = case.crop
+    return [image if image is None or crop is None else centre_crop(image, crop) for image in images]
+
+
+def _stored(image: Tensor, reference: Tensor) -> np.ndarray:
+    """Return an image as float16 with a last axis of real and imaginary part, the reference having maximum 1."""
+    scaled = (image / reference.abs().max()).to("cpu", torch.complex64)
+    return torch.view_as_real(scaled).to(torch.float16).numpy()
+
+
+def read_images(path: Path, reference: Tensor) -> dict[str, Tensor]:
+    """Return the images kept beside a cell, in the units of `reference`."""
+    with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
+        arrays = {name: torch.from_numpy(file[name].astype(np.float32)) for name in file.files}
+    return {name: torch.view_as_complex(values) * reference.abs().max().cpu() for name, values in arrays.items()}
+
+
+def read_cell(path: Path) -> Record | None:
+    """Return a stored cell; None where there is none, or one that is damaged."""
+    try:
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        logger.warning("%s is computed again: %s", path, error)
+        return None
+    return record
+
+
+class _Memory:
+    """The largest memory in use from now on, above what is in use now; known on Linux and with CUDA."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._before = device, 0
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = torch.cuda.memory_allocated(device)
+            return
+        try:
+            ctypes.CDLL(None).malloc_trim(0)  # memory that was used and freed would hide what is taken
+            Path("/proc/self/clear_refs").write_text("5")
+            self._before = _status("VmRSS")
+        except (OSError, AttributeError, KeyError):
+            self._before = -1
+
+    def increase(self) -> float | None:
+        """Return MiB."""
+        if self._device.type == "cuda":
+            return (torch.cuda.max_memory_allocated(self._device) - self._before) / 2**20
+        return None if self._before < 0 else max(0, _status("VmHWM") - self._before) / 2**10
+
+
+def _status(field: str) -> int:
+    """Return an entry of /proc/self/status in KiB."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return {name.rstrip(":"): int(values[0]) for name, *values in lines if values and values[0].isdigit()}[field]
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

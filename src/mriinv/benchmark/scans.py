@@ -1,0 +1,146 @@
+"""What is trained on and what is tested: scans in folders, their division, and simulated heads for want of them."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mriinv.benchmark.plan import HeldOut, Split
+from mriinv.config import RunConfig
+from mriinv.data.acquisition import Acquisition
+from mriinv.data.labels import ENTRY, SUFFIXES
+from mriinv.data.preparation import prepare_acquisition
+from mriinv.data.scan_images import middle_slices
+from mriinv.data.simulate import simulate_acquisition
+from mriinv.errors import InputError
+from mriinv.jobs import Job, open_input, prepare
+from mriinv.manifest import Choice
+
+SIMULATED = "simulated heads"
+logger = logging.getLogger("mriinv")
+
+
+@dataclass(frozen=True)
+class HeldOutSlice:
+    """One fully sampled slice of a test set, or without a path the head of a seed.
+
+    Attributes
+    ----------
+    group : name of the test set
+    index : slice of the file, or the seed
+    state : what tells that the file has changed: size and time of the last change
+    """
+
+    group: str
+    path: Path | None
+    index: int
+    state: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.stem if self.path else 'head'} {self.index}"
+
+    def load(self, plan: HeldOut, device: torch.device) -> Acquisition:
+        """Read or simulate the slice, and prepare it."""
+        with open_input(self.path) as scan:
+            if scan is None:
+                made = simulate_acquisition(
+                    shape=plan.shape, coils=plan.coils, noise_std=plan.noise_std, seed=self.index
+                )
+                return prepare_acquisition(made.to(device), plan.preparation)
+            return prepare_acquisition(scan.read(self.index).to(device), plan.preparation)
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Where images to train on come from, which scans they are validated on, and which are left to test."""
+
+    heads: Path | None = None
+    scans: tuple[Path, ...] | None = None
+    validation: tuple[Path, ...] = ()
+    test: tuple[Path, ...] = ()
+
+
+def training_images(data: Path | None, split: Split, *, tested: bool) -> TrainingImages:
+    """Tell label maps from scans, and divide the latter by `split_scans`.
+
+    Parameters
+    ----------
+    data : label volume, scan, or a folder of either; None for procedural heads
+    tested : whether there are test scans elsewhere, so that none have to be kept back
+    """
+    if data is None:
+        return TrainingImages()
+    files = sorted(data.glob("*")) if data.is_dir() else [data]
+    if any(_is_label_map(file) for file in files):
+        return TrainingImages(heads=data)
+    paths = [job.path for job in _jobs(data) if job.path is not None]
+    train, validation, test = split_scans(paths, split, tested=tested)
+    return TrainingImages(None, train, validation, test)
+
+
+def split_scans(paths: list[Path], split: Split, *, tested: bool = False) -> tuple[tuple[Path, ...], ...]:
+    """Divide scans, sorted by name, into those to train, to validate and to test on; with too few, in proportion.
+
+    Raises
+    ------
+    InputError : fewer scans than parts
+    """
+    paths = sorted(paths, key=lambda path: path.name)
+    wanted = [split.train, split.validation, 0 if tested else split.test]
+    if len(paths) < sum(count > 0 for count in wanted):
+        wanted[1] = 0
+    needed = sum(count > 0 for count in wanted)
+    if len(paths) < needed:
+        expected = f"at least {needed}: for training{'' if tested else ' and test'}"
+        raise InputError(paths[0].parent if paths else "scans", "", f"{len(paths)} scans", expected)
+    counts = wanted
+    if len(paths) < sum(wanted):
+        counts = [count and max(1, len(paths) * count // sum(wanted)) for count in wanted]
+        counts[0] += len(paths) - sum(counts)
+        parts = " + ".join(map(str, counts))
+        logger.warning("%d scans instead of %d: %s to train, validate and test on", len(paths), sum(wanted), parts)
+    ends = [sum(counts[: part + 1]) for part in range(3)]
+    train, validation, test = paths[: ends[0]], paths[ends[0] : ends[1]], paths[ends[1] : ends[2]]
+    return tuple(train), tuple(validation), tuple(test)
+
+
+def held_out_slices(inputs: tuple[Path, ...], kept_back: tuple[Path, ...], plan: HeldOut) -> list[HeldOutSlice]:
+    """Return the slices of every test set: each input is one, a folder by its name, a file with that of its folder.
+
+    Without inputs the scans that were kept back are the set, and without those simulated heads.
+    """
+    sets: dict[str, list[Job]] = {}
+    for path in inputs:
+        name = path.name if path.is_dir() else "/".join(path.with_suffix("").parts[-2:])
+        sets.setdefault(name, []).extend(_jobs(path))
+    if not inputs and kept_back:
+        sets[kept_back[0].parent.name] = [job for path in kept_back for job in _jobs(path)]
+    if not sets:
+        return [HeldOutSlice(SIMULATED, None, plan.seed + number) for number in range(plan.heads)]
+    return [
+        HeldOutSlice(group, job.path, index, tuple(n for state in job.files.values() for n in state))
+        for group, jobs in sets.items()
+        for job in jobs[: plan.scans]
+        for index in middle_slices(len(job.slices), plan.slices)
+    ]
+
+
+def _jobs(path: Path) -> list[Job]:
+    """Return every scan that a file, a folder or a pattern stands for; nothing is written for these jobs."""
+    nowhere = path.parent / f".{path.name}.benchmark"
+    return prepare(RunConfig(input=(path,), out=nowhere, solver=Choice(name="zero-filled")))
+
+
+def _is_label_map(file: Path) -> bool:
+    if file.suffix != ".npz":
+        return file.name.endswith(SUFFIXES)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return f"{ENTRY}.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False

@@ -1,0 +1,445 @@
+"""The tables and figures of a tiny plan, from the command line to the files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner, Result
+from PIL import Image as Picture
+
+from mriinv import open_scan, simulate_acquisition
+from mriinv.benchmark.cells import Record, run_cells
+from mriinv.benchmark.plan import SHIPPED, Split, load_plan, slug
+from mriinv.benchmark.scans import split_scans, training_images
+from mriinv.benchmark.session import Benchmark
+from mriinv.benchmark.tables import escaped, latex, markdown, table1, table2
+from mriinv.benchmark.training import with_steps
+from mriinv.cli import main
+from mriinv.compose import Reconstruction, make_prior, make_solver
+from mriinv.config import MaskChoice, TrainConfig, build_train_config
+from mriinv.data.fastmri import write_fastmri
+from mriinv.data.preparation import prepare_acquisition
+from mriinv.data.scan_images import ScanImages, middle_slices
+from mriinv.errors import InputError, SettingsError
+from mriinv.jobs import mask_for
+from mriinv.manifest import Choice
+from mriinv.metrics import evaluate
+from mriinv.validation import retrospective_case
+from mriinv.weights import read_metadata
+
+MASKS = {
+    "2D 2×": MaskChoice(name="poisson-2d", acceleration=2, calibration=12),
+    "1D 2×": MaskChoice(name="random-1d", acceleration=2),
+}
+TINY = """
+summary: tiny
+data: {shape: [32, 32], coils: 4}
+test: {heads: 2, shape: [48, 40], coils: 4, noise_std: 0.01}
+masks:
+  2D 2×: {name: poisson-2d, acceleration: 2, calibration: 12}
+  1D 2×: {name: random-1d, acceleration: 2}
+trainings:
+  muse: {prior: {name: muse, settings: {widths: [4], layers: 2}}, steps: 3}
+  deepen: {prior: {name: deepen, settings: {widths: [4], blocks: 1}}, warm_start: 1.0e-9, steps: 2,
+           trainer: {name: maximum-likelihood, settings: {chain_steps: 1}}}
+methods:
+  CG-SENSE: {recipe: cg-sense}
+  MuSE: {recipe: muse, training: muse, solver: {settings: {max_iterations: 3}}}
+  DEEPEN: {recipe: deepen-map, training: deepen, limit: 1, solver: {settings: {max_iterations: 3, levels: 1}}}
+  samples: &samples
+    {solver: {name: langevin, settings: {samples: 2, iterations: 2}}, training: muse, prior: muse, limit: 1}
+  more samples: *samples
+table2: {methods: [DEEPEN, MuSE], masks: [2D 2×, 1D 2×]}
+figure2: {methods: [MuSE, DEEPEN], masks: [2D 2×], points: 3}
+figure3: {methods: [CG-SENSE, MuSE], masks: [2D 2×, 1D 2×]}
+figure4: {methods: [MuSE], pairs: [[2D 2×, 1D 2×]]}
+figure5: {map: MuSE, samplers: [samples, more samples], masks: [2D 2×]}
+"""
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    Path("tiny.yaml").write_text(TINY, encoding="utf-8")
+    scan(Path("train/a.h5"), 0)  # rendered heads would take longer than everything else
+    scan(Path("test.h5"), 1, slices=2)
+
+
+DATA = ("--train", "train/a.h5", "--test", "test.h5")
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["benchmark", *map(str, arguments)])
+
+
+def succeed(*arguments: object) -> Result:
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def rows(path: str) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def changed(**fields: Any) -> str:
+    Path("changed.yaml").write_text(yaml.safe_dump({**yaml.safe_load(TINY), **fields}, allow_unicode=True))
+    return "changed.yaml"
+
+
+def scan(path: Path, seed: int, slices: int = 1) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    write_fastmri(path, simulate_acquisition(shape=(48, 40), coils=4, seed=seed, slices=slices, noise_std=0.01))
+    return path
+
+
+def test_table_is_made_resumed_and_equal_with_two_processes() -> None:
+    table = ("table1", "--plan", "tiny.yaml", *DATA, "--out", "out")
+    succeed(*table)
+    found = rows("out/table1.csv")
+    assert len(found) == 2 * 2 * 2 + 2 * 3  # two methods on two heads, three on one, two masks
+    assert not any(row["error"] for row in found)
+    assert {row["trained_for"] for row in found} == {"", "all masks"}
+
+    one = next(row for row in found if row["method"] == "CG-SENSE" and row["slice"] == "1")  # by hand
+    with open_scan("test.h5") as opened:
+        full = prepare_acquisition(opened.read(1))
+    case = retrospective_case("", full, mask_for(MASKS[one["mask"]], full), Choice(name="sense"))
+    image = Reconstruction(None, make_solver("cg-sense"), "cpu")(case.problem).image
+    expected = evaluate(image, case.reference, case.problem.operator.support).as_dict()
+    for name, value in expected.items():
+        assert float(one[name]) == pytest.approx(value, rel=1e-6), name
+
+    trained = Path("out/training/muse")
+    assert read_metadata(trained / "weights.safetensors")["card"]["updates"] == 3
+    assert (
+        read_metadata(trained / "weights.safetensors")["card"]["command"]
+        == f"mriinv train --config {trained}/training.yaml"
+    )
+    config = build_train_config(trained / "training.yaml", {}, ())  # as `mriinv train --config` reads it
+    assert config.trainer.settings["steps"] == 3 and config.data.masks == (("poisson-2d", 2.0), ("random-1d", 2.0))
+    muse = next(row for row in found if row["method"] == "MuSE")
+    prior = make_prior("muse", weights=str(trained / "weights.safetensors"))
+    assert int(muse["parameters"]) == sum(p.numel() for p in prior.parameters())
+
+    cells = {path: path.stat().st_mtime_ns for path in Path("out/cells").iterdir()}
+    lost = Path("out/cells", muse["file"])
+    lost.unlink()
+    said = succeed(*table)
+    assert "13 evaluations are there, 1 to compute" in said.stderr
+    again = {path: path.stat().st_mtime_ns for path in Path("out/cells").iterdir()}
+    assert again.keys() == cells.keys()
+    assert [path for path in cells if again[path] != cells[path]] == [lost]
+
+    numbers = ("psnr", "ssim", "ssim_legacy", "nmse", "iterations", "parameters")
+    shutil.copytree("out/training", "two/training")
+    succeed("table1", "--plan", "tiny.yaml", *DATA, "--out", "two", "--processes", 2)
+    for first, second in zip(found, rows("two/table1.csv"), strict=True):
+        assert {name: first[name] for name in numbers} == {name: second[name] for name in numbers}
+    text = Path("out/table1.md").read_text(encoding="utf-8")
+    assert "### test, n = 2" in text and ", n = 1" in text and "**" in text
+    assert succeed(*table, "--dry-run").stdout.splitlines()[-2:] == [
+        "0 of 2 trainings missing, 0 min by budget",
+        "14 evaluations, 14 of them there",
+    ]
+
+
+def test_mismatch_table_and_figures() -> None:
+    out = ("--plan", "tiny.yaml", *DATA, "--out", "out")
+    succeed("table2", *out)
+    assert {path.name for path in Path("out/training").iterdir()} == {
+        "deepen-2d-2x", "deepen-1d-2x", "muse-2d-2x", "muse-1d-2x"
+    }  # fmt: skip
+    found = {(row["trained_for"], row["mask"]) for row in rows("out/table2.csv")}
+    assert found == {(a, b) for a in MASKS for b in MASKS}
+    for label, choice in MASKS.items():
+        config = build_train_config(Path(f"out/training/muse-{slug(label)}/training.yaml"), {}, ())
+        assert config.data.masks == ((choice.name, choice.acceleration),)
+    sizes = {}
+    for number, names in (
+        (2, ["figure2-2d-2x.png", "figure2.csv"]),
+        (3, ["figure3.png"]),
+        (4, ["figure4.png"]),
+        (5, ["figure5.png"]),
+    ):
+        assert succeed("figure", number, *out).stdout.split() == [f"out/{name}" for name in names]
+        with Picture.open(f"out/{names[0]}") as picture:
+            sizes[number] = picture.size
+    assert all(min(size) > 200 for size in sizes.values())
+    assert sizes[3][1] > 1.9 * sizes[4][1]  # two masks, one pair
+    with open("out/figure2.csv", encoding="utf-8") as stream:
+        assert [row[:2] for row in csv.reader(stream)][1:] == [["MuSE", "2D 2×"], ["DEEPEN", "2D 2×"]]
+    (kept,) = Path("out/cells").glob("samples_*.npz")
+    with np.load(kept) as file:
+        assert file["image"].dtype == np.float16 and file["image"].shape == (48, 40, 2) and file["std"].max() > 0
+
+
+def test_a_failure_is_recorded_and_shown_and_the_rest_goes_on() -> None:
+    methods = {
+        "CG-SENSE": {"recipe": "cg-sense"},
+        "diverging": {
+            "recipe": "muse",
+            "prior": {"weights": "none"},
+            "solver": {"name": "langevin", "settings": {"step_size": 1e9}},
+        },
+        "untrainable": {"recipe": "muse", "training": "broken"},
+    }
+    broken = {"prior": "muse", "trainer": {"name": "denoising", "settings": {"learning_rate": 1e30}}, "steps": 20}
+    plan = changed(
+        methods=methods,
+        trainings={"broken": broken},
+        table2=None,
+        figure2=None,
+        figure3=None,
+        figure4=None,
+        figure5=None,
+    )
+    said = succeed("table1", "--plan", plan, *DATA, "--out", "out")
+    found = rows("out/table1.csv")
+    errors = {row["method"]: row["error"] for row in found}
+    assert errors["CG-SENSE"] == ""
+    assert "diverged" in errors["diverging"]
+    assert errors["untrainable"].startswith("training broken failed: training diverged")
+    assert f"8 of {len(found)} evaluations failed" in said.stderr
+    assert "failed: " in Path("out/table1.md").read_text(encoding="utf-8")
+    stored = [json.loads(path.read_text()) for path in Path("out/cells").glob("diverging*")]
+    assert len(stored) == 4 and all("diverged" in record["error"] for record in stored)
+
+
+def test_weights_stand_for_a_training() -> None:
+    options = ("table1", "--plan", "tiny.yaml", *DATA, "--out", "out", "--methods", "DEEPEN,CG-SENSE")
+    succeed(*options, "--weights", "DEEPEN=deepen-heads")
+    assert not Path("out/training").exists()
+    assert {row["parameters"] for row in rows("out/table1.csv")} >= {"0"}
+    assert max(int(row["parameters"]) for row in rows("out/table1.csv")) > 10000
+    assert "did you mean DEEPEN" in invoke(*options, "--weights", "DEPEN=x").stderr
+    assert "expected METHOD=NAME" in invoke(*options, "--weights", "DEEPEN").stderr
+
+
+def test_minutes_are_turned_into_updates_that_are_kept() -> None:
+    options = ("table1", "--plan", "tiny.yaml", *DATA, "--out", "out", "--methods", "MuSE", "--minutes", 0.02)
+    succeed(*options)
+    path = Path("out/training/muse/training.yaml")
+    config = build_train_config(path, {}, ())
+    steps, before = config.trainer.settings["steps"], path.read_bytes()
+    assert steps > 3
+    succeed(*options)
+    assert path.read_bytes() == before
+    path.write_text(before.decode().replace("- 4\n", "- 5\n"), encoding="utf-8")
+    Path("out/training/muse/weights.safetensors").unlink()
+    succeed(*options)
+    assert "another training than that of the plan" in rows("out/table1.csv")[0]["error"]
+
+
+def test_warm_start_is_a_share() -> None:
+    config = TrainConfig(out=Path("x"), prior="deepen")  # type: ignore[arg-type]
+    assert with_steps(config, 80, 0.75).trainer.settings == {"steps": 80, "warm_start": 60}
+    assert with_steps(config, 80, None).trainer.settings == {"steps": 80}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_plans_are_valid(name: str) -> None:
+    plan = load_plan(name)
+    assert list(plan.masks) == ["2D 4×", "2D 6×", "1D 2×", "1D 4×"]
+    assert {"DEEPEN", "MuSE", "PnP-ISTA", "MoL", "ELDER", "DPS"} <= set(plan.methods)
+    for part in ("table2", "figure2", "figure3", "figure4", "figure5"):
+        assert getattr(plan, part) is not None
+    overview = succeed("table1", "--plan", name, "--dry-run").stdout
+    assert f"of {15 if name == 'paper' else 8} trainings missing" in overview
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"minute": 3}, "did you mean 'minutes'"),
+        ({"methods": {"A": {"recipe": "cg-sens"}}}, "methods.A: unknown recipe 'cg-sens'"),
+        ({"methods": {"A": {"solver": "cg-sense", "training": "x"}}}, "methods.A.training: found 'x'"),
+        ({"methods": {"A": {"prior": "tv"}}}, "methods.A: expected a recipe, or a solver"),
+        ({"methods": {"A": {"recipe": "tv", "prior": {"settings": {"wight": 1}}}}}, "methods.A: tv has no setting"),
+        ({"methods": {"A": {"recipe": "tv", "training": "muse"}}}, "training 'muse' is of prior 'muse', not 'tv'"),
+        ({"methods": {"A, B": {"recipe": "tv"}}}, "methods.A, B"),
+        ({"trainings": {n: {"prior": n} for n in ("deepen", "muse")}}, "trainings.deepen: expected steps, or"),
+        ({"trainings": {n: {"prior": n, "trainer": "denosing", "steps": 1} for n in ("deepen", "muse")}}, "denoising"),
+        ({"masks": {"4": {"name": "poisson-2d", "accelaration": 4}}}, "masks"),
+        ({"table2": {"methods": ["CG-SENSE"], "masks": ["2D 2×"]}}, "'CG-SENSE' has no training"),
+        ({"figure3": {"methods": ["CG-SENSE"], "masks": ["3D"]}}, "figure3.masks: found '3D'"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_plans_are_named(fields: dict[str, Any], message: str) -> None:
+    parts = (
+        {part: None for part in ("table2", "figure2", "figure3", "figure4", "figure5")} if "methods" in fields else {}
+    )
+    result = invoke("table1", "--plan", changed(**{**parts, **fields}))
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def record(method: str, psnr: float, **more: Any) -> Record:
+    scores = {
+        "psnr": psnr,
+        "ssim": psnr / 50,
+        "ssim_legacy": 0.99,
+        "seconds": 1.0,
+        "memory_mib": None,
+        "parameters": 10,
+    }
+    names = {"method": method, "trained_for": "all masks", "test_set": "A_1", "scan": "s", "slice": 0, "mask": "2D 4×"}
+    return {**names, **scores, "error": None, "notes": [], "training_minutes": 3.0, **more}
+
+
+def test_table_one_by_hand() -> None:
+    records = [
+        record("A & B", 30, slice=0), record("A & B", 34, slice=1), record("C", 33, slice=0), record("C", 30, slice=1),
+        record("D", 40, slice=0), record("E", 50, slice=0), record("E", 0, slice=1, error="diverged"),
+    ]  # fmt: skip
+    (made,) = table1(records)
+    shown = {row[0].text: row[1] for row in made.rows}
+    assert shown["A & B"].text == "32.00 ± 2.83 (30.00)" and shown["A & B"].best
+    assert shown["C"].text == "31.50 ± 2.12 (30.00)" and not shown["C"].best
+    assert shown["D"].text == "40.00, n = 1" and not shown["D"].best
+    assert shown["E"].text == "50.00, 1 of 2 failed" and not shown["E"].best
+    assert "| A & B | **32.00 ± 2.83 (30.00)** | **0.640 (0.990)** | 1.00 |  | 10 | 3.0 |" in markdown([made], "")
+    source = latex([made], "a\nb")
+    assert r"A \& B & \textbf{32.00 $\pm$ 2.83 (30.00)}" in source and r"A\_1" in source and "2D 4$\\times$" in source
+    assert escaped("50% of $x_{1}$ \\ #~^") == (
+        r"50\% of \$x\_\{1\}\$ \textbackslash{} \#\textasciitilde{}\textasciicircum{}"
+    )
+
+
+def test_table_two_by_hand() -> None:
+    pairs = {("X", "X"): 35.0, ("Y", "X"): 33.0, ("X", "Y"): 30.0, ("Y", "Y"): 36.0}
+    records = [record("A", v, trained_for=a, mask=b) for (a, b), v in pairs.items()]
+    records += [record("B", 34, trained_for=a, mask=b) for a, b in pairs]
+    (made,) = table2(records)
+    assert made.columns == ["tested on", "method", "trained for X", "trained for Y"]
+    texts = [[f"*{entry.text}" if entry.best else entry.text for entry in row] for row in made.rows]
+    assert texts == [
+        ["X", "A", "*35.00", "33.00"],
+        ["X", "B", "34.00", "*34.00"],
+        ["Y", "A", "30.00", "*36.00"],
+        ["Y", "B", "*34.00", "34.00"],
+    ]
+
+
+def test_scans_of_one_folder_are_divided_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    paths = [Path(f"{number:03}.h5") for number in range(120)]
+    train, validation, test = split_scans(paths[::-1], Split())
+    assert [path.stem for path in (train[0], train[-1], validation[0], test[0], test[-1])] == [
+        "000", "044", "045", "050", "099",
+    ]  # fmt: skip
+    assert not caplog.messages
+    assert list(map(len, split_scans(paths[:11], Split()))) == [5, 1, 5]
+    assert "11 scans instead of 100: 5 + 1 + 5" in caplog.messages[0]
+    assert list(map(len, split_scans(paths[:2], Split()))) == [1, 0, 1]
+    assert list(map(len, split_scans(paths[:50], Split(), tested=True))) == [45, 5, 0]
+    with pytest.raises(InputError, match="found 1 scans; expected at least 2"):
+        split_scans(paths[:1], Split())
+
+
+def test_scans_are_trained_on_and_the_kept_back_ones_tested() -> None:
+    for number in range(3):
+        scan(Path(f"scans/{number}.h5"), number)
+    plan = changed(data={"shape": [32, 32], "coils": 4, "fresh": 0.0})
+    options = ("table1", "--plan", plan, "--train", "scans", "--methods", "MuSE")
+    said = succeed(*options, "--out", "out")
+    assert {(row["test_set"], row["scan"]) for row in rows("out/table1.csv")} == {("scans", "2.h5")}
+    config = build_train_config(Path("out/training/muse/training.yaml"), {}, ())
+    assert config.data.scans == (Path("scans/0.h5"),) and not said.exception
+    refused = invoke(*options, "--out", "out", "--test", "scans/0.h5")
+    assert refused.exit_code == 1 and "scans/0.h5 is tested and trained on" in refused.stderr
+    with pytest.raises(SettingsError, match="heads and scans"):
+        build_train_config(None, {"out": "x", "prior": "muse", "data": {"heads": "a", "scans": ["b"]}}, ())
+
+
+def test_label_maps_are_told_from_scans(tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    np.savez(tmp_path / "maps/a.npz", labels=np.ones((4, 4, 4), np.int16))
+    assert training_images(tmp_path / "maps", Split(), tested=True).heads == tmp_path / "maps"
+    assert training_images(scan(tmp_path / "scans/a.h5", 0), Split(), tested=True).scans == (tmp_path / "scans/a.h5",)
+
+
+def test_images_of_scans(tmp_path: Path) -> None:
+    path = scan(tmp_path / "a.h5", 3, slices=4)
+    with open_scan(path) as opened:
+        references = [opened.read(index).reference for index in range(4)]
+    made: list[str] = []
+
+    def combine(full: Any) -> torch.Tensor:
+        made.append(full.source)
+        return full.reference
+
+    source = ScanImages([path], 2, combine)
+    generator = torch.Generator().manual_seed(0)
+    drawn = source.draw((40, 48), 2, generator).image
+    assert made == ["a.h5[1]", "a.h5[2]"]  # the middle ones
+    expected = torch.stack([reference[0] for reference in references[1:3] if reference is not None])  # (2, 48, 40)
+    part = drawn[:, :, 4:44] / expected[:, 4:44]  # rows cropped, columns extended by zeros, one factor for both
+    torch.testing.assert_close(part[part.isfinite()], part[0, 20, 20].expand(int(part.isfinite().sum())))
+    assert not drawn[:, :, :4].any() and not drawn[:, :, 44:].any()
+    assert float(torch.sort(drawn.abs().flatten()).values[int(0.99 * drawn.numel()) - 1]) == pytest.approx(1, abs=0.01)
+    source.image((40, 48), generator)
+    assert len(made) == 2
+    assert middle_slices(16, 10) == list(range(3, 13)) and middle_slices(3, None) == [0, 1, 2]
+    with pytest.raises(InputError, match="no scan"):
+        ScanImages([], None, combine)
+
+
+def test_cells_of_one_slice_share_its_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Benchmark(plan=load_plan("tiny.yaml"), out=Path("out"), methods=("CG-SENSE",), device="cpu")
+    cells = [made.case_cell("CG-SENSE", mask) for mask in MASKS]
+    paths = {cell.path(Path("out"), made.plan.test, torch.device("cpu")) for cell in cells}
+    assert len(paths) == 2
+    other = made.plan.test.model_copy(update={"noise_std": 0.02})
+    assert cells[0].path(Path("out"), other, torch.device("cpu")) not in paths
+    run_cells(cells[:1], Path("out"), made.plan.test, torch.device("cpu"), keep=False)
+    (path,) = Path("out").glob("*.json")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert path in paths and stored["error"] is None
+    if sys.platform == "linux":
+        assert stored["memory_mib"] is not None and 0 <= stored["memory_mib"] < 500
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_interrupted_processes_store_and_stay_silent(tmp_path: Path) -> None:
+    Path("long.yaml").write_text(TINY.replace("steps: 2", "steps: 900000").replace("steps: 3", "steps: 900000"))
+    code = "from mriinv.cli import main; main(prog_name='mriinv')"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "benchmark",
+        "table1",
+        "--plan",
+        "long.yaml",
+        *DATA,
+        *("--out", "out", "--processes", "2"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    stored = [Path(f"out/training/{name}/checkpoint.safetensors") for name in ("muse", "deepen")]
+    until = time.monotonic() + 60
+    while not all(path.exists() for path in stored) and time.monotonic() < until:
+        time.sleep(0.1)
+    before = [path.stat().st_mtime_ns for path in stored]
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 130, said
+    assert "interrupted" in said and "Traceback" not in said
+    kept = [path.stat().st_mtime_ns for path in stored]
+    assert all(new > old for new, old in zip(kept, before, strict=True))  # updates since the last regular one
