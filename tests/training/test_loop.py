@@ -5,10 +5,11 @@ import math
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from mriinv import InverseProblem, Loss, ProblemSource, Trainer, make_prior
 from mriinv.errors import InputError, MriinvError, SettingsError, WeightsError
-from mriinv.training.loop import LoopOptions, train
+from mriinv.training.loop import LoopOptions, _moving_average, train
 from mriinv.weights import read_metadata
 
 
@@ -101,6 +102,30 @@ def test_weights_of_somebody_else_are_not_overwritten(tmp_path):
     with pytest.raises(InputError, match="weights without a checkpoint"):
         train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path))
     assert (tmp_path / "weights.safetensors").read_bytes() == b"mine"
+
+
+def test_the_average_of_a_short_training_is_not_of_its_initial_weights(tmp_path):
+    """Constant gradients move a weight by the same amount each time: the default average lags by few of 200 updates."""
+
+    class Push(ShrinkEnergy):
+        steps = 200
+
+        def learning_rate_factor(self, step):
+            return 1.0
+
+        def loss(self, prior, source, step, generator):
+            return Loss(sum(p.sum() for p in prior.parameters()), {})
+
+    prior, before = new_prior(), parameters(new_prior())
+    train(prior, Push(), Images(), LoopOptions(tmp_path))
+    averaged = parameters(make_prior("deepen", weights=str(tmp_path / "weights.safetensors")))
+    lag = (averaged - parameters(prior)) / (before - parameters(prior))
+    assert lag.max() < 0.02
+
+    whole = AveragedModel(new_prior(), multi_avg_fn=_moving_average(0.998))
+    for _ in range(400):
+        whole.update_parameters(prior)
+    torch.testing.assert_close(parameters(whole.module), parameters(prior), rtol=1e-4, atol=1e-5)
 
 
 def test_averaged_weights_and_their_card_are_written(tmp_path):
