@@ -19,8 +19,9 @@ from jaxtyping import install_import_hook
 checker = ModuleType("mriinv_test_checker")
 checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
 sys.modules[checker.__name__] = checker
-CHECKED = ["mriinv.core", "mriinv.data", "mriinv.numerics", "mriinv.training"]
-CHECKED += ["mriinv_classical", "mriinv_deepen", "mriinv_langevin", "mriinv_mmcg"]
+CHECKED = [f"mriinv.{part}" for part in ("core", "data", "numerics", "training")]
+PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
+CHECKED += [folder.name for folder in PLUGINS.glob("mriinv_*") if folder.name != "mriinv_sense"]
 install_import_hook(CHECKED, "mriinv_test_checker.check")
 
 RunMriinv = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -487,7 +487,7 @@ def test_a_second_input_is_checked_before_the_first_is_reconstructed(tmp_path: P
 
 
 BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
-    "unknown prior": (["--prior", "deepn"], "unknown prior 'deepn'; did you mean deepen?"),
+    "unknown prior": (["--prior", "deepn"], "unknown prior 'deepn'; did you mean deepen"),
     "unknown solver": (["--solver", "mmcg"], "unknown solver 'mmcg'; did you mean mm-cg?"),
     "unknown operator": (["--operator", "sens"], "unknown operator 'sens'; did you mean sense?"),
     "unknown recipe": (["--recipe", "deepen-mpa"], "unknown recipe 'deepen-mpa'; did you mean deepen-map"),

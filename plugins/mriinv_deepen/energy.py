@@ -111,7 +111,7 @@ class DeepenEnergy(Prior):
         if not self.residual:
             return weight * self.network(torch.view_as_real(image).movedim(-1, 1)).abs()
         factor = weight * self.log_scale.double().exp() * self.reference_level**2
-        return factor * self.network.half_square(image, self._level(image, noise_level))
+        return factor * self._half_square(image, self._level(image, noise_level))
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
         """Return x − ∇(½‖σF(x/σ)‖²), the denoiser that denoising score matching trains."""
@@ -120,10 +120,14 @@ class DeepenEnergy(Prior):
         level = self._level(image, noise_level)
         with torch.enable_grad():
             leaf = image if create_graph and image.requires_grad else image.detach().requires_grad_()
-            potential = (level.double().square() * self.network.half_square(leaf, level)).sum()
+            potential = (level.double().square() * self._half_square(leaf, level)).sum()
             (gradient,) = torch.autograd.grad(potential, leaf, create_graph=create_graph)
         return image - gradient
 
     def _level(self, image: Tensor, noise_level: float | Tensor | None) -> Tensor:
         level = self.reference_level if noise_level is None or self.noise_range is None else noise_level
         return torch.as_tensor(level, dtype=image.real.dtype, device=image.device).expand(image.shape[0])
+
+    def _half_square(self, image: Tensor, level: Tensor) -> Tensor:
+        assert isinstance(self.network, FeatureNetwork)
+        return self.network.half_square(image, level)

@@ -22,9 +22,7 @@ DERIVATIONS = (
     Derivation("energy", "gradient", "autograd"),
     Derivation("denoiser", "score", "Tweedie"),
 )
-CAPABILITIES = frozenset(
-    {"energy", "gradient", "denoiser", "score", "proximal", "noise-conditional", "reconstruction"}
-)
+CAPABILITIES = frozenset({"energy", "gradient", "denoiser", "score", "proximal", "noise-conditional", "reconstruction"})
 
 
 def derive(provided: Collection[str], required: Iterable[str]) -> list[Derivation] | None:

@@ -1,0 +1,82 @@
+"""AᴴA and its regularised inverse inside networks: differentiable, whatever the operator computes in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mriinv.core.operator import Operator
+from mriinv.core.types import Image
+
+
+def normal_map(operator: Operator, image: Image) -> Image:
+    """Return AᴴA x with a graph to x. The map is its own adjoint, so nothing is stored for the backward pass."""
+    result: Image = _NormalMap.apply(image, operator)
+    return result
+
+
+def regularised_inverse(
+    operator: Operator,
+    rhs: Image,
+    shift: Tensor,
+    *,
+    initial: Image | None = None,
+    tolerance: float = 1e-6,
+    max_iterations: int = 50,
+) -> Image:
+    """Return x = (AᴴA + s)⁻¹ r with a graph to r and s, by conjugate gradients; so is the backward pass.
+
+    Parameters
+    ----------
+    rhs : r
+    shift : s, one positive real number for all images
+    initial : where conjugate gradients start; has no gradient, since the solution does not depend on it
+    tolerance, max_iterations : of each solve, relative to its right-hand side
+    """
+    start = None if initial is None else initial.detach()
+    result: Image = _RegularisedInverse.apply(rhs, shift, operator, start, tolerance, max_iterations)
+    return result
+
+
+class _NormalMap(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, operator: Operator) -> Tensor:
+        ctx.operator = operator
+        return operator.gram(image)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _NormalMap.apply(gradient.resolve_conj(), ctx.operator), None
+
+
+class _RegularisedInverse(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, rhs: Tensor, shift: Tensor, operator: Operator, initial: Tensor | None, tolerance: float, most: int
+    ) -> Tensor:
+        def solve(right: Tensor, start: Tensor | None) -> Tensor:
+            shifts = shift.detach().to(right.real.dtype).expand(len(right))
+            if start is not None:  # nothing is small relative to a right-hand side of zero
+                start = torch.where(right.abs().amax((1, 2), keepdim=True) > 0, start, 0)
+            return operator.solve_normal(
+                right, shifts, initial=start, tolerance=tolerance, max_iterations=most
+            ).solution
+
+        ctx.solve, ctx.shift_dtype, ctx.adjoint = solve, shift.dtype, None
+        solution = solve(rhs, initial)
+        ctx.save_for_backward(solution)
+        return solution
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (solution,) = ctx.saved_tensors
+        # an implicit gradient comes here again and again, with a gradient that changes little
+        toward_rhs = ctx.adjoint = ctx.solve(gradient.resolve_conj(), ctx.adjoint)
+        toward_shift = None
+        if ctx.needs_input_grad[1]:  # dx = -(AᴴA + s)⁻¹ x ds
+            products = torch.view_as_real(toward_rhs).double() * torch.view_as_real(solution).double()
+            toward_shift = -products.sum().to(ctx.shift_dtype)
+        return toward_rhs, toward_shift, None, None, None, None
