@@ -83,6 +83,7 @@ class Denoising(Trainer):
         bounds = self.settings.levels or prior.noise_range
         if bounds is None:
             raise SettingsError(f"denoising: prior '{prior.name}' is made for no range of noise: set trainer.levels")
+        low, high = bounds
         if self.settings.spacing == "logarithmic":
-            return log_uniform(count, *bounds, generator)
-        return torch.empty(count, device=generator.device).uniform_(*bounds, generator=generator)
+            return log_uniform(count, low, high, generator)
+        return torch.empty(count, device=generator.device).uniform_(low, high, generator=generator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,12 +115,15 @@ def train(
     return progress
 
 
-def _moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """Return the exponential moving average as `AveragedModel` takes it, its decay rising from 0.1 to `decay`."""
 
     @torch.no_grad()
-    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor) -> None:
-        torch._foreach_lerp_(list(average), list(current), 1 - min(decay, (1 + float(count)) / (10 + float(count))))
+    def update(average: Tensors, current: Tensors, count: Tensor | int) -> None:
+        torch._foreach_lerp_(average, current, 1 - min(decay, (1 + float(count)) / (10 + float(count))))
 
     return update
 
