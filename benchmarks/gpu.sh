@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Everything that only a CUDA machine can show, each part with a short table and a time limit of its own.
-#   benchmarks/gpu.sh [tests] [bench] [train]        default: all three
-# OUT (default: runs/gpu) receives logs and the training, which goes on from its checkpoint when called again.
-# LABELS names a folder of label maps to train on; without it the procedural heads serve. MINUTES limits the training.
+#   benchmarks/gpu.sh [tests] [bench] [train] [table]        default: all but the table
+# OUT (default: runs/gpu) receives logs and trainings, which go on from their checkpoints when called again.
+# LABELS names a folder of label maps to train on; without it the procedural heads serve. MINUTES limits the training,
+# and each training of the table, on simulated heads or on the scans in TEST.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-runs/gpu}
@@ -20,6 +21,9 @@ for part in $parts; do
              ${LABELS:+--heads "$LABELS"} --workers 12 --set data.fresh=2 --set trainer.batch=16 --set 'data.shape=[128,128]' \
              --set 'prior.widths=[64,128,128]' 2>&1 | tee "$out/train.log"
            tail -n 5 "$out/train/log.csv" ;;
+    table) mriinv benchmark table1 --out "$out/table" --device cuda --minutes "${MINUTES:-1}" \
+             ${LABELS:+--train "$LABELS"} ${TEST:+--test "$TEST"} 2>&1 | tee "$out/table.log"
+           cat "$out/table/table1.md" ;;
     *) echo "unknown part: $part" >&2; exit 2 ;;
   esac
 done

@@ -75,6 +75,12 @@ def test_a_round_trip_is_exact(path: Path, prior: Linear) -> None:
     }
 
 
+def test_tensors_that_share_memory_are_stored_once(path: Path, prior: Linear) -> None:
+    assert sorted(load_file(path)) == ["mean", "weight"]
+    loaded = load_prior(Linear, path, {})
+    assert loaded.tied is loaded.weight
+
+
 def test_the_learned_energy_survives_a_round_trip(tmp_path: Path) -> None:
     made = make_prior("deepen", weights="none", widths=(4, 6), blocks=1, noise_range=(0.01, 0.1))
     save_weights(tmp_path / "w.safetensors", made, {})
@@ -123,7 +129,7 @@ def test_the_checksum(path: Path) -> None:
         ({"settings": "3"}, "metadata 'settings': found 3; expected a mapping"),
         ({"settings": '{"widht": 3}'}, "metadata 'settings': linear has no setting 'widht'; did you mean 'width'"),
         ({"settings": '{"width": 0}'}, "metadata 'settings': linear.width: found 0"),
-        ({"settings": '{"width": 2}'}, r"another architecture: tied: found \(5, 2\); expected \(2, 2\)"),
+        ({"settings": '{"width": 2}'}, r"another architecture: weight: found \(5, 2\); expected \(2, 2\)"),
         ({"card": None}, "damaged metadata"),
         ({"card": "null"}, "metadata 'card': found None; expected a mapping"),
     ],
@@ -160,7 +166,7 @@ def test_other_tensors(path: Path, tensors: dict[str, Tensor], message: str) -> 
 def test_missing_tensors(path: Path) -> None:
     metadata = {"format": FORMAT, "prior": "linear", "settings": "{}", "card": "{}"}
     save_file({"mean": torch.zeros(2)}, path, metadata=metadata)
-    with pytest.raises(WeightsError, match=r"another architecture: tied: found nothing; expected \(3, 2\)"):
+    with pytest.raises(WeightsError, match=r"another architecture: weight: found nothing; expected \(3, 2\)"):
         load_prior(Linear, path, {})
 
 

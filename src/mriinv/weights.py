@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from mriinv.core.prior import Prior
 from mriinv.errors import SettingsError, WeightsError
@@ -20,9 +21,21 @@ FORMAT = "mriinv-weights-1"
 P = TypeVar("P", bound=Prior)
 
 
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state of `module` with each tensor once, under the first of its names: unrolled networks share."""
+    seen: set[tuple[int, torch.Size]] = set()
+    found = {}
+    for name, value in module.state_dict().items():
+        place = (value.data_ptr(), value.shape)
+        if place not in seen or not value.numel():
+            found[name] = value
+        seen.add(place)
+    return found
+
+
 def save_weights(path: Path, prior: Prior, card: dict[str, Any]) -> None:
     """Write the tensors of `prior`, its settings and a model card to `path`, atomically."""
-    tensors = {name: value.cpu().contiguous().clone() for name, value in prior.state_dict().items()}
+    tensors = {name: value.cpu().contiguous().clone() for name, value in own_tensors(prior).items()}
     metadata = {
         "format": FORMAT,
         "prior": prior.name,
@@ -84,8 +97,8 @@ def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha2
         found, expected = getattr(prior.settings, name), getattr(trained, name)
         if found != expected:
             raise WeightsError(f"{path}: another architecture: {name}: found {found!r}; trained with {expected!r}")
-    shapes = {name: tuple(value.shape) for name, value in prior.state_dict().items()}
-    tensors: dict[str, torch.Tensor] = {}
+    shapes = {name: tuple(value.shape) for name, value in own_tensors(prior).items()}
+    tensors: dict[str, Tensor] = {}
     with safe_open(path, framework="pt") as file:
         stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         if stored != shapes:
@@ -94,7 +107,7 @@ def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha2
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise WeightsError(f"{path}: {name}: found NaN or infinity; expected finite values")
-    prior.load_state_dict(tensors)
+    prior.load_state_dict(tensors, strict=False)  # names were compared; those left out share their tensors
     return prior
 
 

@@ -17,6 +17,7 @@ from mriinv.core.trainer import Trainer
 from mriinv.data.training import ProblemSource
 from mriinv.errors import SettingsError, WeightsError
 from mriinv.files import atomic_path
+from mriinv.weights import own_tensors
 
 FORMAT = "mriinv-checkpoint-1"
 
@@ -53,8 +54,8 @@ class TrainingState:
     def save(self, path: Path, progress: Progress, configuration: Mapping[str, Any]) -> None:
         """Write everything to `path`, atomically."""
         parts: dict[str, Mapping[str, Any]] = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
+            "model": own_tensors(self.model),
+            "average": own_tensors(self.average),
             "source": self.source.state_dict(),
             "trainer": self.trainer.state_dict(),
             "random": {"generator": self.generator.get_state()},
@@ -100,8 +101,11 @@ class TrainingState:
         if difference:
             raise SettingsError(f"{path}: the training there has {difference}; use another --out for another training")
         try:
-            self.model.load_state_dict(parts["model"])
-            self.average.load_state_dict(parts["average"])
+            for module, name in ((self.model, "model"), (self.average, "average")):
+                others = own_tensors(module).keys() ^ parts[name].keys()
+                if others:
+                    raise RuntimeError(f"{name}: only one of both has {min(others)}")
+                module.load_state_dict(parts[name], strict=False)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
             raise WeightsError(f"{path}: made for another architecture ({reason})") from None
