@@ -237,3 +237,12 @@ def test_an_operator_that_only_python_can_build_says_so() -> None:
         DenseOperator.from_acquisition(simulate_acquisition(shape=(16, 16), coils=2))
     with pytest.raises(CompatibilityError, match="operator 'dense' cannot be moved"):
         DenseOperator(matrix, (2, 2)).to("cpu")
+
+
+def test_a_learned_prior_without_weights_is_refused_unless_asked_for():
+    with pytest.raises(
+        SettingsError, match=r"prior 'deepinv-denoiser' has no weights: train it \(mriinv train --prior"
+    ):
+        make_prior("deepinv-denoiser", model="DnCNN")
+    assert make_prior("deepinv-denoiser", weights="none", model="DnCNN", options={"depth": 2, "nf": 2}) is not None
+    make_prior("deepinv-denoiser", model="TVDenoiser")  # has nothing to learn

@@ -123,7 +123,7 @@ def test_other_arrays(tmp_path):
 
 def test_command(tmp_path):
     """The number of the library, for a result file and an array that hold the same image in other units."""
-    prior = make_prior("diffusion", widths=[4, 4, 4, 4], blocks=1, noise_range=[0.1, 20.0])
+    prior = make_prior("diffusion", weights="none", widths=[4, 4, 4, 4], blocks=1, noise_range=[0.1, 20.0])
     save_weights(tmp_path / "w.safetensors", prior, {})
     image = complex_noise((2, 8, 8), 1.0, generator())
     np.save(tmp_path / "image.npy", 3 * image.numpy())

@@ -62,6 +62,11 @@ def test_what_cannot_be_compared_is_refused(full, mask, monkeypatch):
         retrospective_case("", replace(full, reference=None), mask, SENSE)
 
 
+def test_operators_that_measure_images_are_refused(full, mask):
+    with pytest.raises(SettingsError, match="operator 'blur' measures images: no mask of k-space applies"):
+        retrospective_case("", full, mask, Choice(name="blur"))
+
+
 def test_a_training_is_scored_by_its_map_images(full, tmp_path: Path):
     """A quadratic energy ½θ‖x‖² has the MAP image (AᴴA + θI)⁻¹Aᴴb."""
     np.savez(tmp_path / "scan.npz", kspace=full.kspace.numpy())

@@ -10,7 +10,7 @@ import torch
 from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
-from mriinv import ComponentSettings, FeatureNetwork, Prior, PublishedNetwork, setting
+from mriinv import ComponentSettings, FeatureNetwork, Prior, PublishedNetwork, setting, to_channels
 
 
 class DeepenEnergy(Prior):
@@ -109,7 +109,7 @@ class DeepenEnergy(Prior):
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
         weight = self.settings.weight * self.noise_factor
         if not self.residual:
-            return weight * self.network(torch.view_as_real(image).movedim(-1, 1)).abs()
+            return weight * self.network(to_channels(image)).abs()
         factor = weight * self.log_scale.double().exp() * self.reference_level**2
         return factor * self._half_square(image, self._level(image, noise_level))
 

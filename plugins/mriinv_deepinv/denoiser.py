@@ -6,11 +6,13 @@ import inspect
 from typing import Any
 
 import deepinv
+import torch
 from pydantic import JsonValue
-from torch import Tensor
 
 from mriinv import ComponentSettings, DenoiserPrior, SettingsError, setting
 from mriinv_deepinv.building import build
+
+PROBE = 64  # pixels
 
 
 class DeepinvDenoiser(DenoiserPrior):
@@ -38,12 +40,12 @@ class DeepinvDenoiser(DenoiserPrior):
         filled = {"in_channels": channels, "out_channels": channels}
         model = build("prior.model", deepinv.models, deepinv.models.Denoiser, s.model, s.options, filled)
         super().__init__(model, channels=channels, **settings)
-
-    def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
         try:
-            return super().denoise(image, noise_level, create_graph=create_graph)
-        except RuntimeError as error:  # so deepinv's wavelets report, only now, that their package is missing
-            if "install" not in str(error):
-                raise
-            name = self.settings.model
-            raise SettingsError(f"prior.model: {name} needs a package that is not installed: {error}") from None
+            self.denoise(torch.zeros(1, PROBE, PROBE, dtype=torch.complex64), 0.1)
+        except (
+            Exception
+        ) as error:  # of a missing package, or of channels that it does not take, deepinv learns only now
+            reason = str(error).strip().partition("\n")[0]
+            raise SettingsError(
+                f"prior.model: {s.model} does not denoise images of {channels} channel{'s' * (channels > 1)}: {reason}"
+            ) from None

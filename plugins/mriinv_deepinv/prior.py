@@ -33,4 +33,6 @@ class DeepinvPrior(PotentialPrior):
         potential = build("prior.model", deepinv.optim, deepinv.optim.Prior, s.model, s.options, {})
         if not potential.explicit_prior:
             raise SettingsError(f"prior.model: {s.model} has no function g; deepinv-denoiser is for denoisers")
+        if type(potential).prox is deepinv.optim.Prior.prox:  # deepinv would take 50 gradient steps instead, or diverge
+            raise SettingsError(f"prior.model: {s.model} has no proximal map of its own")
         super().__init__(potential, PROXIMAL, s.weight, **settings)

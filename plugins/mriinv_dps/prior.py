@@ -10,7 +10,7 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor
 from torch.nn import functional
 
-from mriinv import ComponentSettings, Prior, setting
+from mriinv import ComponentSettings, Prior, from_channels, setting, to_channels
 
 MULTIPLE = 8  # the DRUNet halves the matrix three times
 
@@ -72,12 +72,11 @@ class Diffusion(Prior):
             return (data_std / total) ** 2 * image + (level * data_std / total) * estimate
 
     def _network(self, image: Tensor, level_map: Tensor) -> Tensor:
-        channels = torch.view_as_real(image).movedim(-1, 1)
+        channels = to_channels(image)
         ones = torch.ones_like(channels[:, :1])
         channels = torch.cat([channels, ones, level_map.unsqueeze(1) * ones], dim=1)
         rows, columns = image.shape[-2:]
         channels = functional.pad(channels, (0, -columns % MULTIPLE, 0, -rows % MULTIPLE))
         # forward() would cut sizes that are no multiple of 8 into overlapping tiles
         out = self.network.forward_unet(channels.contiguous(memory_format=torch.channels_last))
-        out = out[..., :rows, :columns].movedim(1, -1)
-        return torch.view_as_complex(out.to(image.real.dtype).contiguous())
+        return from_channels(out[..., :rows, :columns].to(image.real.dtype))

@@ -21,6 +21,7 @@ from mriinv import (
     largest_curvature,
     normal_map,
     setting,
+    to_channels,
     unroll,
 )
 
@@ -90,7 +91,7 @@ class ELDER(Prior):
 
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
         if not self.residual:
-            return self.network(torch.view_as_real(image).movedim(-1, 1)).abs()
+            return self.network(to_channels(image)).abs()
         return self.log_scale.double().exp() * self._potential(image)
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:

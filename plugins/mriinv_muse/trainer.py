@@ -59,6 +59,8 @@ class Denoising(Trainer):
                 raise ValueError("levels: expected 0 ≤ lowest ≤ highest")
             if self.levels is not None and self.levels[0] == 0 and (positive or self.levels[1] == 0):
                 raise ValueError("levels: 0 needs spacing uniform, relative false and a higher level beside it")
+            if self.data_std is not None and not self.relative:
+                raise ValueError("data_std: only with relative")
             return self
 
     @property

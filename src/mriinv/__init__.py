@@ -52,14 +52,14 @@ if TYPE_CHECKING:
     from mriinv.interop.deepinv import as_denoiser as as_denoiser
     from mriinv.interop.deepinv import as_physics as as_physics
     from mriinv.interop.deepinv import as_prior as as_prior
-    from mriinv.interop.deepinv import from_channels as from_channels
-    from mriinv.interop.deepinv import to_channels as to_channels
     from mriinv.networks import FeatureNetwork as FeatureNetwork
     from mriinv.networks import ImageNetwork as ImageNetwork
     from mriinv.networks import NetworkSettings as NetworkSettings
     from mriinv.networks import PublishedNetwork as PublishedNetwork
     from mriinv.numerics.cg import CGResult as CGResult
     from mriinv.numerics.cg import conjugate_gradient as conjugate_gradient
+    from mriinv.numerics.channels import from_channels as from_channels
+    from mriinv.numerics.channels import to_channels as to_channels
     from mriinv.numerics.curvature import largest_curvature as largest_curvature
     from mriinv.numerics.fft import centring_phases as centring_phases
     from mriinv.numerics.fixed_point import Iterated as Iterated
@@ -114,8 +114,8 @@ _HOME = {
     "as_denoiser": "interop.deepinv",
     "as_physics": "interop.deepinv",
     "as_prior": "interop.deepinv",
-    "from_channels": "interop.deepinv",
-    "to_channels": "interop.deepinv",
+    "from_channels": "numerics.channels",
+    "to_channels": "numerics.channels",
     "FeatureNetwork": "networks",
     "ImageNetwork": "networks",
     "NetworkSettings": "networks",

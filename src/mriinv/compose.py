@@ -12,7 +12,7 @@ import torch
 
 from mriinv.core.operator import Operator
 from mriinv.core.prior import Prior
-from mriinv.core.problem import SENSE_REGULARISATION, InverseProblem, Solution, reference_scale
+from mriinv.core.problem import InverseProblem, Solution, reference_scale
 from mriinv.core.solver import Monitor, Solver
 from mriinv.core.trainer import Trainer
 from mriinv.data.acquisition import Acquisition
@@ -38,12 +38,21 @@ def make_prior(name: str, *, weights: str | None = None, **settings: Any) -> Pri
     Parameters
     ----------
     weights : name in the catalogue, path of a weight file, ``"none"`` for an untrained prior; None takes the default
-        of the catalogue, or no weights for a prior that has none
+        of the catalogue, or no weights for a prior without parameters
     settings : of the prior; those stored with the weights apply unless given here
+
+    Raises
+    ------
+    SettingsError : a prior with parameters for which there are no weights
     """
     cls = registry().load("prior", name)
     path, checksum = find_weights(name, weights)
     prior: Prior = cls(**settings) if path is None else load_prior(cls, path, settings, checksum)
+    if path is None and weights is None and any(True for _ in prior.parameters()):
+        raise SettingsError(
+            f"prior '{name}' has no weights: train it (mriinv train --prior {name}) and name the file, or "
+            f"'{UNTRAINED}' for random ones"
+        )
     return prior.eval().requires_grad_(False)
 
 
@@ -97,9 +106,8 @@ def make_problem(
     image = with_reference(acquisition).reference
     assert image is not None
     data, noise_std = built.measure(image, torch.Generator(image.device).manual_seed(seed ^ MEASUREMENT))
-    shift = SENSE_REGULARISATION * built.norm_bound**2
-    scale = reference_scale(built.solve_normal(built.adjoint(data), shift, max_iterations=20).solution)
-    return InverseProblem(built, data, noise_std, scale)
+    unscaled = InverseProblem(built, data, noise_std, torch.ones_like(noise_std))
+    return replace(unscaled, scale=reference_scale(unscaled.sense()))
 
 
 def with_reference(acquisition: Acquisition) -> Acquisition:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mriinv.compose import Reconstruction, find_weights, make_prior, make_solver, resolve_device
@@ -75,6 +76,7 @@ def combine(config: RunConfig) -> Reconstruction:
     resolve_device(config.device)
     registry().load("operator", config.operator.name).parse_settings(config.operator.settings)
     solver = make_solver(config.solver.name, **config.solver.settings)
+    torch.manual_seed(config.seed)  # of an untrained prior; everything else draws from explicit generators
     prior = make_prior(chosen.name, weights=chosen.weights, **chosen.settings) if chosen else None
     return Reconstruction(prior, solver, config.device)
 

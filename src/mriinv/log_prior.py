@@ -132,7 +132,7 @@ def read_images(path: Path) -> dict[int, Image]:
         result = read_result(path)
         return dict(zip(result.slices, result.image.split(1), strict=True))
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)  # a map checks the size of the file
+        array = np.lib.format.open_memmap(path, mode="r")  # checks the size of the file, and takes no pickle
     except Exception as error:  # the header is a Python literal, and nonsense makes the parser raise almost anything
         raise InputError(path, "", f"no readable file ({reason(error)})", "an array without pickled objects") from None
     if array.dtype.kind != "c" or array.ndim not in (2, 3) or array.size == 0:

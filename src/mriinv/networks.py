@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mriinv.core.component import ComponentSettings, setting
 from mriinv.core.types import Image, PerImage
 from mriinv.errors import InputError
+from mriinv.numerics.channels import from_channels, to_channels
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softplus, "relu": nn.ReLU}
 
@@ -103,7 +104,7 @@ class FeatureNetwork(nn.Module):
 
     def half_square(self, image: Image, level: PerImage) -> PerImage:
         """Return ½‖F(x/σ, log σ)‖² of complex images ``(batch, y, x)``, summed in float64."""
-        channels = torch.view_as_real(image).movedim(-1, 1) / level.view(-1, 1, 1, 1)
+        channels = to_channels(image) / level.view(-1, 1, 1, 1)
         return 0.5 * self(channels, level.log()).double().square().sum(dim=(1, 2, 3))
 
 
@@ -147,6 +148,12 @@ class NetworkSettings(ComponentSettings):
         None, "nonlinearity between convolutions; none: relu, unet silu"
     )
 
+    @model_validator(mode="after")
+    def _cnn_has_one_width(self) -> NetworkSettings:
+        if self.network == "cnn" and self.widths is not None and len(self.widths) > 1:
+            raise ValueError("widths: the cnn has one; several are for network unet")
+        return self
+
 
 class ImageNetwork(nn.Module):
     """A network from complex images to complex images, whose real and imaginary parts are its channels.
@@ -176,7 +183,9 @@ class ImageNetwork(nn.Module):
 
     def forward(self, image: Image, log_level: PerImage | None = None) -> Image:
         """Map images ``(batch, y, x)``, given log σ per image where the network is conditional."""
-        channels = torch.view_as_real(image).movedim(-1, 1)
+        channels = to_channels(image)
+        if log_level is None and self.conditional:
+            raise TypeError("a conditional network needs the level")
         if log_level is None:
             log_level = torch.zeros(len(image), dtype=channels.dtype, device=channels.device)
         if self.unet:
@@ -185,4 +194,4 @@ class ImageNetwork(nn.Module):
             if self.conditional:
                 channels = with_level(channels, log_level)
             out = self.network(channels.contiguous(memory_format=torch.channels_last))
-        return torch.view_as_complex(out.movedim(1, -1).contiguous())
+        return from_channels(out)

@@ -38,7 +38,7 @@ from mriinv.provenance import provenance
 from mriinv.registry import registry
 from mriinv.report.figure import reconstruction_figure
 
-ZERO_FILLED, SUPPORT = "zero_filled", "support"  # datasets of a result beside those of the operator
+ZERO_FILLED, ADJOINT, SUPPORT = "zero_filled", "adjoint", "support"  # datasets of a result beside those of the operator
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _figure(path: Path, preferred: int) -> Path:
     acquired = operator if registry().load("operator", operator).measures_images else "as acquired"
     return reconstruction_figure(
         figure,
-        fields[ZERO_FILLED],
+        fields.get(ZERO_FILLED),
         result.image[0],
         fields["reference"] if measured else None,
         support=fields.get(SUPPORT),
@@ -199,7 +199,9 @@ class _Slice:
         monitor: Monitor | None,
     ) -> None:
         full = prepare_acquisition(acquisition.to(reconstruction.device), config.preparation)
-        if measures_images(config):
+        self.images_measured = measures_images(config)
+        own_reference = full.reference is not None
+        if self.images_measured:
             full = with_reference(full)
         acquired = full
         if config.mask is not None:
@@ -208,6 +210,8 @@ class _Slice:
         self.index, self.acquisition, self.crop = index, acquired, config.preparation.crop
         # zero padding was never acquired: against it nothing is accelerated
         self.acceleration = acquired.acceleration / (full.acceleration if full.gapless else 1)
+        if self.images_measured:
+            self.acceleration = 1.0
         seed = config.seed + index
         self.problem = make_problem(acquired, config.operator.name, seed=seed, **config.operator.settings)
         self.operator = self.problem.operator
@@ -218,7 +222,7 @@ class _Slice:
         if self.reference is None and config.mask is not None:
             self.reference = self.operator.fully_sampled_image(full.kspace)
         self.remarks = [*acquired.remarks, *self.operator.notes, *self.solution.notes]
-        if self.reference is not None and full.reference is None and not full.fully_sampled:
+        if self.reference is not None and not own_reference and not full.fully_sampled:
             self.remarks.append(
                 f"the reference is itself zero-padded: {100 / full.acceleration:.0f} % of its k-space was acquired"
             )
@@ -228,11 +232,16 @@ class _Slice:
     def store(self, writer: ResultWriter, report: InputReport) -> None:
         """Write the slice, cropped to what was asked for, and report what it came to."""
         samples = self.solution if isinstance(self.solution, Samples) else None
-        image, zero_filled = self._cropped(self.solution.image), self._cropped(self.problem.back_projection())
+        image, adjoint = self._cropped(self.solution.image), self._cropped(self.problem.back_projection())
         reference, support = self._cropped(self.reference), self._cropped(self.operator.support)
-        metrics, before = self._measured(image, reference, support), self._measured(zero_filled, reference, support)
+        metrics, before = self._measured(image, reference, support), None
+        if not self.images_measured:  # the adjoint of other operators has no units of an image
+            before = self._measured(adjoint, reference, support)
         maps = {name: self._cropped(value)[0] for name, value in self.operator.exported_maps().items()}
-        maps |= {ZERO_FILLED: zero_filled[0], **({} if support is None else {SUPPORT: support[0]})}
+        maps |= {
+            ADJOINT if self.images_measured else ZERO_FILLED: adjoint[0],
+            **({} if support is None else {SUPPORT: support[0]}),
+        }
         writer.add(
             self.index,
             image[0],

@@ -13,6 +13,7 @@ from mriinv.data.hybrid import centre_crop
 from mriinv.errors import InputError, SettingsError
 from mriinv.manifest import Choice
 from mriinv.metrics import psnr
+from mriinv.registry import registry
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def retrospective_case(
     InputError : the slice is not fully sampled (zero padding around the samples is allowed)
     SettingsError : there is no reference
     """
+    if registry().load("operator", operator.name).measures_images:
+        raise SettingsError(f"operator '{operator.name}' measures images: no mask of k-space applies to compare under")
     if not full.gapless:
         raise InputError(full.source, "kspace", "undersampled data", "a fully sampled scan to validate on")
     problem = make_problem(full.undersampled(mask), operator.name, **operator.settings)

@@ -194,7 +194,7 @@ def test_by_name(scan: Path, operator: list[str], method: list[str], gain: float
 
 def evaluate_before(stored: Any) -> float:
     """PSNR of the adjoint image, by its best multiple, since an adjoint has a scale of its own."""
-    adjoint, reference = stored.arrays["zero_filled"][0].abs(), stored.arrays["reference"][0].abs()
+    adjoint, reference = stored.arrays["adjoint"][0].abs(), stored.arrays["reference"][0].abs()
     adjoint = adjoint * (adjoint * reference).sum() / adjoint.square().sum()
     error = (adjoint - reference).square().mean()
     return float(10 * torch.log10(reference.max() ** 2 / error))

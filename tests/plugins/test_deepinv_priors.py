@@ -70,7 +70,7 @@ def test_the_default_removes_noise_and_is_deepinvs_tv() -> None:
     ],
 )
 def test_denoisers_by_name(model: str, options: dict[str, Any], channels: int) -> None:
-    prior = make_prior("deepinv-denoiser", model=model, options=options)
+    prior = make_prior("deepinv-denoiser", weights="none", model=model, options=options)
     assert prior.channels == channels
     check_capabilities(prior, noisy())
 
@@ -78,7 +78,7 @@ def test_denoisers_by_name(model: str, options: dict[str, Any], channels: int) -
 def test_training_saving_and_loading(tmp_path: Path) -> None:
     settings = {"model": "DnCNN", "options": {"depth": 3, "nf": 8}}
     torch.manual_seed(0)
-    prior = make_prior("deepinv-denoiser", **settings).train().requires_grad_(True)
+    prior = make_prior("deepinv-denoiser", weights="none", **settings).train().requires_grad_(True)
     optimiser = torch.optim.Adam(prior.parameters(), lr=3e-3)
     losses = []
     for step in range(40):
@@ -122,6 +122,7 @@ def test_the_command_line_trains_a_denoiser(tmp_path: Path, monkeypatch: pytest.
         ({"model": "DnCNN", "options": {"deepth": 3}}, "no option 'deepth'; it has: .*depth"),
         ({"model": "DnCNN", "options": {"in_channels": 3}}, "1 or 2"),
         ({"model": "EquivariantDenoiser"}, "cannot be built"),
+        ({"model": "SCUNet"}, "does not denoise images of 1 channel"),
     ],
 )
 def test_what_denoisers_refuse(settings: dict[str, Any], message: str) -> None:
@@ -140,6 +141,11 @@ def test_a_missing_package_is_named(model: str, package: str, monkeypatch: pytes
 
 
 # Explicit priors
+
+
+def test_priors_whose_proximal_map_is_only_an_inner_descent_are_refused() -> None:
+    with pytest.raises(SettingsError, match="RDP has no proximal map of its own"):
+        make_prior("deepinv-prior", model="RDP")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +183,7 @@ def test_a_prior_without_function_is_refused() -> None:
 def test_training_lowers_the_error(name: str, network: str, problem: InverseProblem) -> None:
     torch.manual_seed(0)
     settings = {**TINY, "network": network, "widths": (8,)}
-    prior = make_prior(name, **settings).train().requires_grad_(True)
+    prior = make_prior(name, weights="none", **settings).train().requires_grad_(True)
     scale = make_problem(ACQUISITION.undersampled(make_mask("poisson-2d", SHAPE, 3.0))).scale
     target = ACQUISITION.reference / scale.view(-1, 1, 1)
     used = [p for key, p in prior.named_parameters() if "g_param" not in key and "lambda" not in key]
@@ -197,7 +203,7 @@ def test_training_lowers_the_error(name: str, network: str, problem: InverseProb
 
 @pytest.mark.parametrize("name", ["modl", "varnet"])
 def test_without_network_they_are_what_their_equations_say(name: str, problem: InverseProblem) -> None:
-    prior = make_prior(name, **TINY)
+    prior = make_prior(name, weights="none", **TINY)
     for module in prior.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.zeros_(module.weight)
@@ -217,7 +223,7 @@ def test_without_network_they_are_what_their_equations_say(name: str, problem: I
 
 
 def test_modl_starts_where_it_is_told(problem: InverseProblem) -> None:
-    prior = make_prior("modl", iterations=1, **TINY)
+    prior = make_prior("modl", weights="none", iterations=1, **TINY)
     physics, data = as_physics(problem.operator, problem.data), to_channels(problem.data)
     start = problem.sense()
     expected = prior.model(data, physics, init=(to_channels(start), to_channels(start)))
@@ -228,7 +234,7 @@ def test_modl_starts_where_it_is_told(problem: InverseProblem) -> None:
 
 def test_weights_survive_a_file(tmp_path: Path, problem: InverseProblem) -> None:
     for name in ("modl", "varnet"):
-        prior = make_prior(name, **TINY)
+        prior = make_prior(name, weights="none", **TINY)
         path = tmp_path / f"{name}.safetensors"
         save_weights(path, prior, {})
         again = make_prior(name, weights=str(path))

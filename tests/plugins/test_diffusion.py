@@ -16,14 +16,14 @@ def images(*shape, dtype=torch.complex64):
 def test_default_is_the_published_network():
     """32 639 232 parameters for two channels in and out, and 3·3·64 more for each of map and constant."""
     with torch.device("meta"):
-        prior = make_prior("diffusion")
+        prior = make_prior("diffusion", weights="none")
     assert sum(p.numel() for p in prior.parameters()) == 32_639_232 + 2 * 9 * 64
     assert prior.noise_range[0] < 0.0317 and prior.noise_range[1] > 9.845  # eq. 24 from t = 0.001 to 1
 
 
 def test_network_sees_unit_variance_and_the_level_as_a_map():
     """Against deepinv's own forward, on a matrix that it takes whole."""
-    prior, x = make_prior("diffusion", data_std=0.5, **SMALL), images(2, 32, 40)
+    prior, x = make_prior("diffusion", weights="none", data_std=0.5, **SMALL), images(2, 32, 40)
     level = torch.tensor([0.1, 2.0])
     total = (level**2 + 0.25).sqrt()
     scaled = x / total.view(-1, 1, 1)
@@ -34,13 +34,13 @@ def test_network_sees_unit_variance_and_the_level_as_a_map():
 
 
 def test_a_network_that_returns_nothing_leaves_the_wiener_filter():
-    prior, x = make_prior("diffusion", **SMALL), images(2, 9, 7)
+    prior, x = make_prior("diffusion", weights="none", **SMALL), images(2, 9, 7)
     torch.nn.init.zeros_(prior.network.m_tail.weight)
     torch.testing.assert_close(prior.denoise(x, 0.4), 0.09 / (0.16 + 0.09) * x)
 
 
 def test_any_matrix_is_extended_by_zeros():
-    prior, x = make_prior("diffusion", **SMALL), images(1, 13, 20)
+    prior, x = make_prior("diffusion", weights="none", **SMALL), images(1, 13, 20)
     check_capabilities(prior, images(2, 1, 3))
     prior.network.forward_unet, whole = _recorder(prior.network.forward_unet)
     result = prior.denoise(x, 0.2)
@@ -60,14 +60,14 @@ def _recorder(function):
 
 
 def test_levels_beyond_the_range_are_the_nearest_in_it():
-    prior, x = make_prior("diffusion", noise_range=[0.1, 1.0], **SMALL), images(1, 8, 8)
+    prior, x = make_prior("diffusion", weights="none", noise_range=[0.1, 1.0], **SMALL), images(1, 8, 8)
     torch.testing.assert_close(prior.denoise(x, 0.01), prior.denoise(x, 0.1))
     torch.testing.assert_close(prior.denoise(x, 7.0), prior.denoise(x, 1.0))
     assert not torch.equal(prior.denoise(x, 0.1), prior.denoise(x, 1.0))
 
 
 def test_derivative_in_the_image_by_differences():
-    prior = make_prior("diffusion", **SMALL).double()
+    prior = make_prior("diffusion", weights="none", **SMALL).double()
     x, v, w = images(3, 1, 12, 10, dtype=torch.complex128)
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(prior.denoise(leaf, 0.3), leaf, w)
@@ -78,7 +78,7 @@ def test_derivative_in_the_image_by_differences():
 
 
 def test_graphs_only_where_they_are_asked_for():
-    prior, x = make_prior("diffusion", **SMALL).requires_grad_(), images(1, 8, 8)
+    prior, x = make_prior("diffusion", weights="none", **SMALL).requires_grad_(), images(1, 8, 8)
     assert not prior.denoise(x, 0.3).requires_grad
     assert prior.denoise(x, 0.3, create_graph=True).requires_grad
     with torch.no_grad():
@@ -87,7 +87,9 @@ def test_graphs_only_where_they_are_asked_for():
 
 def test_training_approaches_the_wiener_filter_at_every_level():
     """White Gaussian images of another variance than data_std: the best loss is known, q/(q + σ²) at each level."""
-    prior = make_prior("diffusion", data_std=0.3, noise_range=[0.02, 2.0], **SMALL).train().requires_grad_()
+    prior = (
+        make_prior("diffusion", weights="none", data_std=0.3, noise_range=[0.02, 2.0], **SMALL).train().requires_grad_()
+    )
     optimiser = torch.optim.Adam(prior.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)
 
@@ -112,4 +114,4 @@ def test_training_approaches_the_wiener_filter_at_every_level():
 @pytest.mark.parametrize("wrong", [{"widths": [4, 4, 4]}, {"noise_range": [0.1, 0.1]}, {"data_std": 0.0}])
 def test_settings_are_checked(wrong):
     with pytest.raises(SettingsError, match=next(iter(wrong))):
-        make_prior("diffusion", **wrong)
+        make_prior("diffusion", weights="none", **wrong)

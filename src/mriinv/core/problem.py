@@ -73,8 +73,12 @@ class InverseProblem:
         return self.operator.adjoint(self.data)
 
     def sense(self, regularisation: float = SENSE_REGULARISATION) -> Image:
-        """Return (AᴴA + λ̃I)⁻¹ Aᴴ b, where the paper starts every reconstruction (sec. III-C; its authors use 0.01)."""
-        return self.operator.solve_normal(self.back_projection(), regularisation, max_iterations=100).solution
+        """Return (AᴴA + λ̃I)⁻¹ Aᴴ b, where the paper starts every reconstruction (sec. III-C; its authors use 0.01).
+
+        λ̃ is `regularisation`·‖A‖².
+        """
+        shift = regularisation * self.operator.norm_bound**2
+        return self.operator.solve_normal(self.back_projection(), shift, max_iterations=100).solution
 
     def data_term(self, image: Image) -> PerImage:
         """Return ½‖A x − b‖² per image, summed in float64; the residual is formed first, so nothing cancels."""

@@ -1,4 +1,4 @@
-"""deepinv and mriinv, in both directions. The only place that knows two-channel reals: deepinv's complex images.
+"""deepinv and mriinv, in both directions. The only place that knows the conventions of deepinv.
 
 deepinv keeps real and imaginary part of an image as two real channels, ``(batch, 2, y, x)``, and so of multi-coil
 data, ``(batch, 2, coil, y, x)``. Its gradients are those of mriinv, ∂Re + i∂Im, in this form.
@@ -20,21 +20,10 @@ from mriinv.core.operator import Operator
 from mriinv.core.prior import Prior
 from mriinv.data.noise import complex_noise
 from mriinv.errors import CompatibilityError, InputError
+from mriinv.numerics.channels import from_channels, to_channels
 from mriinv.numerics.spectral import largest_eigenvalue
 
 NORM_MARGIN = 1.02  # power iteration comes from below
-
-
-def to_channels(values: Tensor) -> Tensor:
-    """Return complex ``(batch, …)`` as real ``(batch, 2, …)``: real part, imaginary part."""
-    return torch.view_as_real(values.resolve_conj()).movedim(-1, 1).contiguous()
-
-
-def from_channels(channels: Tensor) -> Tensor:
-    """Return real ``(batch, 2, …)`` as complex ``(batch, …)``."""
-    if channels.ndim < 2 or channels.shape[1] != 2:
-        raise InputError("from_channels", "channels", f"shape {tuple(channels.shape)}", "(batch, 2, …)")
-    return torch.view_as_complex(channels.movedim(1, -1).contiguous())
 
 
 def _to_parts(values: Tensor) -> Tensor:

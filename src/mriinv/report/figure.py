@@ -35,7 +35,7 @@ class _Panel:
 
 def reconstruction_figure(
     path: str | Path,
-    zero_filled: Tensor,
+    zero_filled: Tensor | None,
     reconstruction: Tensor,
     reference: Tensor | None = None,
     *,
@@ -56,7 +56,7 @@ def reconstruction_figure(
     Parameters
     ----------
     path : the PNG, written whole or not at all
-    zero_filled, reconstruction, reference : complex or real ``(y, x)``, in the same units
+    zero_filled, reconstruction, reference : complex or real ``(y, x)``, in the same units; no panel for None
     std : real ``(y, x)``, standard deviation over posterior samples, drawn times `error_scale`
     support : bool ``(y, x)``, region of the metrics; None for the whole image
     volume_maximum : data range of the metrics; None for the maximum of the reference slice
@@ -68,22 +68,23 @@ def reconstruction_figure(
     ------
     InputError : the file cannot be written, or the shapes differ
     """
-    given = [image for image in (reconstruction, reference, std) if image is not None]
-    if zero_filled.ndim != 2 or any(image.shape != zero_filled.shape for image in given):
-        shapes = [tuple(image.shape) for image in (zero_filled, *given)]
+    given = [image for image in (zero_filled, reference, std) if image is not None]
+    if reconstruction.ndim != 2 or any(image.shape != reconstruction.shape for image in given):
+        shapes = [tuple(image.shape) for image in (reconstruction, *given)]
         raise InputError("figure", "images", f"shapes {shapes}", "one shape (y, x)")
     name = textwrap.shorten(name, LONGEST_NAME, placeholder="…")
     window = display_limit(reconstruction if reference is None else reference)
-    panels = [_Panel("zero-filled", magnitude(zero_filled)), _Panel(name, magnitude(reconstruction))]
+    shown = {name: reconstruction} if zero_filled is None else {"zero-filled": zero_filled, name: reconstruction}
+    panels = [_Panel(label, magnitude(image)) for label, image in shown.items()]
     whose = name if reference is None else "the reference"
     caption = f"Magnitudes; every panel: window 0 to the {WINDOW_PERCENTILE:g}th percentile of {whose}."
     if reference is not None:
         scored = [
             evaluate(image[None], reference[None], None if support is None else support[None], volume_maximum)
-            for image in (zero_filled, reconstruction)
+            for image in shown.values()
         ]
         panels = [_Panel(p.title, p.values, str(m)) for p, m in zip(panels, scored, strict=True)]
-        difference = np.abs(panels[1].values - magnitude(reference))
+        difference = np.abs(panels[-1].values - magnitude(reference))
         panels += [
             _Panel("reference", magnitude(reference)),
             _Panel(f"error × {error_scale:g}", error_scale * difference, f"of {name}", "inferno"),

@@ -29,7 +29,8 @@ def report_text(report: InputReport) -> str:
     state = "" if report.complete else " (incomplete)"
     lines = [f"{report.source} -> {report.result}{state}" + (f", {report.figure}" if report.figure else "")]
     for row in report.slices:
-        quality = f"  {row.metrics} (zero-filled {row.zero_filled})" if row.metrics else ""
+        before = f" (zero-filled {row.zero_filled})" if row.zero_filled else ""
+        quality = f"  {row.metrics}{before}" if row.metrics else ""
         state = "" if row.converged else " (not converged)"
         work = f"{row.iterations} iterations{state}, {row.seconds:.1f} s"
         lines.append(f"  slice {row.index}: acceleration {row.acceleration:.2f}, {work}{quality}")
