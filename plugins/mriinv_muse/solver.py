@@ -22,6 +22,9 @@ class MuseMM(Solver):
     The curvature of the data term of C̃ is about AᴴA, more than a = 0.72 allows for, so M is no majoriser in general.
     Here a step that would raise C̃ is not taken; it is tried again with M doubled, and M relaxes afterwards. Plain MM
     on C = ½‖Ax − b‖² + E, which is the paper's eq. 15, is the solver `mm-cg`: another algorithm for another cost.
+
+    The image is x, as published, though the data were compared with D(x): where little noise lets E weigh little, x is
+    free to leave what D makes of it, and may be 9 dB worse (a 16-coil scan with noise 0.0008: 32.1 dB, D(x) 41.1 dB).
     """
 
     name = "muse-mm"
