@@ -120,7 +120,7 @@ def _posteriors(
             found = images.get(benchmark.shown(label, mask), {})
             if "std" not in found:
                 raise MriinvError(f"figure 5: no samples of '{label}', {mask}")
-            estimates[label] = found["image"], found["std"].abs()
+            estimates[label.removesuffix(" MMSE")] = found["image"], found["std"].abs()
         point = images.get(benchmark.shown(chosen.map, mask))
         if point is None:
             raise MriinvError(f"figure 5: no image of '{chosen.map}', {mask}")

@@ -38,10 +38,11 @@ def run_all(work: Callable[[Task], None], tasks: Sequence[Task], processes: int)
                 yield waiting[done], done.result()
             except BrokenProcessPool:
                 yield waiting[done], "its process ended (out of memory?); go on with fewer processes"
-    finally:
-        # what runs is interrupted, so that trainings store where they are
+    except BaseException:  # what runs is interrupted, so that trainings store where they are
         for process in set(multiprocessing.active_children()) - before:
             process.terminate()
+        raise
+    finally:
         pool.shutdown(cancel_futures=True)
 
 
