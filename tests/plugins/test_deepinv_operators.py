@@ -161,18 +161,20 @@ def scan(tmp_path: Path) -> Path:
     [
         (["blur"], ["--prior", "tv", "--solver", "fista", "--set", "solver.max_iterations=50"], 3.0),
         (["blur"], ["--prior", "deepen", "--solver", "mm-cg", "--set", "solver.max_iterations=30"], 3.0),
-        (
+        pytest.param(
             ["tomography", "--set", "operator.angles=40"],
             [
                 *("--prior", "deepinv-denoiser", "--set", "prior.options={n_it_max: 30}"),
                 *("--solver", "ista", "--set", "solver.max_iterations=30", "--set", "solver.noise_level=0.003"),
             ],
             5.0,
+            marks=pytest.mark.slow,  # deepinv's TV takes half a second and more for each iteration
         ),
-        (
+        pytest.param(
             ["inpainting"],
             ["--prior", "deepinv-prior", "--set", "prior.options={n_it_max: 30}", "--solver", "fista"],
             5.0,
+            marks=pytest.mark.slow,  # the same
         ),
         (
             ["tomography", "--set", "operator.angles=40"],
