@@ -20,7 +20,7 @@ SHORTER = {  # samplers of many steps: enough of them here to see that they work
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_improves_a_real_scan(name, shared_data, tmp_path):
-    """Fourfold undersampled, the smaller of the real scans; all but the shortened DPS must be far above zero-filling."""
+    """Fourfold undersampled, the smaller of the real scans; all but a shortened DPS must beat zero-filling."""
     options = {
         "input": shared_data / "chiew_sense16/sense16.npz",
         "out": tmp_path,
