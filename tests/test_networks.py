@@ -14,7 +14,7 @@ def image(*shape):
 @pytest.mark.parametrize("network", ["cnn", "unet"])
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 9, 13)])
 def test_image_in_image_out(network, shape):
-    net = ImageNetwork(NetworkSettings(network=network, widths=(4, 6)))
+    net = ImageNetwork(NetworkSettings(network=network, widths=(4,) if network == "cnn" else (4, 6)))
     out = net(image(*shape))
     assert out.shape == shape and out.dtype == torch.complex64
     assert net.double()(image(*shape).to(torch.complex128)).dtype == torch.complex128
@@ -30,7 +30,7 @@ def test_sizes_are_those_of_the_paper_and_of_deepen():
 
 @pytest.mark.parametrize("network", ["cnn", "unet"])
 def test_only_a_conditional_network_sees_the_level(network):
-    settings = NetworkSettings(network=network, widths=(4, 6))
+    settings = NetworkSettings(network=network, widths=(4,) if network == "cnn" else (4, 6))
     for conditional in (False, True):
         torch.manual_seed(0)
         net = ImageNetwork(settings, conditional=conditional)

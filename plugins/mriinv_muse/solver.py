@@ -5,7 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, Solver, largest_curvature, setting
+from mriinv import (
+    CompatibilityError,
+    ComponentSettings,
+    InverseProblem,
+    Monitor,
+    MriinvError,
+    Prior,
+    Solution,
+    Solver,
+    largest_curvature,
+    setting,
+)
 
 MAX_REFUSALS = 30  # of one step: the majoriser grows to 2^30 times itself
 TINY = torch.finfo(torch.float64).tiny
@@ -48,11 +59,14 @@ class MuseMM(Solver):
     ) -> Solution:
         assert prior is not None
         s, x = self.settings, problem.sense() if initial is None else initial
-        curvature = s.curvature
+        if prior.noise_range is not None:
+            raise CompatibilityError(f"muse-mm: prior '{prior.name}' denoises at a stated level; it needs one without")
+        curvature: float | Tensor | None = s.curvature
         if curvature is None:
-            measured, _ = largest_curvature(prior.gradient, x, generator)
-            curvature = float(measured.max().clamp_min(1e-6))
+            curvature = largest_curvature(prior.gradient, x, generator)[0].clamp_min(1e-6)
         cost, gradient = self._evaluate(problem, prior, x)
+        if not torch.isfinite(cost).all():
+            raise MriinvError(f"muse-mm: the cost is {cost.tolist()} where it starts")
         growth = torch.ones_like(cost)
         stopped = torch.zeros_like(cost, dtype=torch.bool)
         converged, iterations = stopped.clone(), torch.zeros_like(cost, dtype=torch.int64)

@@ -18,6 +18,8 @@ from mriinv import (
     setting,
 )
 
+TINY = 1e-30  # an empty slice
+
 
 class PnPFlow(Solver):
     r"""For t rising from 0 to 1: a gradient step on the data, noise along the straight path, and the flow's denoiser.
@@ -70,7 +72,7 @@ class PnPFlow(Solver):
             noisy = z.repeat(s.draws, 1, 1)
             noisy = noisy + complex_noise(noisy.shape, level, generator, noisy.dtype)
             denoised = prior.denoise(noisy, max(level, lowest)).view(s.draws, *image.shape).mean(0)
-            changes.append((denoised - image).flatten(1).norm(dim=1) / image.flatten(1).norm(dim=1))
+            changes.append((denoised - image).flatten(1).norm(dim=1) / image.flatten(1).norm(dim=1).clamp_min(TINY))
             image = denoised
             if not bool(changes[-1].isfinite().all()):
                 raise MriinvError(f"pnp-flow diverged after {step} steps; set a smaller solver.step_size")

@@ -162,3 +162,8 @@ def test_the_solve_of_a_repeated_backward_pass_starts_where_the_last_one_ended()
     one, two = (torch.autograd.grad(out, rhs, random(seed=4), retain_graph=True)[0] for _ in range(2))
     torch.testing.assert_close(one, two)
     assert solves[2] == 0 < solves[1]
+
+
+def test_what_is_no_number_has_not_converged():
+    start = torch.full((1, 2, 2), 2.0, dtype=torch.complex64)
+    assert not equilibrium(lambda x: 3 * x**2, start, tolerance=1e-4, max_iterations=50).converged.any()

@@ -131,7 +131,8 @@ def test_training_begins_near_sense_and_a_reconstruction_by_name_has_no_graph():
 
 @pytest.mark.parametrize("network", ["cnn", "unet"])
 def test_both_networks_learn(network):
-    data, prior = problem(), mol(network=network).requires_grad_(True)
+    widths = SMALL["widths"] if network == "unet" else [4]
+    data, prior = problem(), mol(network=network, widths=widths).requires_grad_(True)
     image = prior.reconstruct(data).image
     image.abs().square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in prior.parameters())

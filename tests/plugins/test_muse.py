@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mriinv import (
+    CompatibilityError,
     ComponentSettings,
     Prior,
     ProblemSource,
@@ -175,3 +176,9 @@ def test_modified_mm_backtracks_where_its_matrix_is_no_majoriser():
     prior = QuadraticDenoiser(0.1 * quadratic.matrix, 0.3)
     solution = make_solver("muse-mm", data_curvature=0.05, curvature=0.02)(problem, prior)
     assert solution.history["growth"].max() > 1 and (solution.history["cost"].diff(dim=0) <= 0).all()
+
+
+def test_modified_mm_refuses_a_prior_that_needs_a_level():
+    problem, _, _ = gaussian_problem()
+    with pytest.raises(CompatibilityError, match="'deepen' denoises at a stated level"):
+        make_solver("muse-mm")(problem, make_prior("deepen"))

@@ -50,7 +50,7 @@ def _attempt(work: Callable[[Any], None], task: Any) -> str:
     try:
         work(task)
     except Exception as error:
-        return (str(error) or type(error).__name__).splitlines()[0]
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
     return ""
 
 
