@@ -1,13 +1,14 @@
-"""MM-CG: minimise C(x) = ½‖Ax − b‖² + E(x) by quadratic majorisers (paper, eq. 14-15)."""
+"""MM-CG: minimise C(x) = ½‖Ax − b‖² + E(x) by quadratic majorisers (paper, eq. 14-15), accelerated or as published."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from mriinv import (
+    CGResult,
     ComponentSettings,
     InverseProblem,
     Monitor,
@@ -18,28 +19,33 @@ from mriinv import (
     largest_curvature,
     setting,
 )
+from mriinv_mmcg.majoriser import Solve, majorise
+from mriinv_mmcg.quasi_newton import QuasiNewton
+from mriinv_mmcg.state import State, StepTaken
 
-GROWTH, DECAY = 1.6, 0.9  # of L after a refused and after an accepted step
-MAX_REFUSALS = 40  # L grows 1e8-fold: the step is then below rounding
-TINY = 1e-300
+STEPS_PER_LEVEL, PUBLISHED_STEPS_PER_LEVEL = 1, 3
+Step = Callable[[State, Solve, float], StepTaken]
 
 
 class MMCG(Solver):
     r"""Majorise-minimise with conjugate gradients.
 
-    Each step minimises the majoriser of eq. 14,
+    As published (``memory=0``), each step minimises the majoriser of eq. 14,
 
     .. math:: x_{n+1} = (A^HA + L I)^{-1} (A^Hb + L x_n − ∇E(x_n)),
 
     by conjugate gradients on the step d = x_{n+1} − x_n, (AᴴA + LI) d = −∇C(x_n), whose tolerance is thus relative to
-    the gradient that is left. L begins at an estimate of the curvature of E and is raised until
-    E(x_{n+1}) ≤ E(x_n) + Re⟨∇E(x_n), d⟩ + ½L‖d‖²; a step that does not pass is not taken, so the cost never increases.
-    Afterwards L may shrink again. It is per image, and an image that has converged is left alone.
+    the gradient that is left. L begins at an estimate of the curvature of E and is raised until the majoriser holds.
+
+    By default the steps are accelerated: the changes of ∇C along the last `memory` steps correct the inverse Hessian
+    (AᴴA + LI)⁻¹ (limited-memory BFGS), and a step that does not lower the cost enough is shortened. Either way a step
+    that raises the cost is not taken, L is per image, and an image that has converged is left alone.
 
     A noise-conditional energy is approached through a falling noise level: the first iterates minimise C with E_σ for
-    σ from the highest trained level down to the lowest, a few steps each; then the last level runs to convergence.
+    σ from `highest_level` down to `lowest_level`, a few steps each; then the last level runs to convergence.
     The stopping rule is the paper's: |C(x_{n+1}) − C(x_n)| ≤ `tolerance`·C(x_n), or `max_iterations`. The history has
-    one row per step: cost, data term and energy (scale 1), L, noise level, CG iterations, gradients evaluated so far.
+    one row per step: cost, data term and energy (scale 1), length of the step relative to the image, L, noise level,
+    CG iterations, gradients of E evaluated so far.
     """
 
     name = "mm-cg"
@@ -48,13 +54,20 @@ class MMCG(Solver):
     class Settings(ComponentSettings):
         tolerance: float = setting(1e-6, "relative change of the cost at which to stop", gt=0)
         max_iterations: int = setting(500, "largest number of steps, those at higher noise levels included", ge=1)
+        memory: int = setting(10, "earlier steps that accelerate; 0: MM-CG as published", ge=0)
         cg_iterations: int = setting(15, "largest number of conjugate-gradient iterations in a step", ge=1)
-        cg_tolerance: float = setting(1e-3, "residual at which they stop, relative to ‖∇C‖", gt=0)
+        cg_tolerance: float = setting(1e-3, "residual at which they stop, relative to the right-hand side", gt=0)
         initial_curvature: float | None = setting(None, "first L; none: 0.5 of the measured curvature of E", gt=0)
         levels: int = setting(9, "noise levels of the continuation, the last one included; 1: none", ge=1)
-        steps_per_level: int = setting(3, "steps at each level but the last", ge=1)
+        steps_per_level: int | None = setting(None, "steps at each level but the last; none: 1, as published 3", ge=1)
         highest_level: float | None = setting(
             0.1, "first noise level; none: the highest trained", gt=0, unit="std per real component, image scale 1"
+        )
+        lowest_level: float | None = setting(
+            None,
+            "last noise level; none: the noise of the data, as far as it was trained",
+            gt=0,
+            unit="std per real component, image scale 1",
         )
 
     def solve(
@@ -67,14 +80,17 @@ class MMCG(Solver):
         monitor: Monitor | None,
     ) -> Solution:
         assert prior is not None
-        state = _State(problem, prior, problem.sense() if initial is None else initial.clone())
-        levels = self._levels(prior)
+        s = self.settings
+        state = State(problem, prior, problem.sense() if initial is None else initial.clone())
+        quasi_newton = QuasiNewton(s.memory) if s.memory else None
+        levels = self._levels(problem, prior)
         for position, level in enumerate(levels):
             last = position == len(levels) - 1
-            self._enter(state, level, generator)
-            left = self.settings.max_iterations - len(state.history)
-            for _ in range(left if last else self.settings.steps_per_level):
-                self._step(state, last)
+            self._enter(state, level, generator, measure=position == 0 or quasi_newton is None)
+            if quasi_newton is not None:
+                quasi_newton.forget()
+            for _ in range(s.max_iterations - len(state.history) if last else self._steps_per_level):
+                self._step(state, quasi_newton or majorise, last)
                 if monitor is not None:
                     monitor(len(state.history), {"cost": float(state.cost.mean())})
                 if state.stopped.all():
@@ -82,127 +98,66 @@ class MMCG(Solver):
         history = {name: torch.stack([row[name] for row in state.history]) for name in state.history[0]}
         return Solution(state.image, state.converged, state.iterations, history)
 
-    def _levels(self, prior: Prior) -> list[float | None]:
-        """Return the noise levels, falling geometrically; [None] for an energy without.
+    def _levels(self, problem: InverseProblem, prior: Prior) -> list[Tensor] | list[None]:
+        """Return the noise levels per image, falling geometrically; [None] for an energy without.
 
         At least half of `max_iterations` is left for the last level: a small budget has fewer levels.
         """
-        s = self.settings
-        count = min(s.levels, 1 + s.max_iterations // (2 * s.steps_per_level))
-        if prior.noise_range is None or count == 1:
+        if prior.noise_range is None:
             return [None]
-        low, high = prior.noise_range
-        high = max(low, min(high, s.highest_level or high))
+        s, (trained_low, trained_high) = self.settings, prior.noise_range
+        high = min(max(s.highest_level or trained_high, trained_low), trained_high)
+        asked = s.lowest_level or (0.0 if problem.noise_std is None else problem.noise_std)
+        low = torch.as_tensor(asked, dtype=torch.float64, device=problem.data.device)
+        low = low.expand(problem.batch).clamp(trained_low, high)
+        count = min(s.levels, 1 + s.max_iterations // (2 * self._steps_per_level))
         return [high * (low / high) ** (k / (count - 1)) for k in range(count - 1)] + [low]
 
-    def _enter(self, state: _State, level: float | None, generator: torch.Generator) -> None:
+    @property
+    def _steps_per_level(self) -> int:
+        s = self.settings
+        return s.steps_per_level or (STEPS_PER_LEVEL if s.memory else PUBLISHED_STEPS_PER_LEVEL)
+
+    def _enter(self, state: State, level: Tensor | None, generator: torch.Generator, *, measure: bool) -> None:
         """Set the noise level; measure the curvature of the energy there."""
-        state.level = level
-        state.cost, state.energy, state.gradient = state.evaluate(state.image)
+        state.enter(level)
         if not torch.isfinite(state.cost).all():
             raise MriinvError(
                 f"mm-cg: the cost is {state.cost.tolist()} where it starts; the energy is not finite there"
             )
         if self.settings.initial_curvature is not None:
             state.curvature = torch.full_like(state.cost, self.settings.initial_curvature)
-            return
-        iterations = 3 if state.direction is None else 1  # the direction changes little between levels
-        curvature, state.direction = largest_curvature(
-            lambda x: state.prior.gradient(x, level),
-            state.image,
-            generator,
-            iterations=iterations,
-            initial=state.direction,
-            base=state.gradient,
-        )
-        state.gradients += iterations
-        state.curvature = 0.5 * curvature.double().clamp_min(1e-4)
+        elif measure:
+            iterations = 3 if state.direction is None else 1  # the direction changes little between levels
+            curvature, state.direction = largest_curvature(
+                lambda x: state.prior.gradient(x, level),
+                state.image,
+                generator,
+                iterations=iterations,
+                initial=state.direction,
+                base=state.gradient,
+            )
+            state.gradients += iterations
+            state.curvature = 0.5 * curvature.double().clamp_min(1e-4)
 
-    def _step(self, state: _State, last: bool) -> None:
-        """Take one step for every image that still moves, raising L until its majoriser holds.
+    def _step(self, state: State, step: Step, last: bool) -> None:
+        """Take one step; at the last level, stop the images that meet the rule.
 
-        An image whose step is refused however large L is stops: converged if its first trial promised no more than
-        the tolerance, so that rounding decides, and not converged otherwise.
+        An image whose step is refused stops as well: converged if its first trial promised no more than the tolerance,
+        so that rounding decides, and not converged otherwise.
         """
         s = self.settings
-        pending = ~state.stopped
-        change, promise, used = torch.zeros_like(state.cost), None, state.curvature
-        descent = state.back_projection - state.problem.operator.gram(state.image) - state.gradient
-        for _ in range(MAX_REFUSALS):
-            cg = state.problem.operator.solve_normal(
-                descent,
-                state.curvature.to(state.image.real.dtype),
-                tolerance=s.cg_tolerance,
-                max_iterations=s.cg_iterations,
+
+        def solve(rhs: Tensor, curvature: Tensor) -> CGResult:
+            shift = curvature.to(state.image.real.dtype)
+            return state.problem.operator.solve_normal(
+                rhs, shift, tolerance=s.cg_tolerance, max_iterations=s.cg_iterations
             )
-            step, candidate = cg.solution, state.image + cg.solution
-            if promise is None:
-                promise = 0.5 * _real_inner(descent, step) / state.cost.clamp_min(TINY)
-            cost, energy, gradient = state.evaluate(candidate)
-            quadratic = 0.5 * state.curvature * _real_inner(step, step)
-            bound = state.energy + _real_inner(state.gradient, step) + quadratic
-            accepted = pending & (energy <= bound) & (cost <= state.cost)
-            change = torch.where(accepted, (state.cost - cost) / state.cost.clamp_min(TINY), change)
-            used = torch.where(pending, state.curvature, used)
-            state.accept(accepted, candidate, cost, energy, gradient)
-            pending &= ~accepted
-            state.curvature = state.curvature * torch.where(pending, GROWTH, torch.where(accepted, DECAY, 1.0))
-            if not pending.any():
-                break
-        assert promise is not None
-        state.record(used, cg.iterations)
+
+        moving = ~state.stopped
+        taken = step(state, solve, s.tolerance)
+        state.record(taken)
         if last:
-            moving = ~state.stopped
-            state.converged |= moving & (torch.where(pending, promise, change) <= s.tolerance)
-            state.stopped |= state.converged | (moving & pending)
-
-
-@dataclass
-class _State:
-    """What a solve carries from step to step; all quantities are per image."""
-
-    problem: InverseProblem
-    prior: Prior
-    image: Tensor
-    level: float | None = None
-    gradients: int = 0
-    direction: Tensor | None = None
-    history: list[dict[str, Tensor]] = field(default_factory=list)
-    cost: Tensor = field(init=False)
-    energy: Tensor = field(init=False)
-    gradient: Tensor = field(init=False)
-    curvature: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.back_projection = self.problem.back_projection()
-        batch, device = len(self.image), self.image.device
-        self.converged = torch.zeros(batch, dtype=torch.bool, device=device)
-        self.stopped = self.converged.clone()
-        self.iterations = torch.zeros(batch, dtype=torch.int64, device=device)
-
-    def evaluate(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return cost, energy and the gradient of the energy: one evaluation of the network."""
-        energy, gradient = self.prior.energy_and_gradient(image, self.level)
-        self.gradients += 1
-        return self.problem.data_term(image) + energy, energy, gradient
-
-    def accept(self, which: Tensor, image: Tensor, cost: Tensor, energy: Tensor, gradient: Tensor) -> None:
-        """Move the images selected by `which`."""
-        pixels = which.view(-1, 1, 1)
-        self.image = torch.where(pixels, image, self.image)
-        self.gradient = torch.where(pixels, gradient, self.gradient)
-        self.cost, self.energy = torch.where(which, cost, self.cost), torch.where(which, energy, self.energy)
-
-    def record(self, curvature: Tensor, cg_iterations: Tensor) -> None:
-        """Append a row to the history and count the step for the images that still move."""
-        self.iterations += ~self.stopped
-        level = torch.full_like(self.cost, float("nan") if self.level is None else self.level)
-        row = {"cost": self.cost, "data": self.cost - self.energy, "energy": self.energy, "curvature": curvature}
-        row |= {"noise_level": level, "cg_iterations": cg_iterations.to(self.cost)}
-        self.history.append(row | {"gradients": torch.full_like(self.cost, self.gradients)})
-
-
-def _real_inner(a: Tensor, b: Tensor) -> Tensor:
-    """Return Re⟨a, b⟩ per image in float64."""
-    products = torch.view_as_real(a).double() * torch.view_as_real(b).double()
-    return products.flatten(1).sum(1)
+            decrease = torch.where(taken.refused, taken.promise, taken.change)
+            state.converged |= moving & (decrease <= s.tolerance)
+            state.stopped |= state.converged | (moving & taken.refused)

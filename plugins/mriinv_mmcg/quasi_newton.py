@@ -1,0 +1,100 @@
+"""The accelerated step: quasi-Newton directions that start from the majoriser instead of a multiple of the identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mriinv_mmcg.majoriser import Solve
+from mriinv_mmcg.state import TINY, State, StepTaken, inner, relative_length
+
+SUFFICIENT = 1e-4  # share of the decrease promised by the slope that a step must reach (Armijo)
+SHORTEST, LONGEST = 0.1, 0.5  # factors by which a refused step may shrink
+MAX_TRIALS = 20
+LARGEST_CHANGE = 5.0  # of L from one step to the next
+SMALLEST_CURVATURE = 1e-4
+
+
+@dataclass
+class Pair:
+    """A step and the change of ∇C along it; `weight` is 1/Re⟨step, change⟩, 0 for an image that has no such pair."""
+
+    step: Tensor
+    change: Tensor
+    weight: Tensor
+
+
+class QuasiNewton:
+    r"""Limited-memory BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.4) on C(x) = ½‖Ax − b‖² + E(x).
+
+    The inverse Hessian that the pairs correct is the (AᴴA + LI)⁻¹ of MM-CG, exact for the data term; L is twice the
+    curvature of E along the last step. A step is accepted where the cost falls by `SUFFICIENT` of what its slope
+    promises and shortened otherwise, so that the cost never increases. Images of a batch are independent.
+    """
+
+    def __init__(self, memory: int) -> None:
+        self.memory = memory
+        self._pairs: list[Pair] = []
+
+    def forget(self) -> None:
+        """Drop the pairs: the energy is another one."""
+        self._pairs.clear()
+
+    def __call__(self, state: State, solve: Solve, tolerance: float) -> StepTaken:
+        """Take one step for every image that still moves."""
+        direction, cg_iterations = self._direction(state, solve)
+        pending, used = ~state.stopped, state.curvature
+        before, cost_before = state.image, state.cost
+        gradient_before, descent_before = state.gradient, state.descent
+        slope = -inner(state.descent, direction)
+        promise = -0.5 * slope / state.cost.clamp_min(TINY)
+        fraction = torch.ones_like(slope)
+        for _ in range(MAX_TRIALS):
+            candidate = before + _scaled(fraction, direction)
+            cost, energy, gradient = state.evaluate(candidate)
+            accepted = pending & (cost <= cost_before + SUFFICIENT * fraction * slope)
+            state.accept(accepted, candidate, cost, energy, gradient)
+            pending = pending & ~accepted
+            if not (pending & (promise > tolerance)).any():  # below the tolerance, rounding decides
+                break
+            parabola = -0.5 * slope * fraction**2 / (cost - cost_before - slope * fraction)  # its minimum
+            shorter = torch.minimum(parabola.nan_to_num(0.0).maximum(SHORTEST * fraction), LONGEST * fraction)
+            fraction = torch.where(pending, shorter, fraction)
+        state.refresh_descent()
+        step = state.image - before
+        self._learn(state, step, descent_before - state.descent, state.gradient - gradient_before)
+        change = (cost_before - state.cost) / cost_before.clamp_min(TINY)
+        return StepTaken(promise, change, pending, relative_length(step, before), used, cg_iterations)
+
+    def _direction(self, state: State, solve: Solve) -> tuple[Tensor, Tensor]:
+        """Return the two-loop recursion on −∇C, and plain MM where that is no descent."""
+        direction, shares = state.descent, []
+        for pair in reversed(self._pairs):
+            shares.append(pair.weight * inner(pair.step, direction))
+            direction = direction - _scaled(shares[-1], pair.change)
+        cg = solve(direction, state.curvature)
+        direction = cg.solution
+        for pair, share in zip(self._pairs, reversed(shares), strict=True):
+            direction = direction + _scaled(share - pair.weight * inner(pair.change, direction), pair.step)
+        ascent = inner(state.descent, direction) <= 0
+        if (ascent & ~state.stopped).any():
+            cg = solve(state.descent, state.curvature)
+            direction = torch.where(ascent.view(-1, 1, 1), cg.solution, direction)
+            for pair in self._pairs:
+                pair.weight = torch.where(ascent, 0.0, pair.weight)
+        return direction, cg.iterations
+
+    def _learn(self, state: State, step: Tensor, change: Tensor, energy_change: Tensor) -> None:
+        """Keep the pair where C curves upwards along it, and follow the curvature of E."""
+        squared, product = inner(step, step), inner(step, change)
+        weight = torch.where(product > 1e-8 * squared, 1 / product, 0.0)
+        self._pairs = [*self._pairs, Pair(step, change, weight)][-self.memory :]
+        measured = 2 * inner(step, energy_change) / squared.clamp_min(TINY)
+        followed = measured.maximum(state.curvature / LARGEST_CHANGE).minimum(state.curvature * LARGEST_CHANGE)
+        state.curvature = torch.where(squared > 0, followed.clamp_min(SMALLEST_CURVATURE), state.curvature)
+
+
+def _scaled(factor: Tensor, image: Tensor) -> Tensor:
+    return factor.to(image.real.dtype).view(-1, 1, 1) * image

@@ -1,0 +1,106 @@
+"""What a solve of MM-CG carries from step to step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mriinv import InverseProblem, Prior
+
+TINY = 1e-300
+
+
+@dataclass
+class State:
+    """Iterates, their cost and gradients, and the history; all quantities are per image.
+
+    Attributes
+    ----------
+    descent : −∇C at `image`
+    curvature : L of the majoriser
+    direction : that of the largest curvature of E, once measured
+    gradients : evaluations of ∇E so far
+    """
+
+    problem: InverseProblem
+    prior: Prior
+    image: Tensor
+    level: Tensor | None = None
+    direction: Tensor | None = None
+    gradients: int = 0
+    history: list[dict[str, Tensor]] = field(default_factory=list)
+    cost: Tensor = field(init=False)
+    energy: Tensor = field(init=False)
+    gradient: Tensor = field(init=False)
+    descent: Tensor = field(init=False)
+    curvature: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._back_projection = self.problem.back_projection()
+        batch, device = len(self.image), self.image.device
+        self.converged = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.stopped = self.converged.clone()
+        self.iterations = torch.zeros(batch, dtype=torch.int64, device=device)
+
+    def enter(self, level: Tensor | None) -> None:
+        """Go on with the energy of another noise level."""
+        self.level = level
+        self.cost, self.energy, self.gradient = self.evaluate(self.image)
+        self.refresh_descent()
+
+    def evaluate(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return cost, energy and the gradient of the energy: one evaluation of the network."""
+        energy, gradient = self.prior.energy_and_gradient(image, self.level)
+        self.gradients += 1
+        return self.problem.data_term(image) + energy, energy, gradient
+
+    def accept(self, which: Tensor, image: Tensor, cost: Tensor, energy: Tensor, gradient: Tensor) -> None:
+        """Move the images selected by `which`."""
+        pixels = which.view(-1, 1, 1)
+        self.image = torch.where(pixels, image, self.image)
+        self.gradient = torch.where(pixels, gradient, self.gradient)
+        self.cost, self.energy = torch.where(which, cost, self.cost), torch.where(which, energy, self.energy)
+
+    def refresh_descent(self) -> None:
+        self.descent = self._back_projection - self.problem.operator.gram(self.image) - self.gradient
+
+    def record(self, step: StepTaken) -> None:
+        """Append a row to the history and count the step for the images that still move."""
+        self.iterations += ~self.stopped
+        level = torch.full_like(self.cost, float("nan")) if self.level is None else self.level.to(self.cost)
+        row = {"cost": self.cost, "data": self.cost - self.energy, "energy": self.energy, "step": step.length}
+        row |= {"curvature": step.curvature, "noise_level": level, "cg_iterations": step.cg_iterations.to(self.cost)}
+        self.history.append(row | {"gradients": torch.full_like(self.cost, self.gradients)})
+
+
+@dataclass(frozen=True)
+class StepTaken:
+    """What one step did, per image.
+
+    Attributes
+    ----------
+    promise : decrease of the cost that the first trial promised, relative to the cost
+    change : decrease there was; 0 where the step was refused
+    refused : images that wanted to move and found no lower cost
+    length : of the step, relative to the image
+    curvature : L it was taken with
+    cg_iterations : of the last solve
+    """
+
+    promise: Tensor
+    change: Tensor
+    refused: Tensor
+    length: Tensor
+    curvature: Tensor
+    cg_iterations: Tensor
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Return Re⟨a, b⟩ per image in float64."""
+    return (torch.view_as_real(a).double() * torch.view_as_real(b).double()).flatten(1).sum(1)
+
+
+def relative_length(step: Tensor, image: Tensor) -> Tensor:
+    return (inner(step, step) / inner(image, image).clamp_min(TINY)).sqrt()
