@@ -14,8 +14,15 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from mriinv import simulate_acquisition
+from mriinv import Monitor, make_prior, make_trainer, simulate_acquisition
+from mriinv.data.heads import HeadSlices, HeadSource
+from mriinv.data.training import SimulatedProblems
+from mriinv.registry import registry
+from mriinv.training.checkpoint import Progress
+from mriinv.training.loop import LoopOptions, train
 
 SHAPE, SLICES = (48, 48), 3
 COMMAND = [sys.executable, "-c", "from mriinv.cli import main; main(prog_name='mriinv')"]
@@ -90,3 +97,50 @@ def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, volumes):
             assert one.read_bytes() == other.read_bytes()
     again = finish(start(tmp_path, "killed"))
     assert [len(report["kept"]) for report in again] == [SLICES] * volumes
+
+
+class Discs(HeadSource):
+    """Discs of random size and brightness: nothing to wait for."""
+
+    def draw(self, shape: tuple[int, int], count: int, generator: torch.Generator) -> HeadSlices:
+        y, x = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in shape), indexing="ij")
+        radius, brightness = torch.rand(2, generator=generator)
+        disc = brightness * (y**2 + x**2 < 0.2 + radius).to(torch.complex64)
+        return HeadSlices(disc.expand(count, *shape), 1.0, 5.0, "axial", "none")
+
+
+def train_tiny(out: str, monitor: Monitor | None = None) -> Progress:
+    """Denoising for 5 updates, then maximum likelihood; a checkpoint after every 25."""
+    torch.manual_seed(0)
+    prior = make_prior("deepen", weights="none", widths=[4], blocks=1).requires_grad_(True)
+    settings = {"steps": 120, "warm_start": 5, "batch": 1, "pool": 3, "chain_steps": 2, "refresh": 0.1}
+    operator = registry().load("operator", "sense")
+    source = SimulatedProblems(Discs(), shape=(16, 16), coils=2, pool=4, make_operator=operator)
+    options = LoopOptions(Path(out), checkpoint_every=25)
+    return train(prior, make_trainer("maximum-likelihood", **settings), source, options, monitor=monitor)
+
+
+def test_a_killed_training_goes_on_bit_for_bit_with_its_chains(tmp_path, monkeypatch):
+    """Killed between two checkpoints of the likelihood stage, whose chains persist."""
+    monkeypatch.chdir(tmp_path)
+    script = f"import runpy, torch; torch.set_num_threads(1); runpy.run_path({__file__!r})['train_tiny']('killed')"
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
+    while not checkpoint.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert "trainer/fake.2" in load_file(checkpoint)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        train_tiny("whole")
+        resumed: list[int] = []
+        train_tiny("killed", lambda step, _: resumed.append(step))
+    finally:
+        torch.set_num_threads(threads)
+    assert 25 < resumed[0] < resumed[-1] == 120
+    for name in ("weights.safetensors", "checkpoint.safetensors"):
+        one, other = (load_file(tmp_path / out / name) for out in ("whole", "killed"))
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mriinv import simulate_acquisition
+from mriinv import Solution, Solver, simulate_acquisition
 from mriinv.compose import Reconstruction, make_solver
 from mriinv.config import TrainConfig
 from mriinv.data.masks import make_mask
@@ -86,8 +86,44 @@ def test_a_training_is_scored_by_its_map_images(full, tmp_path: Path):
         operator = case.problem.operator
         image = operator.solve_normal(case.problem.back_projection(), 0.05, tolerance=1e-7, max_iterations=500).solution
         values.append(float(psnr(image, case.reference, operator.support)))
-    assert list(scores) == ["score", "scan poisson-2d 2", "scan random-1d 2"]
-    assert list(scores.values()) == pytest.approx([sum(values) / 2, *values], abs=0.05)
+    found = [scores[name] for name in ("score", "psnr/scan poisson-2d 2", "psnr/scan random-1d 2")]
+    assert found == pytest.approx([sum(values) / 2, *values], abs=0.05)
+
+
+class Wandering(Solver):
+    """Evaluates the prior at 0.9 times the reference, returns half of it, and says nothing about its cost."""
+
+    name = "wandering"
+    requires = (frozenset({"gradient"}),)
+
+    def __init__(self, reference):
+        super().__init__()
+        self.reference = reference
+
+    def solve(self, problem, prior, *, initial, generator, monitor):
+        prior.gradient(0.9 * self.reference)
+        prior.gradient((0.9 * self.reference).repeat(3, 1, 1))  # not an iterate
+        return Solution(0.5 * self.reference, torch.ones(1, dtype=torch.bool), torch.ones(1, dtype=torch.int64))
+
+
+def test_what_a_converged_image_lost_on_the_way(full, mask):
+    case = retrospective_case("", full, mask, SENSE)
+    values = case.converged(QuadraticPrior(), Wandering(full.reference / case.problem.scale), "cpu")
+    half, nine_tenths = (case.psnr_of(factor * full.reference) for factor in (0.5, 0.9))
+    assert values == {"psnr": pytest.approx(half, abs=0.01), "psnr_lost": pytest.approx(nine_tenths - half, abs=0.01)}
+
+
+def test_how_far_the_truth_is_from_the_minimum(full, mask):
+    """C(x) = ½‖Ax − b‖² + ½θ‖x‖² at the reference and at (AᴴA + θI)⁻¹Aᴴb; the scale cancels."""
+    case = retrospective_case("", full, mask, SENSE)
+    operator, theta = case.problem.operator, 0.05
+    image = operator.solve_normal(case.problem.back_projection(), theta, tolerance=1e-7, max_iterations=500).solution
+    prior = QuadraticPrior(theta=theta)
+    with torch.no_grad():
+        truth, least = (case.problem.data_term(x) + prior.energy(x) for x in (full.reference, image))
+    found = case.converged(prior, make_solver("mm-cg", tolerance=1e-8), "cpu")
+    assert found["truth_gap"] == pytest.approx((truth / least - 1).item(), rel=1e-3) and found["truth_gap"] > 0.01
+    assert found["psnr"] == pytest.approx(case.psnr_of(image), abs=0.05) and found["psnr_lost"] >= 0
 
 
 def test_a_training_is_validated_by_the_solver_that_its_recipe_names():

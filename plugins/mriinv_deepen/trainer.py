@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from mriinv import (
     ComponentSettings,
+    Image,
     InverseProblem,
     Loss,
     Prior,
     ProblemSource,
     Sampler,
+    SettingsError,
     Trainer,
     complex_noise,
     denoising_score_matching,
+    largest_curvature,
     log_uniform,
     make_solver,
     setting,
 )
+from mriinv_deepen.chains import Chain, chains_state, restored_chains
 
 SINGLE_ENERGY_LEVELS = (0.002, 0.06)  # denoised by an energy that does not know the level
-PREPARE_EVERY = 8  # updates between two measurements of a stable step
-
-
-@dataclass
-class Chain:
-    """True images, their measurements, and the persistent fake images."""
-
-    true: Tensor
-    problem: InverseProblem
-    fake: Tensor
+PREPARE_EVERY = 8  # visits to a noise level between two measurements of its curvature and of a stable step
+UNKNOWN_EPSILON = 0.01
 
 
 class MaximumLikelihood(Trainer):
@@ -47,12 +43,21 @@ class MaximumLikelihood(Trainer):
     images come from the registered ``langevin`` solver (eq. 11 or 16); T is its temperature.
 
     True images are training images with white noise of `true_noise_std`, added before they are measured: the energy is
-    then that of images at this noise level, and measurements and true images agree as the likelihood assumes.
+    then that of images at this noise level, and measurements and true images agree as the likelihood assumes. With
+    several `levels` of a noise-conditional energy, each group of chains has one of them: noise of this level is added
+    to its true images, and chain and energies are those at this level.
 
     Chains are persistent: each of `pool` groups keeps its images, measurements and fake images between updates, and
-    starts anew from SENSE with probability `refresh`. Chains that start from noise every time, as published, learn a
-    sampler of that length instead of an energy whose minimum is the truth; ``refresh=1`` with
-    ``langevin.start=noise`` is that variant.
+    starts anew with probability `refresh`, each chain from where the sampler starts (SENSE), from Gaussian noise or
+    from the truth. Chains that start from noise every time, as published, learn a sampler of that length instead of an
+    energy whose minimum is the truth; ``refresh=1`` with ``langevin.start=noise`` is that variant.
+
+    `curvature_weight` keeps the curvature of the energy, and with it L of `mm-cg` and the step of the chain, below
+    `curvature_limit`: the square of what the largest curvature at a fake image exceeds it by is added to the loss, the
+    curvature being that of `largest_curvature`, d·(∇E(x + d) − ∇E(x))/‖d‖² along the direction d that it finds.
+
+    The log has the energy gap d_t, the energy of true images, the rms of ∇C along the chain (``chain_gradient``), the
+    largest ``curvature`` at fake images, and the rms distance of fake images from the truth (``fake_error``).
 
     The first `warm_start` updates are denoising score matching over the whole noise range; afterwards its loss goes
     on with weight `dsm_weight`, so that higher noise levels stay right while the lowest is trained by likelihood.
@@ -72,22 +77,46 @@ class MaximumLikelihood(Trainer):
         pool: int = setting(8, "groups of persistent chains, of `batch` images each", ge=1)
         refresh: float = setting(0.04, "probability that a visited group starts anew", ge=0, le=1)
         chain_steps: int = setting(20, "Langevin steps between two updates (paper: 100, from noise)", ge=1)
-        true_noise_std: float | None = setting(
+        noise_starts: float = setting(0.0, "share of the new chains that start from Gaussian noise", ge=0, le=1)
+        truth_starts: float = setting(0.0, "share of the new chains that start from the truth", ge=0, le=1)
+        levels: tuple[PositiveFloat, ...] | None = setting(
             None,
-            "noise added to true images; none: the lowest level of the energy, 2ε without one (paper: 2ε²)",
-            ge=0,
+            "noise levels of the likelihood, shared out among the groups; none: only that of the posterior",
+            unit="std per real component, image scale 1",
+            min_length=1,
+        )
+        true_noise_std: NonNegativeFloat | Literal["2eps", "2eps^2"] | None = setting(
+            None,
+            "noise added to true images; 2eps and 2eps^2 (as printed in the paper): of langevin.epsilon; none: the "
+            "noise level of the energy, 2ε without one",
             unit="std per real component, image scale 1",
         )
+        curvature_weight: float = setting(0.0, "weight of the penalty on the curvature of the energy", ge=0)
+        curvature_limit: float = setting(1.0, "curvature from which on it is penalised", gt=0)
         langevin: dict[str, Any] = setting({}, "settings of the `langevin` solver that advances the chains")
         chain_precision: Literal["float32", "bfloat16"] = setting("bfloat16", "arithmetic of the network in the chains")
 
+        @model_validator(mode="after")
+        def _settings_agree(self) -> MaximumLikelihood.Settings:
+            if self.noise_starts + self.truth_starts > 1:
+                raise ValueError("noise_starts and truth_starts: expected shares, together at most 1")
+            if isinstance(self.true_noise_std, str) and self.langevin.get("epsilon") is None:
+                raise ValueError(f"true_noise_std: {self.true_noise_std} needs langevin.epsilon")
+            if "noise_level" in self.langevin:
+                raise ValueError("langevin.noise_level: set the levels of the trainer instead")
+            if self.levels is not None and self.true_noise_std is not None:
+                raise ValueError("true_noise_std: with levels, true images have the noise of their level")
+            if self.pool % len(self.levels or (None,)):
+                raise ValueError("pool: expected a multiple of the number of levels")
+            return self
+
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        s = self.settings
         self._chains: dict[int, Chain] = {}
-        sampler = make_solver("langevin", **self.settings.langevin)
-        assert isinstance(sampler, Sampler)
-        self._sampler: Sampler = sampler
-        self._prepared: Sampler | None = None
+        self._levels: tuple[float | None, ...] = s.levels or (None,)
+        self._samplers = [_langevin(s.langevin, noise_level=level) for level in self._levels]
+        self._prepared: dict[int, Sampler] = {}  # the same with a stable step, by the position of the level
         if self.settings.warm_start or self.settings.dsm_weight:
             self.requires = (frozenset({"energy", "gradient", "denoiser"}),)
 
@@ -96,6 +125,11 @@ class MaximumLikelihood(Trainer):
         return self.settings.steps
 
     def parameter_groups(self, prior: Prior) -> list[dict[str, Any]]:
+        low, high = prior.noise_range or (math.inf, math.inf)
+        for level in self.settings.levels or ():
+            if not low <= level <= high:
+                levels = f"from {low:g} to {high:g}" if prior.noise_range else "none, since it has no noise level"
+                raise SettingsError(f"trainer.levels: found {level:g}; the levels of prior '{prior.name}' are {levels}")
         scale = [p for name, p in prior.named_parameters() if name.endswith("log_scale")]
         rest = [p for name, p in prior.named_parameters() if not name.endswith("log_scale")]
         rate = self.settings.learning_rate
@@ -128,25 +162,62 @@ class MaximumLikelihood(Trainer):
         return Loss(value, {"dsm": float(value.detach())})
 
     def likelihood(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> Loss:
-        """Return eq. 10 per pixel and divided by T: one visit to a group of chains."""
+        """Return eq. 10 per pixel and divided by T, and the penalty: one visit to a group of chains."""
         s = self.settings
         chain = self._visit(prior, source, step, generator)
-        device = chain.true.device.type
+        problem = chain.measured(source, generator.device)
+        position = self._position(step)
+        level, sampler = self._levels[position], self._samplers[position]
+        prepare = (step // len(self._levels)) % PREPARE_EVERY == 0 or position not in self._prepared
+        device, norms = chain.true.device.type, list[float]()
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=s.chain_precision == "bfloat16"):
-            if step % PREPARE_EVERY == 0 or self._prepared is None:
-                self._prepared = self._sampler.prepared(chain.problem, prior, chain.fake, generator)
-            chain.fake = self._prepared.advance(chain.problem, prior, chain.fake, s.chain_steps, generator)
-        unit = self._sampler.temperature(chain.problem) * chain.true[0].numel()
-        energy_true, energy_fake = prior.energy(chain.true) / unit, prior.energy(chain.fake) / unit
+            if prepare:
+                self._prepared[position] = sampler.prepared(problem, prior, chain.fake, generator)
+            chain.fake = self._prepared[position].advance(
+                problem, prior, chain.fake, s.chain_steps, generator, lambda _, now: norms.append(now["gradient_rms"])
+            )
+        unit = sampler.temperature(problem) * chain.true[0].numel()
+        energy_true, energy_fake = prior.energy(chain.true, level) / unit, prior.energy(chain.fake, level) / unit
         gap = (energy_true - energy_fake).mean()
         error = (chain.fake - chain.true).abs().square().mean().sqrt()
         log = {"gap": gap.item(), "energy": energy_true.mean().item(), "fake_error": error.item()}
-        return Loss(gap, log)
+        log["chain_gradient"] = sum(norms) / len(norms)
+        value = gap
+        if prepare or s.curvature_weight:
+            log["curvature"], excess = self._curvature(prior, chain.fake, level, step)
+            if excess is not None:
+                penalty = s.curvature_weight * excess
+                value, log["curvature_penalty"] = gap + penalty, penalty.item()
+        return Loss(value, log)
 
-    def _true_noise_std(self, prior: Prior) -> float:
-        if self.settings.true_noise_std is not None:
-            return float(self.settings.true_noise_std)
-        return prior.noise_range[0] if prior.noise_range else 2 * (self._sampler.settings.epsilon or 0.01)
+    def _curvature(self, prior: Prior, image: Image, level: float | None, step: int) -> tuple[float, Tensor | None]:
+        """Return the largest curvature of the energy, and with a weight the mean square excess over the limit."""
+        generator = torch.Generator(image.device).manual_seed(step)  # measuring changes no other random number
+        with torch.autocast(image.device.type, enabled=False):  # differences of gradients
+            curvature, direction = largest_curvature(lambda x: prior.gradient(x, level), image, generator)
+            if not self.settings.curvature_weight:
+                return curvature.max().item(), None
+            base, beyond = (
+                prior.energy_and_gradient(x, level, create_graph=True)[1] for x in (image, image + direction)
+            )
+        along = (direction.conj() * (beyond - base)).real.flatten(1).sum(1)
+        excess = along / direction.abs().square().flatten(1).sum(1) - self.settings.curvature_limit
+        return curvature.max().item(), excess.clamp_min(0).square().mean()
+
+    def _true_noise_std(self, prior: Prior, step: int) -> float:
+        level, asked = self._levels[self._position(step)], self.settings.true_noise_std
+        epsilon = self.settings.langevin.get("epsilon") or UNKNOWN_EPSILON
+        if level is not None:
+            return level
+        if isinstance(asked, str):
+            return 2 * epsilon if asked == "2eps" else 2 * epsilon**2
+        if asked is not None:
+            return float(asked)
+        return prior.noise_range[0] if prior.noise_range else 2 * epsilon
+
+    def _position(self, step: int) -> int:
+        """Return which noise level the group of chains has that update `step` visits."""
+        return step % len(self._levels)
 
     def _visit(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> Chain:
         index = step % self.settings.pool
@@ -154,15 +225,43 @@ class MaximumLikelihood(Trainer):
         if index in self._chains and not fresh:
             return self._chains[index]
         images = source.images(self.settings.batch, generator)
-        true = images + complex_noise(images.shape, self._true_noise_std(prior), generator, images.dtype)
+        true = images + complex_noise(images.shape, self._true_noise_std(prior, step), generator, images.dtype)
+        drawn = generator.get_state()
         problem = source.problem(true, generator)
-        self._chains[index] = Chain(true, problem, self._sampler.first_state(problem, generator))
+        self._chains[index] = Chain(true, self._start(problem, true, generator), drawn, problem)
         return self._chains[index]
 
+    def _start(self, problem: InverseProblem, true: Image, generator: torch.Generator) -> Image:
+        """Return where new chains start."""
+        noise, truth = self.settings.noise_starts, self.settings.truth_starts
+        start = self._samplers[0].first_state(problem, generator)
+        if noise or truth:
+            draw = torch.rand(len(true), 1, 1, generator=generator, device=generator.device)
+            gaussian = complex_noise(true.shape, 1.0, generator, true.dtype)
+            start = torch.where(draw < noise, gaussian, torch.where(draw < noise + truth, true, start))
+        return start
+
+    def state_dict(self) -> dict[str, Tensor]:
+        steps = {
+            f"step_size.{position}": torch.tensor(sampler.settings.step_size, dtype=torch.float64)
+            for position, sampler in self._prepared.items()
+            if sampler.settings.step_size is not None
+        }
+        return chains_state(self._chains) | steps
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Chains are not stored: after an interruption every group starts anew from SENSE."""
-        super().load_state_dict(state)
-        self._chains.clear()
+        self._chains = restored_chains(state)
+        self._prepared = {}
+        for position, level in enumerate(self._levels):
+            if (step_size := state.get(f"step_size.{position}")) is not None:
+                langevin = {**self.settings.langevin, "step_size": float(step_size)}
+                self._prepared[position] = _langevin(langevin, noise_level=level)
+
+
+def _langevin(settings: dict[str, Any], **more: Any) -> Sampler:
+    sampler = make_solver("langevin", **settings, **more)
+    assert isinstance(sampler, Sampler)
+    return sampler
 
 
 def _cosine(fraction: float, *, floor: float) -> float:

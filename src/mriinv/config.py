@@ -6,7 +6,7 @@ import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -68,6 +68,17 @@ class Validation(BaseModel):
     every: int = Field(500, ge=1, description="updates between two validations")
 
 
+class Loop(BaseModel):
+    """What the loop does with the gradients and weights of every trainer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient; longer ones are scaled down to it")
+    averaging: float | None = Field(
+        None, ge=0, lt=1, description="decay of the averaged weights; none: so that they reach over 1 % of the updates"
+    )
+
+
 class TrainConfig(BaseModel):
     """Everything that determines a training."""
 
@@ -79,7 +90,10 @@ class TrainConfig(BaseModel):
     operator: ChoiceField = Choice(name="sense")
     data: TrainingData = TrainingData()
     validation: Validation = Validation()
+    loop: Loop = Loop()
     device: str = "auto"
+    devices: int = Field(1, ge=1, description="processes, on a device of `device` each, that share every update")
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     seed: int = Field(0, ge=0, lt=SEEDS)
 
 
@@ -149,9 +163,9 @@ def build_train_config(
     scans: tuple[Path, ...] = (),
 ) -> TrainConfig:
     """As `build_config`, for a training; ``--set trainer.steps=100``, ``data.coils=4``, ``validation.every=50``."""
-    content = _mapping(run_file, (*COMPONENTS, "data", "validation"))
+    content = _mapping(run_file, (*COMPONENTS, "data", "validation", "loop"))
     merged = _merge(content, {key: value for key, value in options.items() if value is not None})
-    for part in ("operator", "data", "validation"):
+    for part in ("operator", "data", "validation", "loop"):
         merged[part] = merged.get(part) or TrainConfig.model_fields[part].default.model_dump()
     merged = _merge({"trainer": _usual_trainer(merged.get("prior")).model_dump()}, merged)
     if heads is not None:
@@ -159,7 +173,7 @@ def build_train_config(
     if scans:
         merged["validation"]["scans"] = scans
     for assignment in assignments:
-        _assign(merged, assignment, ("operator", "prior", "trainer", "data", "validation"))
+        _assign(merged, assignment, ("operator", "prior", "trainer", "data", "validation", "loop"))
     return validated(TrainConfig, merged)
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from mriinv.compose import Reconstruction, make_problem
+from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
+from mriinv.core.solver import Solver
 from mriinv.core.types import Image, Mask
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.hybrid import centre_crop
@@ -14,6 +18,7 @@ from mriinv.errors import InputError, SettingsError
 from mriinv.manifest import Choice
 from mriinv.metrics import psnr
 from mriinv.registry import registry
+from mriinv.training.delegate import Watched
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,43 @@ class Case:
 
     def psnr(self, reconstruct: Reconstruction, seed: int = 0) -> float:
         """Reconstruct, and return the PSNR in dB over the support of the operator, in the centre `crop` (y, x)."""
-        images: list[Any] = [reconstruct(self.problem, seed=seed).image, self.reference, self.problem.operator.support]
+        return self.psnr_of(reconstruct(self.problem, seed=seed).image)
+
+    def psnr_of(self, image: Image) -> float:
+        """Return the PSNR of a reconstruction, as `psnr` does."""
+        images: list[Any] = [image, self.reference, self.problem.operator.support]
         if self.crop is not None:
             images = [image if image is None else centre_crop(image, self.crop) for image in images]
         return float(psnr(*images))
+
+    def converged(self, prior: Prior, solver: Solver, device: str = "auto") -> dict[str, float]:
+        """Reconstruct, and return how good the image is at which the solver ends, and whether it should end there.
+
+        ``psnr``, in dB; ``psnr_lost``, by how much the best image that the prior was evaluated at on the way is better,
+        for solvers that evaluate it at their iterates; ``truth_gap``, C(reference)/C(image) − 1 with the cost C of
+        eq. 6, for solvers whose history has it and its energy: how far the minimum is from being the truth.
+        """
+        assert self.problem.scale is not None
+        scale = self.problem.scale.view(-1, 1, 1)
+        seen: list[float] = []
+
+        def note(image: Image) -> None:
+            if image.shape == self.reference.shape:  # samplers have several chains
+                seen.append(self.psnr_of(scale * image))
+
+        solution = Reconstruction(Watched(prior, note), solver, device)(self.problem)
+        values = {"psnr": self.psnr_of(solution.image)}
+        if seen:
+            values["psnr_lost"] = max(0.0, max(seen) - values["psnr"])
+        if {"cost", "energy"} <= solution.history.keys():
+            normalised = self.problem.normalised()
+            if normalised.noise_std is not None:
+                prior = prior.at_noise(torch.as_tensor(normalised.noise_std))
+            truth = self.reference / scale
+            with torch.no_grad():
+                cost = normalised.data_term(truth) + prior.energy(truth)
+            values["truth_gap"] = float((cost / solution.history["cost"][-1] - 1).mean())
+        return values
 
 
 def retrospective_case(

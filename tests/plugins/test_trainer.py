@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mriinv import InverseProblem, Operator, ProblemSource, complex_noise, make_prior, make_trainer
+from mriinv import InverseProblem, Operator, ProblemSource, SettingsError, complex_noise, make_prior, make_trainer
 from mriinv.testing.analytic import QuadraticPrior
 
 PRECISION = 3.0
@@ -138,7 +138,7 @@ def test_warm_start_then_likelihood_with_score_matching_beside_it():
     generator = torch.Generator().manual_seed(0)
     first, second = (learner.loss(prior, Source(), step, generator) for step in range(2))
     assert set(first.log) == {"dsm"}
-    assert set(second.log) == {"gap", "energy", "fake_error", "dsm"}
+    assert set(second.log) == {"gap", "energy", "fake_error", "chain_gradient", "curvature", "dsm"}
     assert second.value.item() == pytest.approx(second.log["gap"] + 0.5 * second.log["dsm"], rel=1e-5)
 
 
@@ -148,3 +148,131 @@ def test_learning_rate_has_one_cosine_per_stage():
     assert rates[0] == pytest.approx(0.01) and rates[1] == pytest.approx(0.977, abs=0.01)
     assert rates[2] == pytest.approx(0.05, abs=1e-3)
     assert rates[3] == pytest.approx(0.15) and rates[4] == pytest.approx(0.0075, abs=1e-4)
+
+
+def test_chains_start_where_they_are_told_to():
+    class Source(GaussianProblems):
+        def images(self, count, generator):
+            return torch.full((count, 4, 4), 100.0, dtype=torch.complex128)
+
+    def first(**settings):
+        learner = trainer(pool=1, batch=300, true_noise_std=0.0, **settings)
+        chain = learner._visit(QuadraticPrior(), Source(), 0, torch.Generator().manual_seed(0))
+        distance = (chain.fake - chain.true).abs().flatten(1).mean(1)
+        truth, noise = distance == 0, (chain.fake.abs().flatten(1).mean(1) < 5)
+        return [float(found.double().mean()) for found in (truth, noise, ~truth & ~noise)]  # the rest is SENSE
+
+    assert first() == [0, 0, 1] and first(truth_starts=1.0) == [1, 0, 0] and first(noise_starts=1.0) == [0, 1, 0]
+    assert first(noise_starts=0.5, truth_starts=0.25) == pytest.approx([0.25, 0.5, 0.25], abs=0.1)
+
+
+class AtLevels(QuadraticPrior):
+    """½θ‖x‖²/σ², and a record of the levels that it is evaluated at."""
+
+    provides = frozenset({"energy", "gradient", "noise-conditional"})
+    noise_range = (0.1, 1.0)
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def energy(self, image, noise_level=None):
+        self.seen.add(noise_level)
+        return super().energy(image) / (1.0 if noise_level is None else noise_level) ** 2
+
+
+def test_every_group_of_chains_has_a_noise_level():
+    """The true images of a group have the noise of its level; chain and energies are evaluated at it."""
+
+    class Zero(GaussianProblems):
+        def images(self, count, generator):
+            return torch.zeros((count, 4, 4), dtype=torch.complex128)
+
+    prior, generator = AtLevels(), torch.Generator().manual_seed(0)
+    chain = {"form": "eq11", "epsilon": 0.05}
+    learner = trainer(pool=4, levels=[0.2, 0.6], true_noise_std=None, refresh=0.0, langevin=chain)
+    learner.parameter_groups(prior)
+    for step in range(6):
+        prior.seen.clear()
+        learner.loss(prior, Zero(), step, generator)
+        assert prior.seen == {(0.2, 0.6)[step % 2]}
+        std = learner._chains[step % 4].true.abs().square().mean().div(2).sqrt().item()
+        assert std == pytest.approx((0.2, 0.6)[step % 2], rel=0.1)
+    prior.noise_range = (0.3, 1.0)
+    with pytest.raises(SettingsError, match=r"trainer.levels: found 0.2; .* are from 0.3 to 1"):
+        learner.parameter_groups(prior)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("2eps", 0.2), ("2eps^2", 0.02), (0.3, 0.3), (None, 0.1)])
+def test_noise_of_the_true_images(asked, expected):
+    learner = trainer(true_noise_std=asked, langevin={"form": "eq11", "epsilon": 0.1})
+    assert learner._true_noise_std(AtLevels(), 0) == pytest.approx(expected)
+
+
+def test_the_penalty_bounds_the_curvature():
+    """½θ‖x‖² has the curvature θ everywhere: the penalty is w·(θ − limit)₊², its derivative 2w(θ − limit)."""
+    settings = {"curvature_weight": 0.25, "batch": 8, "refresh": 0.0}
+    for theta, excess in ((5.0, 2.0), (2.0, 0.0)):
+        prior, plain = QuadraticPrior(theta=theta), QuadraticPrior(theta=theta)
+        generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+        penalised = trainer(curvature_limit=3.0, **settings).loss(prior, GaussianProblems(), 0, generators[0])
+        free = trainer(**{**settings, "curvature_weight": 0.0}).loss(plain, GaussianProblems(), 0, generators[1])
+        assert penalised.log["curvature"] == pytest.approx(theta) == free.log["curvature"]
+        assert (penalised.value - free.value).item() == pytest.approx(0.25 * excess**2)
+        penalised.value.backward()
+        free.value.backward()
+        assert (prior.theta.grad - plain.theta.grad).item() == pytest.approx(2 * 0.25 * excess)
+
+
+def test_the_gradient_along_the_chain_is_logged():
+    """With A = 1, E = ½θ‖x‖² and hardly any noise or step, ∇C stays (1 + θ)x − b."""
+    learner = trainer(langevin={"form": "eq11", "epsilon": 1e-6}, pool=1, refresh=0.0, batch=4)
+    loss = learner.loss(QuadraticPrior(theta=2.0), GaussianProblems(), 0, torch.Generator().manual_seed(0))
+    chain = learner._chains[0]
+    gradient = 3 * chain.fake - chain.problem.data
+    assert loss.log["chain_gradient"] == pytest.approx(gradient.abs().square().mean().sqrt().item(), rel=1e-4)
+
+
+def test_a_restored_trainer_goes_on_bit_for_bit():
+    prior, generator = QuadraticPrior(), torch.Generator().manual_seed(0)
+    settings = {"pool": 2, "batch": 3, "refresh": 0.2, "langevin": {"epsilon": 0.1}}
+    learner = trainer(**settings)
+    for step in range(11):
+        learner.loss(prior, GaussianProblems(), step, generator)
+    state, random = learner.state_dict(), generator.get_state()
+    expected = [learner.loss(prior, GaussianProblems(), step, generator).value.item() for step in range(11, 20)]
+    again = trainer(**settings)
+    again.load_state_dict(state)
+    generator.set_state(random)
+    assert [again.loss(prior, GaussianProblems(), step, generator).value.item() for step in range(11, 20)] == expected
+    assert len(set(expected)) == 9
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"noise_starts": 0.7, "truth_starts": 0.6}, "together at most 1"),
+        ({"true_noise_std": "2eps^2", "langevin": {}}, r"2eps\^2 needs langevin.epsilon"),
+        ({"langevin": {"noise_level": 0.1}}, "set the levels of the trainer"),
+        ({"levels": [0.1]}, "true images have the noise of their level"),
+        ({"levels": [0.1, 0.2, 0.3], "true_noise_std": None}, "a multiple of the number of levels"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings, message):
+    with pytest.raises(SettingsError, match=message):
+        trainer(**settings)
+
+
+def test_the_penalty_reaches_the_weights_of_a_network():
+    class Source(GaussianProblems):
+        def images(self, count, generator):
+            return complex_noise((count, 8, 8), 0.3, generator)
+
+    gradients = []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        prior = make_prior("deepen", weights="none", widths=[4], blocks=1).requires_grad_(True)
+        settings = {"curvature_weight": weight, "curvature_limit": 1e-6, "batch": 2, "langevin": {"epsilon": 0.01}}
+        trainer(**settings).loss(prior, Source(), 0, torch.Generator().manual_seed(0)).value.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in prior.parameters()]))
+    assert gradients[1].isfinite().all() and ((gradients[1] - gradients[0]).abs() > 0).double().mean() > 0.9

@@ -34,10 +34,14 @@ class Images(ProblemSource):
 
 
 class ShrinkEnergy(Trainer):
-    """Minimises the energy of random images: every update draws from the generator."""
+    """Minimises the energy of random images: every update draws from the generator and adds to the images before."""
 
     name = "shrink"
     steps = 12
+
+    def __init__(self):
+        super().__init__()
+        self.before = torch.zeros(2, 8, 8, 2)
 
     def parameter_groups(self, prior):
         return [{"params": list(prior.parameters()), "lr": 1e-3}]
@@ -46,8 +50,15 @@ class ShrinkEnergy(Trainer):
         return 1.0 - step / 24
 
     def loss(self, prior, source, step, generator):
-        value = prior.energy(source.images(2, generator)).mean()
-        return Loss(value, {"size": float(step)})
+        images = source.images(2, generator) + 0.5 * torch.view_as_complex(self.before)
+        self.before = torch.view_as_real(images)
+        return Loss(prior.energy(images).mean(), {"size": float(step)})
+
+    def state_dict(self):
+        return {"before": self.before}
+
+    def load_state_dict(self, state):
+        self.before = state["before"]
 
 
 def new_prior():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ from mriinv.cli.group import device_option, file_type, main, prior_choice, progr
 )
 @click.option("--workers", type=click.IntRange(min=0), default=0, help="Processes that render heads  [default: 0]")
 @device_option
+@click.option("--devices", type=click.IntRange(min=1), help="Share every update among so many  [default: 1]")
+@click.option("--precision", metavar="32-true|bf16-mixed", help="Of the networks in training  [default: 32-true]")
+@click.option("--plot", is_flag=True, help="Draw curves.png at the end; does only that after the last update.")
+@click.option("--tensorboard", is_flag=True, help="Write the log to OUT/tensorboard as well.")
 @seed_option
 @set_option
 def train(
@@ -36,6 +42,8 @@ def train(
     weights: str | None,
     max_time: float | None,
     workers: int,
+    plot: bool,
+    tensorboard: bool,
     assignments: tuple[str, ...],
     **given: Any,
 ) -> None:
@@ -46,12 +54,16 @@ def train(
     config = build_train_config(run_file, options, assignments, heads=heads, scans=scans)
     from mriinv.training.session import run_training, training_command
 
-    with progress() as observer:
+    first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes, one for each device
+    with progress() if first else nullcontext() as observer:
         done = run_training(
             config,
             max_time=float("inf") if max_time is None else 60 * max_time,
             command=training_command(sys.argv[2:]),
             workers=workers,
+            plot=plot,
+            tensorboard=tensorboard,
             monitor=observer("training", 0, 0) if observer else None,
         )
-    click.echo(f"{done.step} updates in {done.seconds / 60:.1f} min; weights and log in {config.out}")
+    if first:
+        click.echo(f"{done.step} updates in {done.seconds / 60:.1f} min; weights and log in {config.out}")

@@ -53,7 +53,10 @@ class Trainer(Component, ABC):
         """Return the loss of update `step`, with a graph to the parameters of `prior` and to nothing else."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what must survive an interruption besides parameters and random state (persistent chains)."""
+        """Return what must survive an interruption besides parameters and random state (persistent chains).
+
+        Called before every update: without copies, of tensors that are replaced and never changed in place.
+        """
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

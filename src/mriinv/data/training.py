@@ -20,7 +20,8 @@ from mriinv.data.texture import uniform
 from mriinv.data.workers import SliceWindow
 from mriinv.errors import InputError
 
-_SLICE = (192, 256)  # smallest and largest matrix of a rendered slice: pixels of about 0.85 to 1.3 mm
+_SLICE = (96, 256)  # range of the larger side of a rendered slice: pixels of about 0.85 to 2.5 mm
+_SQUARENESS = 0.75  # smallest ratio of the sides
 _FIRST_SLICES = 32  # slices to draw from at the first call
 _MAP_SETS = 32
 _MASKS_PER_KIND = 64
@@ -36,7 +37,10 @@ class ProblemSource(ABC):
 
     @abstractmethod
     def problem(self, images: Image, generator: torch.Generator) -> InverseProblem:
-        """Return a random measurement of each image; all scales of the problem are 1."""
+        """Return a random measurement of each image, the same one from the same state of `generator`.
+
+        All scales of the problem are 1.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a resumed training needs to go on with the same stream."""
@@ -179,8 +183,8 @@ class _Slices:
 
     def __call__(self, index: int) -> ImageSlice:
         generator = torch.Generator().manual_seed(_seed_of(self.seed, index))
-        low, high = (max(size, *self.smallest) for size in _SLICE)
-        y, x = torch.randint(low, high + 1, (2,), generator=generator).tolist()
+        larger = uniform(*_SLICE, generator)
+        y, x = (max(round(larger * uniform(_SQUARENESS, 1, generator)), *self.smallest) for _ in range(2))
         return self.heads.image((y, x), generator)
 
 

@@ -42,14 +42,15 @@ class TrainingState:
     source: ProblemSource
     trainer: Trainer
 
-    def draw_state(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return where the random numbers and the stream of images stand."""
-        return self.generator.get_state(), self.source.state_dict()
+    def draw_state(self) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Return where the random numbers, the stream of images and the chains stand."""
+        return self.generator.get_state(), self.source.state_dict(), self.trainer.state_dict()
 
-    def restore_draws(self, state: tuple[Tensor, dict[str, Tensor]]) -> None:
+    def restore_draws(self, state: tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]) -> None:
         """Go back to what `draw_state` returned, as if nothing had been drawn since."""
         self.generator.set_state(state[0])
         self.source.load_state_dict(state[1])
+        self.trainer.load_state_dict(state[2])
 
     def save(self, path: Path, progress: Progress, configuration: Mapping[str, Any]) -> None:
         """Write everything to `path`, atomically."""

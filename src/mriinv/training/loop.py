@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -11,16 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from mriinv import __version__
 from mriinv.core.prior import Prior
 from mriinv.core.solver import Monitor
 from mriinv.core.trainer import Trainer
 from mriinv.data.training import ProblemSource
 from mriinv.errors import InputError, MriinvError
 from mriinv.files import atomic_path, make_folder
+from mriinv.report.training_figure import training_figure
+from mriinv.training.card import model_card
 from mriinv.training.checkpoint import Progress, TrainingState
+from mriinv.training.log import Log
+from mriinv.training.processes import InFullPrecision, any_process, average_gradients, shared
 from mriinv.weights import save_weights
 
 Validation = Callable[[Prior], Mapping[str, float]]
@@ -32,7 +37,8 @@ class LoopOptions:
 
     Attributes
     ----------
-    out : folder of ``weights.safetensors`` (averaged), ``checkpoint.safetensors``, ``log.csv`` and ``best.safetensors``
+    out : folder of ``weights.safetensors`` (averaged), ``MODEL_CARD.md``, ``checkpoint.safetensors``, ``log.csv`` and
+        ``best.safetensors``
     seed : of data, noise and chains
     max_time : seconds for this run; the training goes on from its checkpoint in the next one
     averaging : decay of the exponential moving average of the weights; None: so that it reaches back over 1 % of the
@@ -41,6 +47,8 @@ class LoopOptions:
     log_every, checkpoint_every, validate_every : updates
     configuration : what is trained on what; a checkpoint with another one is not resumed
     card : whatever else belongs into the model card
+    plot : draw ``curves.png`` at the end
+    tensorboard : write the log to the folder ``tensorboard`` as well
     """
 
     out: Path
@@ -53,6 +61,8 @@ class LoopOptions:
     validate_every: int = 1000
     configuration: Mapping[str, Any] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
+    plot: bool = False
+    tensorboard: bool = False
 
 
 def train(
@@ -63,16 +73,18 @@ def train(
     *,
     validation: Validation | None = None,
     monitor: Monitor | None = None,
+    fabric: Fabric | None = None,
 ) -> Progress:
     """Train `prior` in place, resuming from the checkpoint in ``options.out`` when there is one.
 
-    On the CPU an interrupted and resumed training equals an uninterrupted one bit for bit, if its trainer keeps no
-    state outside `Trainer.state_dict` (persistent chains of `maximum-likelihood` start anew from SENSE).
+    On the CPU an interrupted and resumed training equals an uninterrupted one bit for bit, persistent chains included.
 
     With `validation`, the averaged weights with the highest ``score`` it returns are kept in ``best.safetensors``.
+    `fabric`, launched, stands for precision and processes; of several, one writes files.
     """
     make_folder(options.out)
     device = next(prior.parameters()).device
+    fabric = fabric or Fabric(accelerator=device.type, devices=1)
     decay = 1 - 1 / min(max(trainer.steps / 100, 1.0), 500.0) if options.averaging is None else options.averaging
     averaged = AveragedModel(prior, multi_avg_fn=_moving_average(decay))
     average: Prior = averaged.module  # type: ignore[assignment]
@@ -85,17 +97,28 @@ def train(
         progress = state.load(checkpoint, options.configuration)
     elif (options.out / "weights.safetensors").exists():
         raise InputError(options.out, "weights.safetensors", "weights without a checkpoint", "an empty folder")
-    log = _Log(options.out / "log.csv", progress.step)
+    tensorboard = options.out / "tensorboard" if options.tensorboard and fabric.is_global_zero else None
+    log = Log(options.out / "log.csv", progress.step, options.log_every, tensorboard)
     resumed_at, started = progress.seconds, time.monotonic()
 
-    def save() -> None:
+    def save(*, last: bool = False) -> None:
+        if not fabric.is_global_zero:
+            return
+        card = _card(options, progress)
         state.save(checkpoint, progress, options.configuration)
-        save_weights(options.out / "weights.safetensors", average, _card(options, progress))
+        save_weights(options.out / "weights.safetensors", average, card)
         log.write()
+        curves = options.out / "curves.png"
+        if last and options.plot and log.rows:
+            training_figure(curves, options.out / "log.csv")
+        with atomic_path(options.out / "MODEL_CARD.md") as temporary:
+            temporary.write_text(model_card(average, card, log.rows, curves=curves.exists()), encoding="utf-8")
 
     try:
-        while progress.step < trainer.steps and time.monotonic() - started < options.max_time:
-            values = _update(prior, state, progress.step, options.clip)
+        while progress.step < trainer.steps:
+            if any_process(time.monotonic() - started >= options.max_time, fabric):
+                break
+            values = _update(prior, state, progress.step, options.clip, fabric)
             averaged.update_parameters(prior)
             progress.step += 1
             progress.seconds = resumed_at + time.monotonic() - started
@@ -104,14 +127,16 @@ def train(
                 values |= validation(average)
                 if values["score"] > progress.best:
                     progress.best = values["score"]
-                    save_weights(options.out / "best.safetensors", average, _card(options, progress))
-            log.add(progress, values, force="score" in values or last, every=options.log_every)
+                    if fabric.is_global_zero:
+                        save_weights(options.out / "best.safetensors", average, _card(options, progress))
+            log.add(progress, values, force="score" in values or last)
             if monitor is not None:
                 monitor(progress.step, values)
             if progress.step % options.checkpoint_every == 0:
                 save()
     finally:
-        save()
+        save(last=True)
+        log.close()
     return progress
 
 
@@ -128,7 +153,7 @@ def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], 
     return update
 
 
-def _update(prior: Prior, state: TrainingState, step: int, clip: float) -> dict[str, float]:
+def _update(prior: Prior, state: TrainingState, step: int, clip: float, fabric: Fabric) -> dict[str, float]:
     """Do one update; one that does not finish leaves random numbers and images as if it had not begun."""
     optimizer = state.optimizer
     factor = state.trainer.learning_rate_factor(step)
@@ -137,8 +162,11 @@ def _update(prior: Prior, state: TrainingState, step: int, clip: float) -> dict[
     optimizer.zero_grad(set_to_none=True)
     before = state.draw_state()
     try:
-        loss = state.trainer.loss(prior, state.source, step, state.generator)
+        with fabric.autocast():
+            source = InFullPrecision(state.source)
+            loss = state.trainer.loss(shared(prior, fabric), source, step, state.generator)
         loss.value.backward()
+        average_gradients(prior, fabric)
         norm = torch.nn.utils.clip_grad_norm_(prior.parameters(), clip)
         if not torch.isfinite(norm):
             raise MriinvError(
@@ -152,30 +180,6 @@ def _update(prior: Prior, state: TrainingState, step: int, clip: float) -> dict[
 
 
 def _card(options: LoopOptions, progress: Progress) -> dict[str, Any]:
+    versions = {"mriinv": __version__, "torch": str(torch.__version__)}
     work = {"updates": progress.step, "hours": round(progress.seconds / 3600, 3), "seed": options.seed}
-    return {**options.card, "configuration": options.configuration, **work}
-
-
-class _Log:
-    """Rows of a CSV file, each the mean since the last; rows after a checkpoint go with what is redone."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self._path, self._sums, self._rows = path, {}, []  # type: Path, dict[str, list[float]], list[dict[str, str]]
-        if path.exists():
-            with open(path, newline="") as stream:
-                self._rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= step]
-
-    def add(self, progress: Progress, values: Mapping[str, float], *, force: bool, every: int) -> None:
-        for name, value in values.items():
-            self._sums.setdefault(name, []).append(value)
-        if force or progress.step % every == 0:
-            row = {"step": str(progress.step), "seconds": f"{progress.seconds:.1f}"}
-            self._rows.append(row | {k: f"{sum(v) / len(v):.6g}" for k, v in self._sums.items()})
-            self._sums.clear()
-
-    def write(self) -> None:
-        names = list(dict.fromkeys(name for row in self._rows for name in row))
-        with atomic_path(self._path) as temporary, open(temporary, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, names, restval="")
-            writer.writeheader()
-            writer.writerows(self._rows)
+    return {**options.card, "configuration": options.configuration, **work, **versions}

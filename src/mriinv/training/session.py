@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shlex
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 
 from mriinv.compose import (
     UNTRAINED,
-    Reconstruction,
     make_prior,
     make_solver,
     make_trainer,
@@ -35,6 +37,7 @@ from mriinv.errors import SettingsError
 from mriinv.manifest import Choice
 from mriinv.registry import registry
 from mriinv.training.checkpoint import Progress
+from mriinv.training.log import require_tensorboard
 from mriinv.training.loop import LoopOptions, train
 from mriinv.validation import Case, retrospective_case
 
@@ -45,17 +48,25 @@ def run_training(
     max_time: float = math.inf,
     command: str = "",
     workers: int = 0,
+    plot: bool = False,
+    tensorboard: bool = False,
     monitor: Monitor | None = None,
 ) -> Progress:
     """Train as `config` says, resuming when ``config.out`` holds a checkpoint.
+
+    For several devices the command that is running is started again, once for each other one.
 
     Parameters
     ----------
     max_time : seconds for this call
     command : what the user typed, for the model card
     workers : processes that render heads ahead; the result does not depend on it
+    plot, tensorboard : draw ``curves.png`` at the end; write the log for TensorBoard as well
     """
-    device = resolve_device(config.device)
+    if tensorboard:
+        require_tensorboard()
+    fabric = _fabric(config)
+    device = fabric.device
     torch.manual_seed(config.seed)  # initial weights; everything else draws from explicit generators
     trainer = make_trainer(config.trainer.name, **config.trainer.settings)
     noise = registry().load("prior", config.prior.name).settings_for_noise(config.data.noise_std)
@@ -88,16 +99,47 @@ def run_training(
         config.out,
         config.seed,
         max_time=max_time,
+        averaging=config.loop.averaging,
+        clip=config.loop.clip,
         validate_every=config.validation.every,
-        configuration=config.model_dump(mode="json", exclude={"out", "device", "validation"}),
-        card={"command": command, "hardware": _hardware(device)},
+        configuration=_configuration(config),
+        card={"command": command, "hardware": _hardware(device, config.devices), "precision": config.precision},
+        plot=plot,
+        tensorboard=tensorboard,
     )
+    fabric.launch()
     with closing(source):
-        return train(prior, trainer, source, options, validation=validation, monitor=monitor)
+        done = train(prior, trainer, source, options, validation=validation, monitor=monitor, fabric=fabric)
+    fabric.barrier()
+    return done
+
+
+def _fabric(config: TrainConfig) -> Fabric:
+    """Return the processes and the precision of a training, not yet launched."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    device, several = resolve_device(config.device), config.devices > 1
+    if several and ":" in config.device:
+        raise SettingsError(f"device: found '{config.device}'; expected cuda or cpu with {config.devices} devices")
+    if several and device.type == "cuda" and config.devices > torch.cuda.device_count():
+        raise SettingsError(f"devices: found {config.devices}; this machine has {torch.cuda.device_count()} of CUDA")
+    one: int | list[int] = 1 if device.index is None else [device.index]
+    return Fabric(
+        accelerator=device.type,
+        devices=config.devices if several else one,
+        strategy="ddp" if several else "auto",
+        precision=config.precision,
+    )
+
+
+def _configuration(config: TrainConfig) -> dict[str, Any]:
+    """Return what a resumed training must have in common with the one before: what is trained on what."""
+    other = {"out", "device", "devices", "precision", "validation", "loop"}
+    loop = config.loop.model_dump(exclude_defaults=True)  # absent from checkpoints that are older than it
+    return config.model_dump(mode="json", exclude=other) | ({"loop": loop} if loop else {})
 
 
 class ScanValidation:
-    """PSNR of the reconstruction of the middle slice of each scan under each mask; ``score`` is the mean.
+    """What `Case.converged` says about the middle slice of each scan under each mask; ``score`` is the mean PSNR.
 
     Parameters
     ----------
@@ -117,10 +159,11 @@ class ScanValidation:
 
     def __call__(self, prior: Prior) -> Mapping[str, float]:
         solver = make_solver(self._solver.name, **self._solver.settings)
-        reconstruct = Reconstruction(prior.eval(), solver, str(self._device))
-        values = {case.name: case.psnr(reconstruct) for case in self._cases}
+        prior.eval()
+        found = {case.name: case.converged(prior, solver, str(self._device)) for case in self._cases}
         prior.train()
-        return {"score": sum(values.values()) / len(values), **values}
+        values = {f"{what}/{name}": value for name, case in found.items() for what, value in case.items()}
+        return {"score": sum(case["psnr"] for case in found.values()) / len(found), **values}
 
 
 def _solver(config: TrainConfig) -> Choice:
@@ -135,10 +178,11 @@ def training_command(arguments: list[str]) -> str:
     return shlex.join(["mriinv", "train", *arguments])
 
 
-def _hardware(device: torch.device) -> str:
+def _hardware(device: torch.device, count: int) -> str:
+    one = f"CPU, {torch.get_num_threads()} threads"
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+        one = torch.cuda.get_device_name(device)
+    return one if count == 1 else f"{count} × {one}"
 
 
 def _heads(data: TrainingData) -> HeadSource:

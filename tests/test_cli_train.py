@@ -1,0 +1,158 @@
+"""``mriinv train``: several processes, curves, TensorBoard, the model card."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from lightning_fabric import Fabric
+from safetensors.torch import load_file
+
+from mriinv import __version__, make_prior, simulate_acquisition
+from mriinv.cli import main
+from mriinv.errors import SettingsError
+from mriinv.training.processes import shared
+
+DENOISING, LIKELIHOOD = 6, 6
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A tiny training of both stages, on crops of one slice, without its folder."""
+    monkeypatch.chdir(tmp_path)
+    kspace = simulate_acquisition(shape=(48, 40), coils=4, seed=1).kspace
+    np.savez("scan.npz", kspace=kspace.numpy())
+    settings = {
+        "data.scans": "[scan.npz]",
+        "data.shape": "[16, 16]",
+        "data.coils": 2,
+        "prior.widths": "[4]",
+        "prior.blocks": 1,
+        "trainer.batch": 2,
+        "trainer.pool": 2,
+        "trainer.chain_steps": 3,
+        "trainer.chain_precision": "float32",
+        "trainer.steps": DENOISING + LIKELIHOOD,
+        "trainer.warm_start": DENOISING,
+    }
+    return [
+        "train",
+        "--prior",
+        "deepen",
+        "--device",
+        "cpu",
+        *(f"--set={key}={value}" for key, value in settings.items()),
+    ]
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+def rows(folder: str) -> list[dict[str, str]]:
+    with open(Path(folder) / "log.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_two_processes_come_to_the_same_as_one(command: list[str]) -> None:
+    """Under gloo, through both stages; only the first process writes and speaks, and all end."""
+    Path("train.py").write_text("from mriinv.cli import main\nmain(prog_name='mriinv')\n")
+    two = subprocess.run(
+        [sys.executable, "-W", "error", "train.py", *command, "--out", "two", "--devices", "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert two.returncode == 0 and two.stderr == ""
+    assert two.stdout.count("updates in") == 1
+    assert invoke(*command, "--out", "one").exit_code == 0
+    assert {path.name for path in Path("one").iterdir()} == {path.name for path in Path("two").iterdir()}
+    states = [load_file(Path(out) / "checkpoint.safetensors") for out in ("one", "two")]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+    (one,), (other,) = rows("one"), rows("two")
+    for name in ("loss", "gradient_norm", "dsm", "gap", "energy", "curvature", "chain_gradient"):
+        assert float(other[name]) == pytest.approx(float(one[name]), rel=1e-4)
+
+
+def test_images_that_cannot_be_shared_are_refused() -> None:
+    two = create_autospec(Fabric, instance=True, world_size=2, global_rank=0)
+    prior = shared(make_prior("deepen", weights="none"), two)
+    with pytest.raises(SettingsError, match=r"3 images cannot be shared evenly by 2 devices: set trainer\.batch"):
+        prior.energy(torch.zeros(3, 16, 16, dtype=torch.complex64))
+
+
+def test_a_training_in_mixed_precision_is_close_to_one_in_single(command: list[str]) -> None:
+    for precision in ("32-true", "bf16-mixed"):
+        assert invoke(*command, "--out", precision, "--precision", precision).exit_code == 0
+    one, other = (load_file(Path(out) / "weights.safetensors") for out in ("32-true", "bf16-mixed"))
+    distance = max((one[name] - other[name]).abs().max().item() for name in one)
+    start = make_prior("deepen", weights="none", widths=[4], blocks=1).state_dict()
+    assert 0 < distance < 0.02 and all(other[name].dtype == torch.float32 for name in start)
+    refused = invoke(*command, "--out", "x", "--precision", "16").output
+    assert "error: precision: found '16'" in refused and not Path("x").exists()
+
+
+def test_curves_and_card_also_of_a_finished_training(command: list[str]) -> None:
+    validation = ["--validate", "scan.npz", "--set=validation.masks=[[poisson-2d, 2]]", "--set=validation.every=6"]
+    validation += ["--set=validation.solver={name: mm-cg, settings: {max_iterations: 20}}"]
+    steps = f"{DENOISING + LIKELIHOOD} updates"
+    assert steps in invoke(*command, *validation, "--out", "run").output
+    before = load_file("run/weights.safetensors")
+    card = Path("run/MODEL_CARD.md").read_text()
+    best = max(rows("run"), key=lambda row: float(row["score"] or 0))
+    for expected in (
+        "# Model card: deepen",
+        "`deepen`, 793 parameters",
+        f"| updates | {DENOISING + LIKELIHOOD} |",
+        "| seed | 0 |",
+        "| precision | 32-true |",
+        f"mriinv {__version__}, torch {torch.__version__}",
+        "scans:\n- scan.npz",
+        f"| | best, after {best['step']} | last, after 12 |",
+        f"| scan poisson-2d 2: PSNR (dB) | {best['psnr/scan poisson-2d 2']} |",
+        "Not drawn",
+    ):
+        assert expected in card
+    assert not Path("run/curves.png").exists()
+    assert steps in invoke(*command, *validation, "--out", "run", "--plot").output
+    assert Path("run/curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "![curves](curves.png)" in Path("run/MODEL_CARD.md").read_text()
+    after = load_file("run/weights.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_checkpoint_from_before_these_settings_is_resumed(command: list[str]) -> None:
+    """Devices and precision may change between runs, the rules of the loop may not."""
+    assert invoke(*command, "--out", "run", "--max-time", "0.00001").exit_code == 0
+    found = invoke(*command, "--out", "run", "--set=loop.clip=0.5").output
+    assert "error: run/checkpoint.safetensors: the training there has loop = None, this one {'clip': 0.5}" in found
+    assert invoke(*command, "--out", "run", "--precision", "bf16-mixed").exit_code == 0
+
+
+def test_tensorboard_has_the_rows_of_the_log(command: list[str]) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert invoke(*command, "--out", "run", "--tensorboard").exit_code == 0
+    events = accumulator.EventAccumulator("run/tensorboard")
+    events.Reload()
+    for name in ("loss", "gap", "curvature"):
+        found = [event.value for event in events.Scalars(name)]
+        assert found == pytest.approx([float(row[name]) for row in rows("run")], rel=1e-5)
+
+
+def test_without_tensorboard_the_extra_is_named(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mriinv.training.log.find_spec", lambda _: None)
+    result = invoke(*command, "--out", "run", "--tensorboard")
+    assert result.exit_code == 1 and "pip install 'mriinv[tensorboard]'" in result.output
+    assert not Path("run").exists()
