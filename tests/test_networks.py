@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
-from mriinv import ImageNetwork, NetworkSettings, SettingsError, complex_noise
+from mriinv import FeatureNetwork, ImageNetwork, NetworkSettings, SettingsError, complex_noise
 from mriinv.core.component import validate_settings
+from mriinv.numerics.pullback import with_pullback
 
 
 def image(*shape):
@@ -50,3 +52,38 @@ def test_settings_are_checked():
         validate_settings(NetworkSettings, "prior", {"layers": 1})
     with pytest.raises(SettingsError, match=r"did you mean 'network'\?"):
         validate_settings(NetworkSettings, "prior", {"netwrk": "cnn"})
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 5, 3, padding=1),
+        nn.Conv2d(3, 5, 2, stride=2, bias=False),
+        nn.ConvTranspose2d(3, 5, 2, stride=2),
+        nn.SiLU(),
+        nn.Softplus(),
+        nn.ReLU(),
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Sequential(nn.Softplus(), nn.Conv2d(4, 2, 3, padding=1))),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_pullback_of_a_layer_is_that_of_autograd(layer):
+    layer = layer.double().requires_grad_(False)
+    h = torch.randn(2, 3, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 10
+    expected, autograd = torch.func.vjp(layer, h)
+    with torch.no_grad():
+        output, pullback = with_pullback(layer, h.clone())
+        torch.testing.assert_close(output, expected)
+        g = torch.randn(output.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(pullback(g), autograd(g)[0])
+
+
+@pytest.mark.parametrize("unshuffle", [1, 2])
+def test_gradient_of_the_half_square_is_that_of_autograd(unshuffle):
+    """A batch of different levels, of a size that the network has to extend."""
+    network = FeatureNetwork((3, 4, 5), 2, unshuffle, True, "silu").double()
+    x, levels = image(2, 19, 13).to(torch.complex128).requires_grad_(), torch.tensor([0.1, 1.0], dtype=torch.float64)
+    value = network.half_square(x, levels)
+    (expected,) = torch.autograd.grad(value.sum(), x)
+    found = network.half_square_and_gradient(x, levels)
+    torch.testing.assert_close(found, (value.detach(), expected), rtol=1e-10, atol=1e-12)

@@ -10,7 +10,7 @@ import torch
 from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
-from mriinv import ComponentSettings, FeatureNetwork, Prior, PublishedNetwork, setting, to_channels
+from mriinv import ComponentSettings, FeatureNetwork, Prior, PublishedNetwork, from_channels, setting, to_channels
 
 
 class DeepenEnergy(Prior):
@@ -76,7 +76,7 @@ class DeepenEnergy(Prior):
         s = self.settings
         self.noise_factor: float | Tensor = 1.0  # η/η₀ of the data at hand
         self.residual = s.form == "residual"
-        self.network: nn.Module
+        self.network: FeatureNetwork | PublishedNetwork
         if self.residual:
             self.network = FeatureNetwork(
                 s.widths or (32, 64), s.blocks, s.unshuffle, s.conditional, s.activation or "silu"
@@ -107,27 +107,43 @@ class DeepenEnergy(Prior):
         return other
 
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
-        weight = self.settings.weight * self.noise_factor
-        if not self.residual:
-            return weight * self.network(to_channels(image)).abs()
-        factor = weight * self.log_scale.double().exp() * self.reference_level**2
-        return factor * self._half_square(image, self._level(image, noise_level))
+        if isinstance(self.network, PublishedNetwork):
+            return self._factor() * self.network(to_channels(image)).abs()
+        return self._factor() * self.network.half_square(image, self._level(image, noise_level))
+
+    def energy_and_gradient(
+        self, image: Tensor, noise_level: float | Tensor | None = None, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        if create_graph:
+            return super().energy_and_gradient(image, noise_level, create_graph=True)
+        if isinstance(self.network, PublishedNetwork):
+            value, channels = self.network.value_and_gradient(to_channels(image))
+            energy, gradient, sign = value.abs(), from_channels(channels), value.sign()
+        else:
+            energy, gradient = self.network.half_square_and_gradient(image, self._level(image, noise_level))
+            sign = torch.ones_like(energy)
+        factor = self._factor().detach()
+        return factor * energy, (factor * sign).to(image.real.dtype).view(-1, 1, 1) * gradient
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
         """Return x − ∇(½‖σF(x/σ)‖²), the denoiser that denoising score matching trains."""
-        if not self.residual:
+        if isinstance(self.network, PublishedNetwork):
             raise self._missing("denoiser in its published form")
         level = self._level(image, noise_level)
+        if not create_graph:
+            gradient = self.network.half_square_and_gradient(image, level)[1]
+            return image - level.square().view(-1, 1, 1) * gradient
         with torch.enable_grad():
-            leaf = image if create_graph and image.requires_grad else image.detach().requires_grad_()
-            potential = (level.double().square() * self._half_square(leaf, level)).sum()
-            (gradient,) = torch.autograd.grad(potential, leaf, create_graph=create_graph)
+            leaf = image if image.requires_grad else image.detach().requires_grad_()
+            potential = (level.double().square() * self.network.half_square(leaf, level)).sum()
+            (gradient,) = torch.autograd.grad(potential, leaf, create_graph=True)
         return image - gradient
+
+    def _factor(self) -> Tensor:
+        """Return the factor on what the network makes of the image, one or one per image."""
+        weight = torch.as_tensor(self.settings.weight * self.noise_factor, dtype=torch.float64)
+        return weight * self.log_scale.double().exp() * self.reference_level**2 if self.residual else weight
 
     def _level(self, image: Tensor, noise_level: float | Tensor | None) -> Tensor:
         level = self.reference_level if noise_level is None or self.noise_range is None else noise_level
         return torch.as_tensor(level, dtype=image.real.dtype, device=image.device).expand(image.shape[0])
-
-    def _half_square(self, image: Tensor, level: Tensor) -> Tensor:
-        assert isinstance(self.network, FeatureNetwork)
-        return self.network.half_square(image, level)

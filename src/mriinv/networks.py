@@ -13,6 +13,7 @@ from mriinv.core.component import ComponentSettings, setting
 from mriinv.core.types import Image, PerImage
 from mriinv.errors import InputError
 from mriinv.numerics.channels import from_channels, to_channels
+from mriinv.numerics.pullback import Pullback, chained, with_pullback
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softplus, "relu": nn.ReLU}
 
@@ -28,6 +29,17 @@ def with_level(channels: Tensor, log_level: Tensor) -> Tensor:
     return torch.cat([channels, torch.ones_like(level), level], dim=1)
 
 
+def _precision(channels: Tensor) -> torch.dtype:
+    """Return the type that convolutions of `channels` compute in, which autocast may lower."""
+    device = channels.device.type
+    lower = torch.is_autocast_enabled(device) and channels.dtype == torch.float32
+    return torch.get_autocast_dtype(device) if lower else channels.dtype
+
+
+def _half_square(features: Tensor) -> PerImage:
+    return 0.5 * features.double().square().sum(dim=(1, 2, 3))
+
+
 class _Block(nn.Module):
     """Two-term sum of the identity and one activated convolution: keeps gradients alive through many layers."""
 
@@ -37,6 +49,10 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.activation(self.conv(h))
+
+    def with_pullback(self, h: Tensor) -> tuple[Tensor, Pullback]:
+        value, pullback = chained((self.conv, self.activation), h)
+        return h.add_(value), lambda g: pullback(g).add_(g)
 
 
 class _Level(nn.Module):
@@ -58,6 +74,19 @@ class _Level(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         h = self.first(h)
         return h if self.lower is None else self.last(h + self.lower(h))
+
+    def with_pullback(self, h: Tensor) -> tuple[Tensor, Pullback]:
+        h, first = with_pullback(self.first, h)
+        if self.lower is None:
+            return h, first
+        coarse, lower = with_pullback(self.lower, h)
+        h, last = with_pullback(self.last, h.add_(coarse))
+
+        def pullback(g: Tensor) -> Tensor:
+            g = last(g)
+            return first(lower(g).add_(g))
+
+        return h, pullback
 
 
 class FeatureNetwork(nn.Module):
@@ -92,20 +121,38 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, u: Tensor, log_level: Tensor) -> Tensor:
         """Map ``(batch, 2, y, x)`` and ``(batch,)`` to ``(batch, 2, y, x)``."""
-        rows, columns = u.shape[-2:]
-        padding = (0, -columns % self.multiple, 0, -rows % self.multiple)
-        if any(padding):
-            u = functional.pad(u, padding)
-        h = functional.pixel_unshuffle(u, self.unshuffle)
-        if self.conditional:
-            h = with_level(h, log_level)
-        h = self.outlet(self.body(self.inlet(h.contiguous(memory_format=torch.channels_last))))
-        return functional.pixel_shuffle(h, self.unshuffle)[..., :rows, :columns]
+        return self._join(self.outlet(self.body(self.inlet(self._input(u, log_level)))), u)
 
     def half_square(self, image: Image, level: PerImage) -> PerImage:
         """Return ½‖F(x/σ, log σ)‖² of complex images ``(batch, y, x)``, summed in float64."""
-        channels = to_channels(image) / level.view(-1, 1, 1, 1)
-        return 0.5 * self(channels, level.log()).double().square().sum(dim=(1, 2, 3))
+        return _half_square(self(to_channels(image) / level.view(-1, 1, 1, 1), level.log()))
+
+    @torch.no_grad()
+    def half_square_and_gradient(self, image: Image, level: PerImage) -> tuple[PerImage, Image]:
+        """Return `half_square` and its gradient ∂Re + i∂Im, J(u)ᵀF(u)/σ, without the help of autograd.
+
+        Faster than autograd and with half of its memory. Under `torch.autocast` the network runs in its precision.
+        """
+        u = to_channels(image) / level.view(-1, 1, 1, 1)
+        h, pullback = chained((self.inlet, self.body, self.outlet), self._input(u, level.log()).to(_precision(u)))
+        features = h * self._split(torch.ones_like(u[:1], dtype=h.dtype))  # patches of F; nothing beyond the image
+        gradient = self._join(pullback(features)[:, : h.shape[1]], u)
+        return _half_square(features), from_channels(gradient / level.view(-1, 1, 1, 1))
+
+    def _input(self, u: Tensor, log_level: Tensor) -> Tensor:
+        h = self._split(u)
+        return (with_level(h, log_level) if self.conditional else h).contiguous(memory_format=torch.channels_last)
+
+    def _split(self, u: Tensor) -> Tensor:
+        """Return patches as channels, after an extension by zeros."""
+        rows, columns = u.shape[-2:]
+        padding = (0, -columns % self.multiple, 0, -rows % self.multiple)
+        return functional.pixel_unshuffle(functional.pad(u, padding) if any(padding) else u, self.unshuffle)
+
+    def _join(self, h: Tensor, like: Tensor) -> Tensor:
+        """Return the transpose of `_split`: an image of the size of `like`."""
+        rows, columns = like.shape[-2:]
+        return functional.pixel_shuffle(h, self.unshuffle)[..., :rows, :columns]
 
 
 class PublishedNetwork(nn.Module):
@@ -126,9 +173,23 @@ class PublishedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, 2, y, x)`` to ``(batch,)`` in float64."""
+        return self._head(self.convolutions(self._checked(x)))
+
+    @torch.no_grad()
+    def value_and_gradient(self, x: Tensor) -> tuple[PerImage, Tensor]:
+        """Return the value and its gradient ``(batch, 2, y, x)``, as `FeatureNetwork.half_square_and_gradient` does."""
+        h = self._checked(x).to(_precision(x), memory_format=torch.channels_last)
+        h, pullback = with_pullback(self.convolutions, h)
+        matrix = self.matrix if self.head == "flatten" else (1, 1)
+        weight = self.linear.weight.to(h.dtype).view(1, -1, *matrix)
+        return self._head(h), pullback(weight.expand_as(h)).to(x.dtype)
+
+    def _checked(self, x: Tensor) -> Tensor:
         if self.head == "flatten" and x.shape[-2:] != self.matrix:
             raise InputError("deepen", "image", f"matrix size {tuple(x.shape[-2:])}", f"{self.matrix} of head=flatten")
-        h = self.convolutions(x)
+        return x
+
+    def _head(self, h: Tensor) -> PerImage:
         h = h.flatten(1) if self.head == "flatten" else h.double().sum(dim=(-2, -1))
         weight, bias = self.linear.weight[0].double(), self.linear.bias.double()
         return h.double() @ weight + bias

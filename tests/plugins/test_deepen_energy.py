@@ -1,11 +1,14 @@
 """The energy: derivatives, shapes, and what its documentation states."""
 
+import copy
+
 import pytest
 import torch
 
 from mriinv import (
     InverseProblem,
     MriinvError,
+    Prior,
     complex_noise,
     make_prior,
     make_problem,
@@ -46,6 +49,106 @@ def test_gradient_is_that_of_finite_differences(form):
         value, gradient = prior.energy_and_gradient(x, level)
         assert value.dtype == torch.float64 and (value >= 0).all()
         assert not gradient.requires_grad and not value.requires_grad
+
+
+ARCHITECTURES = {
+    "three widths": {"widths": [4, 6, 8]},
+    "one width": {"widths": [5], "blocks": 3, "activation": "softplus"},
+    "full resolution": {"widths": [4, 6], "unshuffle": 1, "conditional": False},
+    "relu": {"widths": [4, 6], "blocks": 1, "activation": "relu"},
+    "published": {"form": "published", "widths": [6]},
+    "published, smooth": {"form": "published", "widths": [6], "activation": "softplus"},
+    "published, flatten": {"form": "published", "widths": [4], "head": "flatten", "matrix": [23, 18]},
+}
+
+
+def by_autograd(prior, x, level=None):
+    return Prior.energy_and_gradient(prior, x, level)
+
+
+def error(found, expected):
+    """Return the largest relative error of an image of the batch."""
+    return float(((found - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)).max())
+
+
+def built(architecture, **more):
+    torch.manual_seed(1)
+    prior = make_prior("deepen", weights="none", **ARCHITECTURES[architecture], **more)
+    if prior.residual:
+        prior.network.outlet.weight.data.mul_(10)
+    return prior.double()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("factor", [1.0, -1.0])
+def test_gradient_is_that_of_autograd(architecture, factor):
+    """In float64 to 1e-12, float32 to 1e-5 and under autocast, as autograd, to some percent; odd sizes, many levels."""
+    prior, x = built(architecture).at_noise(torch.tensor([0.007, 0.021])), image((2, 23, 18))
+    if not prior.residual:
+        prior.network.linear.bias.data.fill_(100 * factor)  # either sign of what the absolute value is taken of
+    level, before = torch.tensor([0.02, 0.15]), x.clone()
+    energy, gradient = prior.energy_and_gradient(x, level)
+    expected = by_autograd(prior, x, level)
+    torch.testing.assert_close(energy, expected[0], rtol=1e-12, atol=0)
+    assert error(gradient, expected[1]) < 1e-12
+    assert torch.equal(x, before)
+    torch.testing.assert_close(prior.energy(x, level).detach(), energy, rtol=1e-12, atol=0)
+    assert torch.equal(prior.gradient(x, level), gradient)
+    x, prior = x.to(torch.complex64), prior.float()
+    single = prior.energy_and_gradient(x, level)
+    smooth = not any(isinstance(module, torch.nn.ReLU) for module in prior.modules())
+    assert single[0].dtype == torch.float64 and single[1].dtype == torch.complex64
+    assert error(single[1], gradient) < 1e-5 or not smooth
+    with torch.autocast("cpu", torch.bfloat16):
+        low, reference = prior.energy_and_gradient(x, level), by_autograd(prior, x, level)
+    assert low[0].dtype == torch.float64 and low[1].dtype == torch.complex64
+    assert 1e-4 < error(low[1], gradient) < (1.5 * error(reference[1], gradient) if smooth else 0.5)
+
+
+@pytest.mark.parametrize("architecture", ["three widths", "published"])
+def test_gradient_follows_the_parameters(architecture):
+    """Whatever changes them: an optimiser, another state, data that are set, another precision."""
+    prior, x = built(architecture).requires_grad_(True), image((1, 23, 18))
+    other = copy.deepcopy(prior)
+    optimizer = torch.optim.SGD(prior.parameters(), lr=1e-2)
+    seen = [prior.gradient(x)]
+
+    def fresh():
+        seen.append(prior.gradient(x))
+        assert error(seen[-1], by_autograd(prior, x)[1]) < 1e-12
+        assert error(seen[-1], seen[-2]) > 1e-9
+
+    prior.energy(x).sum().backward()
+    optimizer.step()
+    fresh()
+    prior.load_state_dict(other.state_dict())
+    fresh()
+    assert torch.equal(seen[-1], seen[0]) and torch.equal(copy.deepcopy(prior).gradient(x), seen[0])
+    next(prior.network.parameters()).data.mul_(1.1)
+    fresh()
+    assert prior.float().gradient(x.to(torch.complex64)).dtype == torch.complex64
+    prior.double()
+    fresh()
+
+
+@pytest.mark.parametrize("architecture", ["three widths", "published"])
+def test_gradient_has_no_graph_in_any_context(architecture):
+    prior, x = built(architecture).requires_grad_(True), image((1, 23, 18))
+    expected = prior.energy_and_gradient(x)
+    for context in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with context():
+            found = prior.energy_and_gradient(x.clone().requires_grad_(context is torch.enable_grad))
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
+            assert not any(value.requires_grad for value in found)
+    _, gradient = prior.energy_and_gradient(x, create_graph=True)
+    assert gradient.requires_grad
+
+
+def test_denoiser_without_a_graph_is_the_one_with_it():
+    prior, x, level = built("three widths").requires_grad_(True), image((2, 23, 18)), torch.tensor([0.02, 0.15])
+    trained = prior.denoise(x, level, create_graph=True)
+    assert trained.requires_grad and not prior.denoise(x, level).requires_grad
+    torch.testing.assert_close(prior.denoise(x, level), trained.detach(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -156,7 +259,7 @@ def test_energy_follows_the_noise_of_the_data_image_by_image():
 def test_solvers_bring_the_energy_to_the_noise_of_the_problem():
     """A step of no length shows the energy that the solver sees at its start."""
     problem, prior = make_problem(simulate_acquisition(shape=(32, 32), coils=4)), energy("residual").float()
-    solver = make_solver("mm-cg", max_iterations=1, levels=1, initial_curvature=1e9)
+    solver = make_solver("mm-cg", max_iterations=1, levels=1, lowest_level=0.008, initial_curvature=1e9)
 
     def first_energy(units, noise):
         scaled = InverseProblem(problem.operator, units * problem.data, units * noise * problem.noise_std)
