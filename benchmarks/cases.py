@@ -1,5 +1,6 @@
 """The slices and masks on which methods are compared: two real multi-coil scans and a semi-synthetic one.
 
+Simulated: `heads`, unseen slices through the label maps of the training, through other coils and on a larger matrix.
 Real: `bart_full8` (8 coils, 230×180, T1) and `chiew_sense16` (16 coils, 96×96), fully sampled, undersampled in
 retrospect. Semi-synthetic: axial T2 slices of subject 4 of `siat200`, complex images combined from coils that nobody
 kept, seen again through the coils of `bart_full8` (`semi_synthetic_slices`).
@@ -7,8 +8,8 @@ kept, seen again through the coils of `bart_full8` (`semi_synthetic_slices`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mriinv import Acquisition, complex_noise, make_operator, open_scan
+from mriinv import Acquisition, complex_noise, make_operator, open_scan, simulate_acquisition
 from mriinv.config import MaskChoice
+from mriinv.data.heads import LabelMapHeads
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.texture import smooth_field
 from mriinv.jobs import mask_for
@@ -32,9 +34,11 @@ MASKS = {
     "1D 4×": ("random-1d", 4.0),
 }
 REAL_SCANS = {"bart_full8": "bart_full8/full.npz", "chiew_sense16": "chiew_sense16/sense16.npz"}
+HEAD_SEEDS = (100_000, 100_001, 100_002)
 SIAT_SUBJECT = 4  # the others serve to choose settings
 SIAT_SLICES = (2, 5, 8)  # of the ten axial ones
 NOISE_STD = 0.005  # added, per real component; the images have noise of their own, 0.013 to 0.016
+Slices = Callable[[Path], Iterator[Acquisition]]
 PHASE_STD = 0.8  # radians, of the synthetic phase at its knots
 
 
@@ -48,12 +52,13 @@ class EvaluationCase:
 
 
 def evaluation_cases(data_folder: Path, scans: tuple[str, ...] = ()) -> Iterator[EvaluationCase]:
-    """Give every slice under every mask, scan by scan; `scans` selects among real scans and ``siat200``.
+    """Give every slice under every mask, scan by scan; `scans` selects among them, ``siat200`` and ``heads``.
 
     Scans are prepared as the command line does it (whitened), and coil maps come from the undersampled data.
     """
-    for scan in scans or (*REAL_SCANS, "siat200"):
-        slices = list(semi_synthetic_slices(data_folder)) if scan == "siat200" else [real_scan(data_folder, scan)]
+    for scan in scans or (*REAL_SCANS, "siat200", "heads"):
+        groups: dict[str, Slices] = {"siat200": semi_synthetic_slices, "heads": simulated_heads}
+        slices = list(groups[scan](data_folder)) if scan in groups else [real_scan(data_folder, scan)]
         for label, (name, acceleration) in MASKS.items():
             for full in slices:
                 mask = mask_for(MaskChoice(name=name, acceleration=acceleration), full)
@@ -64,6 +69,14 @@ def real_scan(data_folder: Path, name: str) -> Acquisition:
     """Return a fully sampled real slice, prepared."""
     with open_scan(data_folder / REAL_SCANS[name]) as scan:
         return prepare_acquisition(scan.read(0))
+
+
+def simulated_heads(data_folder: Path, seeds: tuple[int, ...] = HEAD_SEEDS) -> Iterator[Acquisition]:
+    """Give fully sampled slices of simulated heads, 224×192, 12 coils."""
+    heads = LabelMapHeads(data_folder / "synthseg_labels")
+    for seed in seeds:
+        full = simulate_acquisition(heads=heads, shape=(224, 192), coils=12, noise_std=NOISE_STD, seed=seed)
+        yield replace(full, source=f"simulated head {seed}")
 
 
 def semi_synthetic_slices(

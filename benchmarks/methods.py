@@ -1,8 +1,9 @@
 """Every method on the evaluation cases, as it comes and tuned on each case with its reference, beside BART.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.methods DATA [--scan bart_full8]
+    OMP_NUM_THREADS=1 python -m benchmarks.methods DATA [--scan bart_full8] [--only DEEPEN] [--energy "DSM only=FILE"]
 
-Writes benchmarks/results/methods.csv (a row per slice and method) and methods.md (means over slices). Tuned means the
+Writes benchmarks/results/methods.csv (a row per slice and method) and methods.md (means over slices); with --only, the
+other rows stay as they are. --energy adds DEEPEN with other weights. Tuned means the
 best of a hill climb over λ in factors of 1.6 by PSNR on the case itself: what a method could reach, not what a user
 gets. BART (``bart pics``) gets the same data, coil maps and scale, and climbs from the best λ of its counterpart; its
 seconds are those of the whole call. DEEPEN runs to convergence with the weights that ship; nothing of it is tuned.
@@ -17,9 +18,10 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,37 +55,51 @@ class Row:
     seconds: float
     iterations: int | None
     weight: float | None
+    gradients: int | None = None
 
 
-Run = Callable[[Case, float | None], tuple[Tensor, int | None]]
+@dataclass(frozen=True)
+class Outcome:
+    """An image and what it took; `gradients` are those of the energy."""
+
+    image: Tensor
+    iterations: int | None = None
+    gradients: int | None = None
 
 
-def cg_sense(case: Case, weight: float | None) -> tuple[Tensor, int]:
+Run = Callable[[Case, float | None], Outcome]
+
+
+def cg_sense(case: Case, weight: float | None) -> Outcome:
     settings = {} if weight is None else {"regularisation": weight}
     solution = Reconstruction(None, make_solver("cg-sense", **settings), "cpu")(case.problem)
-    return solution.image, int(solution.iterations)
+    return Outcome(solution.image, int(solution.iterations))
 
 
 def sparse(prior: str) -> Run:
-    def run(case: Case, weight: float | None) -> tuple[Tensor, int]:
+    def run(case: Case, weight: float | None) -> Outcome:
         solution = Reconstruction(make_prior(prior, weight=weight), "fista", "cpu")(case.problem)
-        return solution.image, int(solution.iterations)
+        return Outcome(solution.image, int(solution.iterations))
 
     return run
 
 
-def zero_filled(case: Case, weight: float | None) -> tuple[Tensor, int]:
-    return Reconstruction(None, "zero-filled", "cpu")(case.problem).image, 0
+def zero_filled(case: Case, weight: float | None) -> Outcome:
+    return Outcome(Reconstruction(None, "zero-filled", "cpu")(case.problem).image, 0)
 
 
-def deepen(case: Case, weight: float | None) -> tuple[Tensor, int]:
-    solution = Reconstruction("deepen", "mm-cg", "cpu")(case.problem)
-    return solution.image, int(solution.iterations)
+def deepen(weights: str | None = None, **settings: Any) -> Run:
+    def run(case: Case, weight: float | None) -> Outcome:
+        prior, solver = make_prior("deepen", weights=weights), make_solver("mm-cg", **settings)
+        solution = Reconstruction(prior, solver, "cpu")(case.problem)
+        return Outcome(solution.image, int(solution.iterations), int(solution.history["gradients"][-1, 0]))
+
+    return run
 
 
 def bart(options: list[str]) -> Run:
-    def run(case: Case, weight: float | None) -> tuple[Tensor, None]:
-        return pics(case.problem, [option.format(weight) for option in options]), None
+    def run(case: Case, weight: float | None) -> Outcome:
+        return Outcome(pics(case.problem, [option.format(weight) for option in options]))
 
     return run
 
@@ -111,12 +127,13 @@ START = {"CG-SENSE": 0.006, "TV": 0.0015, "l1-wavelet": 0.0025}  # where the sea
 def measure(one: EvaluationCase, method: str, run: Run, weight: float | None) -> Row:
     case = one.case
     started = time.perf_counter()
-    image, iterations = run(case, weight)
+    found = run(case, weight)
     seconds = time.perf_counter() - started
     support = case.problem.operator.support
     assert support is not None
-    metrics = evaluate(image * support, case.reference, support)
-    return Row(one.scan, one.mask, case.name, method, metrics.psnr, metrics.ssim, seconds, iterations, weight)
+    metrics = evaluate(found.image * support, case.reference, support)
+    numbers = (metrics.psnr, metrics.ssim, seconds, found.iterations, weight, found.gradients)
+    return Row(one.scan, one.mask, case.name, method, *numbers)
 
 
 def tuned(one: EvaluationCase, method: str, run: Run, start: float, most: int = TRIALS) -> Row:
@@ -130,9 +147,12 @@ def tuned(one: EvaluationCase, method: str, run: Run, start: float, most: int = 
     return trials[best]
 
 
-def compare(one: EvaluationCase) -> list[Row]:
-    """Return the rows of every method on one slice."""
-    rows = [measure(one, "zero-filled", zero_filled, None), measure(one, "DEEPEN", deepen, None)]
+def compare(one: EvaluationCase, untuned: Mapping[str, Run], only: str | None) -> list[Row]:
+    """Return the rows of every method on one slice, or those of the untuned methods whose name begins with `only`."""
+    chosen = {name: run for name, run in untuned.items() if only is None or name.startswith(only)}
+    rows = [measure(one, name, run, None) for name, run in chosen.items()]
+    if only is not None:
+        return rows
     best: dict[str, Row] = {}
     for method, run in OURS.items():
         default = measure(one, method, run, None)
@@ -146,23 +166,47 @@ def compare(one: EvaluationCase) -> list[Row]:
     return rows
 
 
+def stored(path: Path) -> list[Row]:
+    """Return the rows of an earlier call."""
+    types: dict[str, Callable[[str], Any]] = {"psnr": float, "ssim": float, "seconds": float, "weight": float}
+    types |= {"iterations": int, "gradients": int}
+
+    def typed(row: dict[str, str]) -> dict[str, Any]:
+        return {name: types.get(name, str)(value) if value else None for name, value in row.items()}
+
+    with path.open(newline="") as file:
+        return [Row(**typed(row)) for row in csv.DictReader(file)]
+
+
+def merged(rows: list[Row], found: list[Row]) -> list[Row]:
+    """Return `rows` with those that were `found` again in their place, case by case in the order of the methods."""
+
+    def key(row: Row) -> tuple[str, str, str]:
+        return row.scan, row.mask, row.slice
+
+    again = {(*key(row), row.method) for row in found}
+    kept = [row for row in rows if (*key(row), row.method) not in again]
+    return [row for case in dict.fromkeys(map(key, [*rows, *found])) for row in [*found, *kept] if key(row) == case]
+
+
 def table(rows: list[Row]) -> str:
     """Return the Markdown table of means over slices."""
-    lines = ["| scan | mask | method | PSNR (dB) | worst | SSIM | λ | s | iterations |", "|" + "---|" * 9]
+    head = ("scan", "mask", "method", "PSNR (dB)", "worst", "SSIM", "λ", "s", "iterations", "gradients")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for scan, mask, method in dict.fromkeys((row.scan, row.mask, row.method) for row in rows):
         group = [row for row in rows if (row.scan, row.mask, row.method) == (scan, mask, method)]
         values = [row.psnr for row in group]
         spread = f" ± {statistics.stdev(values):.2f}" if len(group) > 1 else ""
         weights = [row.weight for row in group if row.weight is not None]
         weight = f"{statistics.geometric_mean(weights):.2g}" if weights else ""
-        counts = [row.iterations for row in group if row.iterations is not None]
+        counts = [[n for row in group if (n := getattr(row, name)) is not None] for name in ("iterations", "gradients")]
         cells = [
             f"{statistics.mean(values):.2f}{spread}",
             f"{min(values):.2f}",
             f"{statistics.mean(row.ssim for row in group):.4f}",
             weight,
             f"{statistics.mean(row.seconds for row in group):.2f}",
-            f"{statistics.mean(counts):.0f}" if counts else "",
+            *(f"{statistics.mean(count):.0f}" if count else "" for count in counts),
         ]
         lines.append(f"| {scan} | {mask} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -204,14 +248,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with bart_full8, chiew_sense16 and siat200")
     parser.add_argument("--scan", action="append", default=[], help="default: all")
+    parser.add_argument("--only", metavar="NAME", help="untuned methods that begin with NAME: zero-filled or DEEPEN")
+    parser.add_argument("--energy", action="append", default=[], metavar="NAME=FILE", help="DEEPEN with other weights")
     parser.add_argument("--out", type=Path, default=RESULTS / "methods", help="name of the results without ending")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[Row] = []
+    untuned = {"zero-filled": zero_filled, "DEEPEN": deepen(), "DEEPEN, MM-CG as published": deepen(memory=0)}
+    for name, _, file in (energy.partition("=") for energy in options.energy):
+        untuned[f"DEEPEN, {name}"] = deepen(file)
+    found: list[Row] = []
     for one in evaluation_cases(options.data, tuple(options.scan)):
-        rows += compare(one)
+        found += compare(one, untuned, options.only)
         print(one.case.name, one.mask, sep=", ", flush=True)
-    with options.out.with_suffix(".csv").open("w", newline="") as file:
+    path = options.out.with_suffix(".csv")
+    rows = merged(stored(path) if options.only and path.exists() else [], found)
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, vars(rows[0]))
         writer.writeheader()
         writer.writerows(vars(row) for row in rows)

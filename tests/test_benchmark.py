@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,15 +23,17 @@ from click.testing import CliRunner, Result
 from PIL import Image as Picture
 
 from mriinv import open_scan, simulate_acquisition
-from mriinv.benchmark.cells import Record, run_cells
-from mriinv.benchmark.plan import SHIPPED, Split, load_plan, slug
-from mriinv.benchmark.scans import split_scans, training_images
-from mriinv.benchmark.session import Benchmark
+from mriinv.benchmark import cells
+from mriinv.benchmark.cells import Record
+from mriinv.benchmark.plan import SHIPPED, HeldOut, Split, load_plan, slug
+from mriinv.benchmark.scans import held_out_slices, split_scans, training_images
+from mriinv.benchmark.session import Benchmark, grouped
 from mriinv.benchmark.tables import escaped, latex, markdown, table1, table2
-from mriinv.benchmark.training import with_steps
+from mriinv.benchmark.training import Training, settled, with_steps
 from mriinv.cli import main
-from mriinv.compose import Reconstruction, make_prior, make_solver
+from mriinv.compose import Reconstruction, make_prior, make_solver, make_trainer
 from mriinv.config import MaskChoice, TrainConfig, build_train_config
+from mriinv.data.acquisition import Acquisition
 from mriinv.data.fastmri import write_fastmri
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.scan_images import ScanImages, middle_slices
@@ -40,6 +44,7 @@ from mriinv.metrics import evaluate
 from mriinv.validation import retrospective_case
 from mriinv.weights import read_metadata
 
+CPU = torch.device("cpu")
 MASKS = {
     "2D 2×": MaskChoice(name="poisson-2d", acceleration=2, calibration=12),
     "1D 2×": MaskChoice(name="random-1d", acceleration=2),
@@ -68,15 +73,24 @@ figure3: {methods: [CG-SENSE, MuSE], masks: [2D 2×, 1D 2×]}
 figure4: {methods: [MuSE], pairs: [[2D 2×, 1D 2×]]}
 figure5: {map: MuSE, samplers: [samples, more samples], masks: [2D 2×]}
 """
+NO_PARTS = dict.fromkeys(("table2", "figure2", "figure3", "figure4", "figure5"))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    scan(folder / "train/a.h5", 0)  # rendered heads would take longer than everything else
+    scan(folder / "test.h5", 1, slices=2)
+    return folder
 
 
 @pytest.fixture(autouse=True)
-def on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def on_the_cpu(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)  # with their times, which name cells
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    Path("tiny.yaml").write_text(TINY, encoding="utf-8")
-    scan(Path("train/a.h5"), 0)  # rendered heads would take longer than everything else
-    scan(Path("test.h5"), 1, slices=2)
+    monkeypatch.setattr(cells, "gc", SimpleNamespace(collect=lambda: None))  # slow among all that pytest holds
 
 
 DATA = ("--train", "train/a.h5", "--test", "test.h5")
@@ -98,12 +112,12 @@ def rows(path: str) -> list[dict[str, str]]:
 
 
 def changed(**fields: Any) -> str:
-    Path("changed.yaml").write_text(yaml.safe_dump({**yaml.safe_load(TINY), **fields}, allow_unicode=True))
+    Path("changed.yaml").write_text(yaml.safe_dump({**yaml.safe_load(TINY), **fields}, sort_keys=False))
     return "changed.yaml"
 
 
 def scan(path: Path, seed: int, slices: int = 1) -> Path:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_fastmri(path, simulate_acquisition(shape=(48, 40), coils=4, seed=seed, slices=slices, noise_std=0.01))
     return path
 
@@ -200,15 +214,7 @@ def test_a_failure_is_recorded_and_shown_and_the_rest_goes_on() -> None:
         "untrainable": {"recipe": "muse", "training": "broken"},
     }
     broken = {"prior": "muse", "trainer": {"name": "denoising", "settings": {"learning_rate": 1e30}}, "steps": 20}
-    plan = changed(
-        methods=methods,
-        trainings={"broken": broken},
-        table2=None,
-        figure2=None,
-        figure3=None,
-        figure4=None,
-        figure5=None,
-    )
+    plan = changed(methods=methods, trainings={"broken": broken}, **NO_PARTS)
     said = succeed("table1", "--plan", plan, *DATA, "--out", "out")
     found = rows("out/table1.csv")
     errors = {row["method"]: row["error"] for row in found}
@@ -229,6 +235,9 @@ def test_weights_stand_for_a_training() -> None:
     assert max(int(row["parameters"]) for row in rows("out/table1.csv")) > 10000
     assert "did you mean DEEPEN" in invoke(*options, "--weights", "DEPEN=x").stderr
     assert "expected METHOD=NAME" in invoke(*options, "--weights", "DEEPEN").stderr
+    for command in (("table2",), ("figure", 4)):
+        refused = invoke(*command, "--plan", "tiny.yaml", *DATA, "--weights", "MuSE=muse-heads")
+        assert refused.exit_code == 1 and "--weights MuSE:" in refused.stderr and "for each mask" in refused.stderr
 
 
 def test_minutes_are_turned_into_updates_that_are_kept() -> None:
@@ -240,10 +249,32 @@ def test_minutes_are_turned_into_updates_that_are_kept() -> None:
     assert steps > 3
     succeed(*options)
     assert path.read_bytes() == before
-    path.write_text(before.decode().replace("- 4\n", "- 5\n"), encoding="utf-8")
-    Path("out/training/muse/weights.safetensors").unlink()
-    succeed(*options)
-    assert "another training than that of the plan" in rows("out/table1.csv")[0]["error"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_training_of_another_plan_is_refused(finished: bool) -> None:
+    options = (*DATA, "--out", "out", "--methods", "MuSE")
+    made = Benchmark(load_plan("tiny.yaml"), Path("out"), Path("train/a.h5"), (Path("test.h5"),), methods=("MuSE",))
+    made.train(made.table1()[:1])
+    if not finished:
+        Path("out/training/muse/weights.safetensors").unlink()
+    muse = {"prior": {"name": "muse", "settings": {"widths": [4], "layers": 3}}, "steps": 3}
+    other = changed(trainings={**yaml.safe_load(TINY)["trainings"], "muse": muse})
+    for command in (("table1",), ("table1", "--dry-run"), ("figure", 2)):
+        refused = invoke(*command, "--plan", other, *options)
+        assert refused.exit_code == 1
+        assert "muse/training.yaml: another training than that of the plan (prior)" in refused.stderr
+    assert not Path("out/cells").exists()
+    assert made.training("MuSE", None).weights == (Path("out/training/muse/weights.safetensors") if finished else None)
+
+
+def test_without_the_weights_of_its_training_a_method_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mriinv.benchmark.session.train", lambda training: None)
+    out = (*("--plan", "tiny.yaml"), *DATA, "--out", "out", "--methods", "MuSE")
+    succeed("table1", *out)
+    assert {row["error"] for row in rows("out/table1.csv")} == {"training muse has left no weights"}
+    refused = invoke("figure", 2, *out)
+    assert refused.exit_code == 1 and "error: training muse has left no weights" in refused.stderr
 
 
 def test_warm_start_is_a_share() -> None:
@@ -252,12 +283,30 @@ def test_warm_start_is_a_share() -> None:
     assert with_steps(config, 80, None).trainer.settings == {"steps": 80}
 
 
+def test_both_stages_of_a_training_are_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A second for an update of the warm start, three for another: 30 fit into a minute."""
+    clock = [0.0]
+
+    def run(config: TrainConfig, *, monitor: Any) -> None:
+        trainer = make_trainer(config.trainer.name, **config.trainer.settings)  # refuses a warm start without the rest
+        for step in range(trainer.steps):
+            clock[0] += 1.0 if step < trainer.settings.warm_start else 3.0
+            monitor(step + 1, {})
+
+    monkeypatch.setattr("mriinv.training.session.run_training", run)
+    monkeypatch.setattr("mriinv.benchmark.training.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    config = build_train_config(None, {"out": tmp_path, "prior": "elder", "trainer": "end-to-end"}, ())
+    found = settled(Training("elder", config, 1.0, 0.5))
+    assert found.trainer.settings == {**config.trainer.settings, "steps": 30, "warm_start": 15}
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_plans_are_valid(name: str) -> None:
     plan = load_plan(name)
     assert list(plan.masks) == ["2D 4×", "2D 6×", "1D 2×", "1D 4×"]
-    assert {"DEEPEN", "MuSE", "PnP-ISTA", "MoL", "ELDER", "DPS"} <= set(plan.methods)
-    for part in ("table2", "figure2", "figure3", "figure4", "figure5"):
+    assert {"DEEPEN (weights that ship)", "MuSE", "PnP-ISTA", "MoL", "ELDER", "DPS"} <= set(plan.methods)
+    assert plan.methods["DEEPEN (weights that ship)"].training is None
+    for part in NO_PARTS:
         assert getattr(plan, part) is not None
     overview = succeed("table1", "--plan", name, "--dry-run").stdout
     assert f"of {15 if name == 'paper' else 8} trainings missing" in overview
@@ -281,9 +330,7 @@ def test_shipped_plans_are_valid(name: str) -> None:
     ],
 )  # fmt: skip
 def test_mistakes_in_plans_are_named(fields: dict[str, Any], message: str) -> None:
-    parts = (
-        {part: None for part in ("table2", "figure2", "figure3", "figure4", "figure5")} if "methods" in fields else {}
-    )
+    parts = NO_PARTS if "methods" in fields else {}
     result = invoke("table1", "--plan", changed(**{**parts, **fields}))
     assert result.exit_code == 1
     assert message in result.stderr
@@ -335,6 +382,24 @@ def test_table_two_by_hand() -> None:
         ["Y", "A", "30.00", "*36.00"],
         ["Y", "B", "*34.00", "34.00"],
     ]
+
+
+def test_table_two_counts_slices_and_failures_as_table_one_does() -> None:
+    task = {"trained_for": "X", "mask": "X"}
+    records = [record("A", value, slice=number, **task) for number, value in enumerate((30, 32))]
+    records += [record("B", 40, **task), record("C", 50, **task), record("C", 0, slice=1, error="diverged", **task)]
+    (made,) = table2(records)
+    texts = [[f"*{entry.text}" if entry.best else entry.text for entry in row[1:]] for row in made.rows]
+    assert texts == [["A", "*31.00 ± 1.41 (30.00)"], ["B", "40.00, n = 1"], ["C", "50.00, 1 of 2 failed"]]
+
+
+@pytest.mark.parametrize("make", [table1, table2])
+def test_tables_of_different_hardware_say_so(make: Any) -> None:
+    records = [record("A", 30, hardware="CPU, 1 threads"), record("B", 31, hardware="CPU, 1 threads")]
+    assert "hardware" not in make(records)[0].note
+    said = make([*records, record("C", 30, hardware="NVIDIA H200"), record("D", 0, error="lost")])
+    sentence = "different hardware, seconds and memory do not compare: CPU, 1 threads; NVIDIA H200."
+    assert said[0].note.endswith(sentence) and sentence in markdown(said, "") and sentence in latex(said, "")
 
 
 def test_scans_of_one_folder_are_divided_by_name(caplog: pytest.LogCaptureFixture) -> None:
@@ -400,24 +465,100 @@ def test_images_of_scans(tmp_path: Path) -> None:
         ScanImages([], None, combine)
 
 
-def test_cells_of_one_slice_share_its_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def simulated_cells() -> tuple[Benchmark, list[cells.Cell]]:
+    """A benchmark on simulated heads, and a cell for each mask."""
     made = Benchmark(plan=load_plan("tiny.yaml"), out=Path("out"), methods=("CG-SENSE",), device="cpu")
-    cells = [made.case_cell("CG-SENSE", mask) for mask in MASKS]
-    paths = {cell.path(Path("out"), made.plan.test, torch.device("cpu")) for cell in cells}
+    return made, [made.case_cell("CG-SENSE", mask) for mask in MASKS]
+
+
+def test_a_cell_has_the_name_of_what_determines_it() -> None:
+    made, (first, second) = simulated_cells()
+    paths = {cell.path(Path("out"), made.plan.test, CPU) for cell in (first, second)}
     assert len(paths) == 2
     other = made.plan.test.model_copy(update={"noise_std": 0.02})
-    assert cells[0].path(Path("out"), other, torch.device("cpu")) not in paths
-    run_cells(cells[:1], Path("out"), made.plan.test, torch.device("cpu"), keep=False)
+    assert first.path(Path("out"), other, CPU) not in paths
+    cells.run_cells([first], Path("out"), made.plan.test, CPU, keep=False)
     (path,) = Path("out").glob("*.json")
     stored = json.loads(path.read_text(encoding="utf-8"))
-    assert path in paths and stored["error"] is None
-    if sys.platform == "linux":
-        assert stored["memory_mib"] is not None and 0 <= stored["memory_mib"] < 500
+    assert path in paths and stored["error"] is None and stored["hardware"].startswith("CPU")
+
+
+def test_energies_are_drawn_around_a_reference_with_the_phase_of_the_maps() -> None:
+    made, (cell, _) = simulated_cells()
+    errors = []
+    for own in (True, False):
+        case = cells.make_case(cell, made.plan.test, CPU, own_reference=own)
+        errors.append(float((case.problem.sense() - case.reference).norm() / case.reference.norm()))
+    assert errors[0] > 0.5 and errors[1] < 0.2
+
+
+def test_cells_of_one_slice_mask_and_operator_share_its_problem() -> None:
+    _, (first, second) = simulated_cells()
+    operator = Choice(name="sense", settings={"eigenvalue_threshold": 0.5})
+    third = replace(first, config=first.config.model_copy(update={"operator": operator}))
+    assert grouped([first, second, third, first]) == [[first, first], [second], [third]]
+
+
+def test_the_first_cell_of_a_process_does_not_pay_for_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, (first, second) = simulated_cells()
+    seen: list[tuple[int, ...]] = []
+
+    class Watched(Reconstruction):
+        def __call__(self, problem: Any, **options: Any) -> Any:
+            seen.append(tuple(problem.kspace.shape if isinstance(problem, Acquisition) else problem.data.shape))
+            return super().__call__(problem, **options)
+
+    monkeypatch.setattr(cells, "Reconstruction", Watched)
+    cells._warm_up.cache_clear()
+    for cell in (first, second):
+        cells.run_cells([cell], Path("out"), made.plan.test, CPU, keep=False)
+    assert seen == [(1, 2, 32, 32), (1, 4, 48, 40), (1, 4, 48, 40)]
+
+
+def test_an_error_is_stored_by_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, (first, second) = simulated_cells()
+    errors = iter([ValueError("\n late\nmore"), MemoryError()])
+
+    def fail(*_: Any) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr(cells, "make_case", fail)
+    cells.run_cells([first, second], Path("out"), made.plan.test, CPU, keep=False)
+    stored = [json.loads(c.path(Path("out"), made.plan.test, CPU).read_text()) for c in (first, second)]
+    assert [one["error"] for one in stored] == ["late", "MemoryError"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_memory_is_the_peak_of_what_is_taken() -> None:
+    torch.ones(200 * 2**18)  # 200 MiB, free again before the measurement
+    measured = cells.PeakMemory(CPU)
+    kept = torch.ones(100 * 2**18)
+    torch.ones(50 * 2**18)
+    assert measured.increase() == pytest.approx(150, abs=5)
+    assert cells.PeakMemory(CPU).increase() < 5 and len(kept)
+
+
+def test_test_sets_have_names_of_their_own() -> None:
+    scan(Path("a/set/x.h5"), 0)
+    scan(Path("b/set/x.h5"), 1)
+    for inputs, message in (
+        (("a/set", "b/set"), "--test b/set: another test set is called 'set' too"),
+        (("a/set/x.h5", "b/set/x.h5"), "'set/x'"),
+        (("a/set", "b/../a/set"), "twice"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            held_out_slices(tuple(map(Path, inputs)), (), HeldOut())
+    found = held_out_slices((Path("a/set"), Path("b/set/x.h5")), (), HeldOut())
+    assert [one.group for one in found] == ["set", "set/x"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_interrupted_processes_store_and_stay_silent(tmp_path: Path) -> None:
-    Path("long.yaml").write_text(TINY.replace("steps: 2", "steps: 900000").replace("steps: 3", "steps: 900000"))
+    names = ("first", "second")
+    long = {"prior": {"name": "muse", "settings": {"widths": [4], "layers": 2}}, "steps": 900000}
+    plan = changed(
+        trainings=dict.fromkeys(names, long), methods={n: {"recipe": "muse", "training": n} for n in names}, **NO_PARTS
+    )
     code = "from mriinv.cli import main; main(prog_name='mriinv')"
     command = [
         sys.executable,
@@ -426,19 +567,24 @@ def test_interrupted_processes_store_and_stay_silent(tmp_path: Path) -> None:
         "benchmark",
         "table1",
         "--plan",
-        "long.yaml",
+        plan,
         *DATA,
         *("--out", "out", "--processes", "2"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
-    stored = [Path(f"out/training/{name}/checkpoint.safetensors") for name in ("muse", "deepen")]
-    until = time.monotonic() + 60
-    while not all(path.exists() for path in stored) and time.monotonic() < until:
-        time.sleep(0.1)
-    before = [path.stat().st_mtime_ns for path in stored]
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-    _, said = running.communicate(timeout=30)
+    stored = [Path(f"out/training/{name}/checkpoint.safetensors") for name in names]
+    try:
+        until = time.monotonic() + 120
+        while not all(path.exists() for path in stored) and time.monotonic() < until:
+            time.sleep(0.1)
+        before = [path.stat().st_mtime_ns for path in stored]
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        _, said = running.communicate(timeout=60)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.communicate()
     assert running.returncode == 130, said
     assert "interrupted" in said and "Traceback" not in said
     kept = [path.stat().st_mtime_ns for path in stored]

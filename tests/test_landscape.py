@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 import mriinv.landscape
-from mriinv import InverseProblem, Prior, complex_noise
+from mriinv import InverseProblem, Prior, complex_noise, simulate_acquisition
+from mriinv.config import RunConfig
+from mriinv.data.fastmri import write_fastmri
 from mriinv.errors import CompatibilityError, InputError
-from mriinv.landscape import Landscape, landscape
+from mriinv.landscape import Landscape, case_landscape, landscape, scan_case
 from mriinv.testing.analytic import QuadraticPrior, gaussian_problem
+from mriinv.validation import Case
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -137,6 +140,45 @@ def test_the_minimum_is_refined_only_where_the_fit_is_sound(values, expected):
         assert abs(found[1]) < 2
     else:
         assert found == expected
+
+
+def test_at_the_border():
+    _, prior, _ = gaussian_problem()
+    _, best = quadratic(prior.matrix, None, pair()[0], landscape(prior, *pair(), generator=generator(), points=3))
+    inside = {"generator": generator(), "points": 5, **around(best)}
+    assert not landscape(prior, *pair(), **inside).at_border
+    beyond = {**inside, "generator": generator(), "gaussian": (float(best[0]) + 1, float(best[0]) + 2)}
+    assert landscape(prior, *pair(), **beyond).at_border
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_a_case_is_seen_in_units_of_its_scale_and_at_its_noise(data):
+    problem, prior, _ = gaussian_problem()
+    problem = InverseProblem(problem.operator, 3 * problem.data, 1.5, torch.tensor([3.0], dtype=torch.float64))
+    reference = 3 * pair()[0][None]
+    arguments = {"points": 3, "structural": (-0.5, 0.5)}
+    found = case_landscape(FollowsNoise(prior.matrix), Case("", problem, reference), seed=4, data=data, **arguments)
+    halved = QuadraticPrior(0.5 * prior.matrix)
+    same = InverseProblem(problem.operator, problem.data / 3, None, torch.ones(1)) if data else None
+    sense = problem.sense()[0] / 3
+    wanted = landscape(halved, reference[0] / 3, sense, generator=generator(4), problem=same, **arguments)
+    torch.testing.assert_close(found.values, wanted.values)
+    assert found.minimiser == pytest.approx(wanted.minimiser)
+
+
+def test_the_case_of_a_scan_has_the_phase_of_its_maps(tmp_path):
+    """A simulated scan brings a reference, whose phase no calibration can know; SENSE is compared with another one."""
+    full = simulate_acquisition(shape=(48, 40), coils=4, slices=3, noise_std=0.002)
+    write_fastmri(tmp_path / "scan.h5", full)
+    config = RunConfig(solver="mm-cg", mask={"name": "poisson-2d", "acceleration": 2}, device="cpu")
+    case = scan_case(config.model_copy(update={"input": (tmp_path / "scan.h5",)}))
+    assert case.name == "scan.h5[1]"
+    for found in (case, scan_case(config)):
+        error = found.problem.sense() - found.reference
+        assert float(error.norm() / found.reference.norm()) < 0.2
+    (tmp_path / "other.h5").write_bytes((tmp_path / "scan.h5").read_bytes())
+    with pytest.raises(InputError, match="found 2 scans; expected one scan"):
+        scan_case(config.model_copy(update={"input": (tmp_path,)}))
 
 
 def test_errors():

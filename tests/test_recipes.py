@@ -9,12 +9,18 @@ from mriinv.run import execute
 RECIPES = sorted(
     name for name, recipe in registry().recipes.items() if ":" not in name and recipe.operator.name == "sense"
 )
-SHORTER = {  # samplers of many steps: enough of them here to see that they work
+SHORTER = {  # methods of many steps: enough of them here to see that they work
     "deepen-posterior": ["solver.samples=2", "solver.iterations=10"],
-    "muse-modified": ["solver.max_iterations=30"],
-    "dps": ["solver.samples=1", "solver.steps=100"],
-    "dds": ["solver.samples=1", "solver.steps=20"],
+    "muse-modified": ["solver.max_iterations=15"],
+    "pnp-ista": ["solver.max_iterations=60"],
+    "dps": ["solver.samples=1", "solver.steps=100", "solver.scale=10"],  # fewer steps, longer ones towards the data
+    "dds": ["solver.samples=1", "solver.steps=10"],
     "pnp-flow": ["solver.steps=20"],
+}
+GAINS = {  # dB, lowest; DPS was measured at −4.0, without data at −10.7, with a gradient of the wrong sign at −28
+    "zero-filled": -1e-6,
+    "dps": -5,
+    "pnp-flow": 0,
 }
 
 
@@ -31,4 +37,4 @@ def test_recipe_improves_a_real_scan(name, shared_data, tmp_path):
     assert report.error is None and report.complete
     (measured,) = report.slices
     gain = measured.metrics.psnr - measured.zero_filled.psnr
-    assert gain > {"zero-filled": -1e-6, "dps": -8, "pnp-flow": 0}.get(name, 2)
+    assert gain > GAINS.get(name, 5)

@@ -6,6 +6,7 @@ import math
 from typing import Any, Literal
 
 import torch
+from pydantic import model_validator
 
 from mriinv import (
     ComponentSettings,
@@ -33,6 +34,9 @@ class EndToEndTrainer(Trainer):
     for priors that provide ``denoiser``: unrolled methods are commonly started from such a network.
 
     ``loss="magnitude"`` compares magnitudes, as MoL's authors do; the phase then follows from the data alone.
+
+    Logged: ``mse_db``, the mean square error in dB at image scale 1 (the peak of an image is not 1, so −mse_db is no
+    PSNR), the penalty, and the mean number of iterations.
     """
 
     name = "end-to-end"
@@ -40,13 +44,21 @@ class EndToEndTrainer(Trainer):
 
     class Settings(ComponentSettings):
         steps: int = setting(2000, "updates", ge=1)
-        warm_start: int = setting(0, "updates of denoising score matching first, on twice as many images", ge=0)
+        warm_start: int = setting(
+            0, "updates of denoising score matching first, on twice as many images; fewer than steps", ge=0
+        )
         batch: int = setting(2, "images per update", ge=1)
         learning_rate: float = setting(1e-3, "Adam's, after a linear warm-up; falls along a cosine", gt=0)
         scalar_learning_rate_factor: float = setting(
             10.0, "factor on it for parameters that are one number (step sizes, weights)", ge=0
         )
         loss: Literal["complex", "magnitude"] = setting("complex", "what of the image is compared")
+
+        @model_validator(mode="after")
+        def _learns_the_reconstruction(self) -> EndToEndTrainer.Settings:
+            if self.warm_start >= self.steps:
+                raise ValueError(f"warm_start: found {self.warm_start}; expected fewer than steps, {self.steps}")
+            return self
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -84,5 +96,5 @@ class EndToEndTrainer(Trainer):
             compared = (solution.image.abs() - images.abs()).square().mean()
         penalty = prior.penalty(solution.image.detach(), generator)
         value = 100 * compared / images.abs().square().mean() + penalty
-        log = {"psnr": -10 * math.log10(float(error.detach())), "penalty": float(penalty.detach())}
+        log = {"mse_db": 10 * math.log10(float(error.detach())), "penalty": float(penalty.detach())}
         return Loss(value, log | {"iterations": float(solution.iterations.double().mean())})

@@ -24,6 +24,7 @@ from mriinv_mmcg.quasi_newton import QuasiNewton
 from mriinv_mmcg.state import State, StepTaken
 
 STEPS_PER_LEVEL, PUBLISHED_STEPS_PER_LEVEL = 1, 3
+FLOOR = 0.01  # of the last noise level: finer texture of real tissue is unlike that of any training
 Step = Callable[[State, Solve, float], StepTaken]
 
 
@@ -65,7 +66,7 @@ class MMCG(Solver):
         )
         lowest_level: float | None = setting(
             None,
-            "last noise level; none: the noise of the data, as far as it was trained",
+            f"last noise level; none: the noise of the data, at least {FLOOR:g}",
             gt=0,
             unit="std per real component, image scale 1",
         )
@@ -107,9 +108,9 @@ class MMCG(Solver):
             return [None]
         s, (trained_low, trained_high) = self.settings, prior.noise_range
         high = min(max(s.highest_level or trained_high, trained_low), trained_high)
-        asked = s.lowest_level or (0.0 if problem.noise_std is None else problem.noise_std)
-        low = torch.as_tensor(asked, dtype=torch.float64, device=problem.data.device)
-        low = low.expand(problem.batch).clamp(trained_low, high)
+        noise = torch.as_tensor(0.0 if problem.noise_std is None else problem.noise_std, dtype=torch.float64)
+        low = noise.clamp_min(FLOOR) if s.lowest_level is None else torch.tensor(s.lowest_level, dtype=torch.float64)
+        low = low.to(problem.data.device).expand(problem.batch).clamp(trained_low, high)
         count = min(s.levels, 1 + s.max_iterations // (2 * self._steps_per_level))
         return [high * (low / high) ** (k / (count - 1)) for k in range(count - 1)] + [low]
 

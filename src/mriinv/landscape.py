@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mriinv.compose import resolve_device
+from mriinv.config import RunConfig
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
 from mriinv.core.types import ImageSlice
 from mriinv.data.noise import complex_noise
+from mriinv.data.preparation import prepare_acquisition
+from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError
+from mriinv.jobs import mask_for, open_input, prepare, settle
+from mriinv.validation import Case, retrospective_case
 
 BATCH_PIXELS = 2**20  # in one evaluation; a network with 64 channels takes 256 MiB per layer for them
 
@@ -40,6 +47,52 @@ class Landscape:
     image: ImageSlice
     noise: ImageSlice
     structure: ImageSlice
+
+    @property
+    def at_border(self) -> bool:
+        """Whether the minimiser lies at the border of the grid, so that a lower value may lie beyond."""
+        limits = zip(self.minimiser, (self.gaussian, self.structural), strict=True)
+        return any(alpha in (float(grid[0]), float(grid[-1])) for alpha, grid in limits)
+
+
+def scan_case(config: RunConfig) -> Case:
+    """Read one fully sampled slice, or simulate one, and hide what ``config.mask`` leaves out.
+
+    The slice is the middle one of those that ``config.slices`` names; `config` needs a mask. Its reference is what all
+    samples show through the operator: one of the scan's own has another phase than the SENSE image, in general.
+
+    Raises
+    ------
+    InputError : a scan that cannot be read or is not fully sampled, more than one scan
+    """
+    config = settle(config)
+    job, *others = prepare(config)
+    if others:
+        raise InputError(config.input[0], "", f"{1 + len(others)} scans", "one scan")
+    index = job.slices[len(job.slices) // 2]
+    with open_input(job.path) as scan:
+        acquisition = simulate_acquisition(seed=config.seed) if scan is None else scan.read(index)
+    prepared = prepare_acquisition(acquisition.to(resolve_device(config.device)), config.preparation)
+    full = replace(prepared, reference=None)
+    assert config.mask is not None
+    return retrospective_case(full.source, full, mask_for(config.mask, full), config.operator)
+
+
+def case_landscape(prior: Prior, case: Case, *, seed: int, data: bool, **grid: Any) -> Landscape:
+    """Evaluate the energy, or with `data` the cost, around the reference of a case, at the noise of its data.
+
+    Images are in units of the scale of the problem; z has the `seed`. The prior is on the device of the case, and
+    `grid` goes on to `landscape`: ``gaussian``, ``structural``, ``points``.
+    """
+    problem = case.problem.normalised()
+    assert case.problem.scale is not None
+    reference, sense = case.reference[0] / case.problem.scale, problem.sense()[0]
+    grid |= {"generator": torch.Generator(reference.device).manual_seed(seed)}
+    if data:
+        return landscape(prior, reference, sense, problem=problem, **grid)
+    if problem.noise_std is not None:
+        prior = prior.at_noise(torch.as_tensor(problem.noise_std))
+    return landscape(prior, reference, sense, **grid)
 
 
 def landscape(

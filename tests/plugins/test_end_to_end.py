@@ -107,7 +107,7 @@ def test_loss_is_the_relative_error_in_percent_and_the_penalty(compared):
     expected = 100 * error.abs().square().sum() / images.abs().square().sum() + 3.0 * 0.2**2
     assert loss.value.item() == pytest.approx(expected.item(), rel=1e-5)
     mean_square = float((found - images).abs().square().mean())
-    assert loss.log["psnr"] == pytest.approx(-10 * math.log10(mean_square), abs=1e-4)
+    assert loss.log["mse_db"] == pytest.approx(10 * math.log10(mean_square), abs=1e-4)
     assert loss.log["penalty"] == pytest.approx(0.12) and loss.log["iterations"] == 1
 
 
@@ -126,7 +126,7 @@ def test_warm_start_trains_the_denoiser():
     learner = trainer(steps=2, warm_start=1, batch=1)
     prior = make_prior("elder", weights="none", widths=[4], blocks=1, iterations=2).requires_grad_(True)
     first, second = (learner.loss(prior, Noisy(), step, torch.Generator().manual_seed(0)) for step in range(2))
-    assert set(first.log) == {"dsm"} and "psnr" in second.log
+    assert set(first.log) == {"dsm"} and "mse_db" in second.log
     first.value.backward()
     assert prior.network.outlet.weight.grad is not None and prior.raw_step.grad is None
     assert frozenset({"reconstruction", "denoiser"}) in learner.requires
@@ -198,3 +198,6 @@ def test_wrong_combinations_and_settings_are_refused():
     for name, value in (("steps", 0), ("batch", 0), ("learning_rate", 0), ("loss", "phase"), ("warm_start", -1)):
         with pytest.raises(SettingsError, match=rf"end-to-end\.{name}"):
             make_trainer("end-to-end", **{name: value})
+    for warm_start in (3, 4):
+        with pytest.raises(SettingsError, match=f"warm_start: found {warm_start}; expected fewer than steps, 3"):
+            trainer(steps=3, warm_start=warm_start)

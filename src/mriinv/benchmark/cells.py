@@ -8,8 +8,8 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ from torch import Tensor
 
 from mriinv import __version__
 from mriinv.benchmark.plan import HeldOut, slug
+from mriinv.benchmark.pool import said
 from mriinv.benchmark.scans import HeldOutSlice
-from mriinv.compose import Reconstruction, find_weights, make_prior, make_solver
+from mriinv.compose import UNTRAINED, Reconstruction, find_weights, make_prior, make_solver
 from mriinv.config import MaskChoice, RunConfig
+from mriinv.core.prior import Prior
 from mriinv.core.problem import Samples
 from mriinv.data.hybrid import centre_crop
+from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import MriinvError
 from mriinv.files import atomic_path, sha256
 from mriinv.jobs import mask_for
@@ -105,6 +108,7 @@ def run_cells(cells: list[Cell], folder: Path, plan: HeldOut, device: torch.devi
         path = cell.path(folder, plan, device)
         record: Record = {**described(cell), "error": None, "hardware": _hardware(device)}
         try:
+            _warm_up(device)
             if case is None:
                 case = make_case(cell, plan, device)
             measured, images = _measured(cell, case, device)
@@ -113,7 +117,7 @@ def run_cells(cells: list[Cell], folder: Path, plan: HeldOut, device: torch.devi
             if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
                 gc.collect()
             images = {}
-            record["error"] = f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            record["error"] = said(error)
         if keep and images:
             with atomic_path(path.with_suffix(".npz")) as temporary:
                 np.savez_compressed(temporary, **images)  # type: ignore[arg-type]
@@ -134,20 +138,47 @@ def described(cell: Cell) -> Record:
     }
 
 
-def make_case(cell: Cell, plan: HeldOut, device: torch.device) -> Case:
-    """Undersample the slice of a cell."""
+def make_case(cell: Cell, plan: HeldOut, device: torch.device, *, own_reference: bool = True) -> Case:
+    """Undersample the slice of a cell.
+
+    Parameters
+    ----------
+    own_reference : whether to compare with the reference that the slice brings, if it does; its phase is its own
+    """
     full = cell.tested.load(plan, device)
+    if not own_reference:
+        full = replace(full, reference=None)
     mask = mask_for(cell.choice, full)
     return retrospective_case(cell.tested.name, full, mask, cell.config.operator, plan.preparation.crop)
 
 
+def prior_of(cell: Cell) -> Prior | None:
+    """Build the prior of a cell; None for a solver without.
+
+    Raises
+    ------
+    MriinvError : the cell is to have the weights of a training that has left none
+    """
+    choice = cell.config.prior
+    if choice is None:
+        return None
+    if cell.training and choice.weights is None:
+        raise MriinvError(f"training {cell.training} has left no weights")
+    return make_prior(choice.name, weights=choice.weights, **choice.settings)
+
+
+@cache
+def _warm_up(device: torch.device) -> None:
+    """Reconstruct something tiny, once in a process: what libraries load and set up then counts for no method."""
+    tiny = simulate_acquisition(shape=(32, 32), coils=2).to(device)
+    prior = make_prior("deepen", weights=UNTRAINED, widths=[4], blocks=1)
+    Reconstruction(prior, make_solver("mm-cg", max_iterations=1), str(device))(tiny)
+
+
 def _measured(cell: Cell, case: Case, device: torch.device) -> tuple[Record, dict[str, np.ndarray]]:
-    prior_choice, solver = cell.config.prior, cell.config.solver
-    prior = None
-    if prior_choice is not None:
-        prior = make_prior(prior_choice.name, weights=prior_choice.weights, **prior_choice.settings)
+    prior, solver = prior_of(cell), cell.config.solver
     reconstruct = Reconstruction(prior, make_solver(solver.name, **solver.settings), str(device))
-    memory = _Memory(device)
+    memory = PeakMemory(device)
     started = time.perf_counter()
     solution = reconstruct(case.problem, seed=cell.config.seed + cell.tested.index)
     if device.type == "cuda":
@@ -205,7 +236,7 @@ def read_cell(path: Path) -> Record | None:
     return record
 
 
-class _Memory:
+class PeakMemory:
     """The largest memory in use from now on, above what is in use now; known on Linux and with CUDA."""
 
     def __init__(self, device: torch.device) -> None:

@@ -10,13 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mriinv.benchmark.cells import cropped, make_case, read_images
+from mriinv.benchmark.cells import cropped, make_case, prior_of, read_images
 from mriinv.benchmark.plan import slug
 from mriinv.benchmark.session import Benchmark, Wanted
-from mriinv.compose import make_prior
 from mriinv.errors import MriinvError, SettingsError
 from mriinv.files import atomic_path
-from mriinv.landscape import landscape
+from mriinv.landscape import case_landscape
 from mriinv.report.paper_figures import Comparison, Posterior, comparison_figure, figure5
 from mriinv.report.paper_figures import figure2 as draw_landscapes
 
@@ -35,7 +34,7 @@ def wanted(benchmark: Benchmark, number: int) -> list[Wanted]:
     if getattr(plan, f"figure{number}", None) is None:
         raise SettingsError(f"the plan has no figure{number}")
     if number == 4 and plan.figure4 is not None:
-        methods = benchmark.chosen(plan.figure4.methods)
+        methods = benchmark.trained_for_each("figure4", plan.figure4.methods)
         return [shown(label, tested, trained) for trained, tested in plan.figure4.pairs for label in methods]
     if number == 5 and plan.figure5 is not None:
         return [
@@ -81,21 +80,16 @@ def _landscapes(benchmark: Benchmark) -> list[Path]:
     rows, paths = [], []
     for mask in chosen.masks:
         cells = [benchmark.case_cell(one.method, mask) for one in found if one.mask == mask]
-        case = make_case(cells[0], benchmark.plan.test, benchmark.torch_device)
-        problem = case.problem.normalised()
+        case = make_case(cells[0], benchmark.plan.test, benchmark.torch_device, own_reference=False)
         assert case.problem.scale is not None
-        reference, sense = case.reference[0] / case.problem.scale, problem.sense()[0]
-        energies = []
+        reference, energies = case.reference[0] / case.problem.scale, []
         for cell in cells:
-            choice = cell.config.prior
-            if choice is None:
+            prior = prior_of(cell)
+            if prior is None:
                 raise SettingsError(f"figure2.methods: '{cell.method}' has no prior, so no energy")
-            if cell.training and not choice.weights:
-                raise MriinvError(f"figure 2: training {cell.training} is not finished")
-            prior = make_prior(choice.name, weights=choice.weights, **choice.settings).to(benchmark.torch_device)
-            generator = torch.Generator(benchmark.torch_device).manual_seed(benchmark.plan.seed)
             ranges = {"gaussian": chosen.gaussian, "structural": chosen.structural, "points": chosen.points}
-            energy = landscape(prior, reference, sense, generator=generator, **ranges)  # type: ignore[arg-type]
+            prior = prior.to(benchmark.torch_device)
+            energy = case_landscape(prior, case, seed=benchmark.plan.seed, data=False, **ranges)
             energies.append((cell.method, energy))
             rows.append([cell.method, mask, *(f"{value:.6g}" for value in energy.minimiser)])
         path = benchmark.out / f"figure2-{slug(mask)}.png"

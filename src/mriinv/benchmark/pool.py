@@ -50,8 +50,13 @@ def _attempt(work: Callable[[Any], None], task: Any) -> str:
     try:
         work(task)
     except Exception as error:
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return said(error)
     return ""
+
+
+def said(error: Exception) -> str:
+    """Return the first line of what an exception says, its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _attempt_in_worker(work: Callable[[Any], None], task: Any) -> str:

@@ -16,7 +16,7 @@ from mriinv.data.labels import ENTRY, SUFFIXES
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.scan_images import middle_slices
 from mriinv.data.simulate import simulate_acquisition
-from mriinv.errors import InputError
+from mriinv.errors import InputError, SettingsError
 from mriinv.jobs import Job, open_input, prepare
 from mriinv.manifest import Choice
 
@@ -113,11 +113,19 @@ def held_out_slices(inputs: tuple[Path, ...], kept_back: tuple[Path, ...], plan:
     """Return the slices of every test set: each input is one, a folder by its name, a file with that of its folder.
 
     Without inputs the scans that were kept back are the set, and without those simulated heads.
+
+    Raises
+    ------
+    SettingsError : two inputs of one name, or the same one twice
     """
+    if len({path.resolve() for path in inputs}) < len(inputs):
+        raise SettingsError("--test: the same scan or folder twice")
     sets: dict[str, list[Job]] = {}
     for path in inputs:
         name = path.name if path.is_dir() else "/".join(path.with_suffix("").parts[-2:])
-        sets.setdefault(name, []).extend(_jobs(path))
+        if name in sets:
+            raise SettingsError(f"--test {path}: another test set is called '{name}' too; rename one")
+        sets[name] = _jobs(path)
     if not inputs and kept_back:
         sets[kept_back[0].parent.name] = [job for path in kept_back for job in _jobs(path)]
     if not sets:

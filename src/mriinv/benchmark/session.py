@@ -103,18 +103,32 @@ class Benchmark:
         chosen = self.plan.table2
         if chosen is None:
             raise SettingsError("the plan has no table2")
+        methods = self.trained_for_each("table2", chosen.methods)
         return [
             Wanted(label, trained, tested, mask)
             for tested in self.slices
             for mask in chosen.masks
             for trained in chosen.masks
-            for label in self.chosen(chosen.methods)
+            for label in methods
             if (label, tested) in self._limited
         ]
 
     def chosen(self, methods: Iterable[str]) -> list[str]:
         """Return those of `methods` that are asked for."""
         return [name for name in methods if name in self.labels]
+
+    def trained_for_each(self, part: str, methods: Iterable[str]) -> list[str]:
+        """Return those of `methods` that are asked for, which a part of the plan has trained for each mask.
+
+        Raises
+        ------
+        SettingsError : weights are given for one of them
+        """
+        chosen = self.chosen(methods)
+        for name in chosen:
+            if name in self.weights:
+                raise SettingsError(f"--weights {name}: {part} compares trainings for each mask, which these are not")
+        return chosen
 
     def shown(self, label: str, mask: str, trained_for: str | None = None) -> Wanted:
         """Return a method on the slice that figures show: the middle one of the first test set."""
@@ -187,7 +201,7 @@ class Benchmark:
         cells = {one: self._cell(one) for one in wanted}
         paths = {one: self._path(cell) for one, cell in cells.items() if not self._failure(one)}
         missing = [one for one, path in paths.items() if not _complete(path, keep)]
-        groups = [[cells[one] for one in group] for group in _groups(missing)]
+        groups = grouped(cells[one] for one in missing)
         work = partial(run_cells, folder=self.out / "cells", plan=self.plan.test, device=self._device, keep=keep)
         self.say(f"{len(paths) - len(missing)} evaluations are there, {len(missing)} to compute")
         done, lost = 0, dict[int, str]()
@@ -215,8 +229,8 @@ class Benchmark:
         if (one.method, one.trained_for) not in self._combinations:
             weights = self.weights.get(one.method) or (trained and trained.weights)
             config = self.plan.methods[one.method].combination()
-            if weights and config.prior is not None:
-                prior = config.prior.model_copy(update={"weights": str(weights)})
+            if config.prior is not None and (weights or trained):
+                prior = config.prior.model_copy(update={"weights": weights and str(weights)})
                 config = config.model_copy(update={"prior": prior})
             self._combinations[one.method, one.trained_for] = config
         config = self._combinations[one.method, one.trained_for]
@@ -261,11 +275,11 @@ class Benchmark:
         yield f"{len(wanted)} evaluations, {there} of them there"
 
 
-def _groups(wanted: list[Wanted]) -> list[list[Wanted]]:
-    """Return what shares a slice and a mask together: the slice is read and calibrated once for all methods."""
-    groups: dict[tuple[HeldOutSlice, str], list[Wanted]] = {}
-    for one in wanted:
-        groups.setdefault((one.tested, one.mask), []).append(one)
+def grouped(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Return what shares slice, mask and operator together: the slice is read and calibrated once for all methods."""
+    groups: dict[tuple[HeldOutSlice, str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.tested, cell.mask, cell.config.operator.model_dump_json()), []).append(cell)
     return list(groups.values())
 
 

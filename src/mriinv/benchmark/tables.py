@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mriinv.benchmark.cells import Record
 from mriinv.files import atomic_path
@@ -18,12 +17,15 @@ COLUMNS = (
     "iterations", "converged", "memory_mib", "parameters", "training", "training_minutes", "hardware", "error",
     "notes", "file",
 )  # fmt: skip
-NOTE = (
+SCORES = (
     "PSNR in dB: mean ± standard deviation over slices, in brackets the worst; largest magnitude of the reference "
-    "slice as data range. SSIM: 7×7 window and this range (fastMRI); legacy: twice the range, as older papers report "
-    "it, not comparable. Both over the support of the coil maps. Seconds are those of the reconstruction alone, "
-    "calibration left out; memory is what it takes beyond what was in use. Best mean of each column in bold, among "
-    "methods that were run on all slices of the set without a failure."
+    "slice as data range, over the support of the coil maps. Best mean in bold, among methods that were run on all "
+    "slices of the set without a failure."
+)
+MORE = (
+    "SSIM: 7×7 window and the same range (fastMRI); legacy: twice the range, as older papers report it, not "
+    "comparable. Seconds are those of the reconstruction alone, calibration left out; memory is what it takes beyond "
+    "what was in use."
 )
 ESCAPED = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -41,59 +43,70 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """A heading, the names of the columns, the rows."""
+    """A heading, the names of the columns, the rows, and what a reader has to know of the numbers."""
 
     title: str
     columns: list[str]
     rows: list[list[Entry]]
+    note: str
 
 
 def table1(records: Sequence[Record]) -> list[Table]:
     """Return a table for each test set: methods in rows, masks in columns."""
-    return [_compared(name, group) for name, group in _grouped(records, "test_set").items()]
+    tables = []
+    for name, group in _grouped(records, "test_set").items():
+        methods, most = _grouped(group, "method"), _count(group)
+        columns = ["method"]
+        rows = [[Entry(method)] for method in methods]
+        for mask in _grouped(group, "mask"):
+            columns += [f"{mask} PSNR", "SSIM (legacy)"]
+            for row, entries in zip(rows, _scores(methods.values(), {"mask": mask}, most), strict=True):
+                row += entries
+        columns += ["seconds", "memory (MiB)", "parameters", "training (min)"]
+        for row, some in zip(rows, methods.values(), strict=True):
+            row += [Entry(_number(some, "seconds", ".2f")), Entry(_number(some, "memory_mib", ".0f"))]
+            row += [Entry(_number(some, "parameters", ",.0f")), Entry(_number(some, "training_minutes", ".1f"))]
+        tables.append(Table(f"{name}, n = {most}", columns, rows, _note(group, SCORES, MORE)))
+    return tables
 
 
 def table2(records: Sequence[Record]) -> list[Table]:
     """Return a table for each test set: masks of the test in rows, of the training in columns (paper, table II)."""
     tables = []
     for name, group in _grouped(records, "test_set").items():
-        by_training = _grouped(group, "trained_for")
+        methods, trainings, most = _grouped(group, "method"), _grouped(group, "trained_for"), _count(group)
         rows = []
-        for mask, tested in _grouped(group, "mask").items():
-            methods = _grouped(tested, "method")
-            scores = {
-                method: [_only(found, "trained_for", one) for one in by_training] for method, found in methods.items()
-            }
-            best = [_best([scores[method][column] for method in methods], "psnr") for column in range(len(by_training))]
-            for method, found in scores.items():
-                entries = [Entry(_psnr(some), value is not None and _mean(some, "psnr") == value)
-                           for some, value in zip(found, best, strict=True)]  # fmt: skip
-                rows.append([Entry(mask), Entry(method), *entries])
-        title = f"{name}, n = {_count(group)}: PSNR (dB), better of the methods in bold"
-        tables.append(Table(title, ["tested on", "method", *(f"trained for {one}" for one in by_training)], rows))
+        for mask in _grouped(group, "mask"):
+            found = [_scores(methods.values(), {"mask": mask, "trained_for": one}, most) for one in trainings]
+            for method, entries in zip(methods, zip(*found, strict=True), strict=True):
+                rows.append([Entry(mask), Entry(method), *(psnr for psnr, _ in entries)])
+        columns = ["tested on", "method", *(f"trained for {one}" for one in trainings)]
+        title = f"{name}, n = {most}: PSNR (dB), better of the methods in bold"
+        tables.append(Table(title, columns, rows, _note(group, SCORES)))
     return tables
 
 
-def _compared(name: str, records: list[Record]) -> Table:
-    methods, masks = _grouped(records, "method"), list(_grouped(records, "mask"))
-    most = _count(records)
-    columns = ["method"]
-    rows = [[Entry(method)] for method in methods]
-    for mask in masks:
-        columns += [f"{mask} PSNR", "SSIM (legacy)"]
-        found = [_only(some, "mask", mask) for some in methods.values()]
-        whole = [some for some in found if len(some) == most]
-        best = {metric: _best(whole, metric) for metric in ("psnr", "ssim")}
-        for row, some in zip(rows, found, strict=True):
-            full = some in whole and not _failed(some)
-            fewer = f", n = {len(some)}" if some and len(some) < most else ""
-            row.append(Entry(_psnr(some) + fewer, full and _mean(some, "psnr") == best["psnr"]))
-            row.append(Entry(_ssim(some), full and _mean(some, "ssim") == best["ssim"]))
-    columns += ["seconds", "memory (MiB)", "parameters", "training (min)"]
-    for row, some in zip(rows, methods.values(), strict=True):
-        row += [Entry(_number(some, "seconds", ".2f")), Entry(_number(some, "memory_mib", ".0f"))]
-        row += [Entry(_number(some, "parameters", ",.0f")), Entry(_number(some, "training_minutes", ".1f"))]
-    return Table(f"{name}, n = {most}", columns, rows)
+def _scores(methods: Iterable[list[Record]], task: dict[str, str], most: int) -> list[tuple[Entry, Entry]]:
+    """Return PSNR and SSIM of each method at a task, the best of those that have all `most` slices in bold."""
+    found = [[record for record in some if task.items() <= record.items()] for some in methods]
+    whole = [len(some) == most and not _failed(some) for some in found]
+    best = {}
+    for metric in ("psnr", "ssim"):
+        means = [_mean(some, metric) for some, full in zip(found, whole, strict=True) if full]
+        best[metric] = max((mean for mean in means if mean is not None), default=None)
+    scores = []
+    for some, full in zip(found, whole, strict=True):
+        fewer = f", n = {len(some)}" if some and len(some) < most else ""
+        psnr = Entry(_psnr(some) + fewer, full and _mean(some, "psnr") == best["psnr"])
+        scores.append((psnr, Entry(_ssim(some), full and _mean(some, "ssim") == best["ssim"])))
+    return scores
+
+
+def _note(records: list[Record], *parts: str) -> str:
+    """Return what has to be known of a table, the hardware too where it is not the same for all of it."""
+    hardware = sorted({record["hardware"] for record in records if record.get("hardware")})
+    mixed = f"Computed on different hardware, seconds and memory do not compare: {'; '.join(hardware)}."
+    return " ".join([*parts, mixed] if len(hardware) > 1 else parts)
 
 
 def _psnr(records: list[Record]) -> str:
@@ -126,21 +139,12 @@ def _mean(records: list[Record], field: str) -> float | None:
     return statistics.mean(values) if values else None
 
 
-def _best(groups: list[list[Record]], field: str) -> float | None:
-    means = [_mean(some, field) for some in groups if not _failed(some)]
-    return max((mean for mean in means if mean is not None), default=None)
-
-
 def _failed(records: list[Record]) -> list[Record]:
     return [record for record in records if record["error"]]
 
 
 def _count(records: list[Record]) -> int:
     return len({(record["scan"], record["slice"]) for record in records})
-
-
-def _only(records: list[Record], field: str, value: Any) -> list[Record]:
-    return [record for record in records if record[field] == value]
 
 
 def _grouped(records: Sequence[Record], field: str) -> dict[str, list[Record]]:
@@ -180,8 +184,8 @@ def markdown(tables: list[Table], summary: str) -> str:
     for table in tables:
         lines += [f"### {table.title}", "", _row(table.columns), _row(["---"] * len(table.columns))]
         lines += [_row([f"**{entry.text}**" if entry.best else entry.text for entry in row]) for row in table.rows]
-        lines.append("")
-    return "\n".join([*lines, NOTE, ""])
+        lines += ["", table.note, ""]
+    return "\n".join(lines)
 
 
 def _row(cells: list[str]) -> str:
@@ -201,7 +205,7 @@ def latex(tables: list[Table], summary: str) -> str:
         lines += [
             r"\begin{table*}",
             r"\centering",
-            rf"\caption{{{escaped(table.title)}. {escaped(NOTE)}}}",
+            rf"\caption{{{escaped(table.title)}. {escaped(table.note)}}}",
             rf"\begin{{tabular}}{{l{'c' * (len(table.columns) - 1)}}}",
             r"\hline",
             rf"{head} \\",

@@ -15,7 +15,6 @@ from mriinv.config import TrainConfig, Validation, build_train_config
 from mriinv.errors import SettingsError
 from mriinv.files import atomic_path
 from mriinv.registry import registry
-from mriinv.training.session import run_training
 from mriinv.weights import read_metadata
 
 SLICE = 600.0  # seconds between two checkpoints that are certain; others come every few updates
@@ -46,8 +45,14 @@ class Training:
 
     @property
     def weights(self) -> Path | None:
-        """The result of a finished training: the best by validation, else the last; None before."""
-        if not (self.folder / WEIGHTS).is_file() or self.updates_done < self._updates_wanted():
+        """The result of a finished training: the best by validation, else the last; None before.
+
+        Raises
+        ------
+        SettingsError : the folder holds another training
+        """
+        stored = self.stored()
+        if not (self.folder / WEIGHTS).is_file() or (stored and self.updates_done < _steps(stored)):
             return None
         best = self.folder / BEST
         return best if best.is_file() else self.folder / WEIGHTS
@@ -65,10 +70,24 @@ class Training:
         card: dict[str, Any] = read_metadata(path)["card"] if path.is_file() else {}
         return card
 
-    def _updates_wanted(self) -> int:
-        """Return the updates of the stored configuration; none are missing from weights that came from elsewhere."""
+    def stored(self) -> TrainConfig | None:
+        """Return the configuration in the folder; None where there is none, as with weights that came from elsewhere.
+
+        Raises
+        ------
+        SettingsError : it is another training than that of the plan
+        """
         path = self.folder / CONFIG
-        return _steps(build_train_config(path, {"out": self.folder}, ())) if path.is_file() else 0
+        if not path.is_file():
+            return None
+        stored = build_train_config(path, {"out": self.folder, "device": self.config.device}, ())
+        wanted = self.config if self.minutes is None else with_steps(self.config, _steps(stored), self.warm_start)
+        parts = [part for part in TrainConfig.model_fields if part != "validation"]
+        other = [part for part in parts if getattr(stored, part) != getattr(wanted, part)]
+        if other:
+            found = f"another training than that of the plan ({', '.join(other)})"
+            raise SettingsError(f"{path}: {found}; use another --out, or remove the folder")
+        return stored
 
 
 def train(training: Training) -> None:
@@ -81,9 +100,12 @@ def train(training: Training) -> None:
     ------
     SettingsError : the folder holds another training
     """
+    from mriinv.training.session import run_training  # slow to import, and evaluations do without
+
     path = training.folder / CONFIG
-    config = _settled(training, path)
-    if not path.is_file():
+    config = training.stored()
+    if config is None:
+        config = settled(training)
         with atomic_path(path) as temporary:
             temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     command = shlex.join(["mriinv", "train", "--config", str(path)])
@@ -91,15 +113,9 @@ def train(training: Training) -> None:
         pass
 
 
-def _settled(training: Training, path: Path) -> TrainConfig:
-    """Return the configuration with its number of updates: the stored one, or a new one after timing."""
+def settled(training: Training) -> TrainConfig:
+    """Return the configuration with its number of updates, found by timing where the plan states none."""
     config, share = training.config, training.warm_start
-    if path.is_file():
-        stored = build_train_config(path, {"out": training.folder, "device": config.device}, ())
-        wanted = config if training.minutes is None else with_steps(config, _steps(stored), share)
-        if stored.model_dump(exclude={"validation"}) != wanted.model_dump(exclude={"validation"}):
-            raise SettingsError(f"{path}: another training than that of the plan; use another --out, or remove it")
-        return stored
     if training.minutes is None:
         return config
     if share is None:
@@ -117,13 +133,15 @@ def with_steps(config: TrainConfig, steps: int, warm_start: float | None) -> Tra
 
 
 def _seconds_per_update(config: TrainConfig, **settings: Any) -> float:
-    """Time a few updates of a training that is thrown away."""
+    """Time the first updates of a training that is thrown away; it has one more, which a warm start must leave."""
+    from mriinv.training.session import run_training
+
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        probe = _set(config, {"steps": PROBE, **settings})
+        probe = _set(config, {"steps": PROBE + 1, **settings})
         probe = probe.model_copy(update={"out": Path(folder), "validation": Validation()})
         run_training(probe, monitor=lambda *_: times.append(time.monotonic()))
-    return (times[-1] - times[SETTLED - 1]) / (PROBE - SETTLED)
+    return (times[PROBE - 1] - times[SETTLED - 1]) / (PROBE - SETTLED)
 
 
 def _steps(config: TrainConfig) -> int:

@@ -30,7 +30,7 @@ from mriinv.report.figure import display_limit, magnitude, save_figure
 DPI = 110
 FONT = 9
 PANEL, LABEL, TITLE = 2.1, 0.3, 0.42  # inches: width of a panel, height of a block's label and of two lines of title
-LONGEST_NAME = 24  # characters that fit above a panel
+LONGEST_NAME = 26  # characters that fit above a panel
 ERROR_COLOURS, UNCERTAINTY_COLOURS = "inferno", "viridis"
 CONTOURS = 16
 
@@ -83,10 +83,10 @@ def figure2(
     rows: Sequence[tuple[str, Landscape]],
     error_gain: float = 10,
 ) -> Path:
-    """Draw original and perturbations, and per energy its contours, the image at the minimum and the error of that.
+    """Draw original, SENSE and perturbations, and per energy its contours, the image at the minimum and its error.
 
-    The perturbations have windows of their own. Contours are closer near the minimum, equidistant for a quadratic
-    energy; a red cross marks the minimiser.
+    SENSE is the original plus `structure`. The perturbations have windows of their own. Contours are closer near the
+    minimum, equidistant for a quadratic energy; a red cross marks the minimiser.
 
     Raises
     ------
@@ -95,14 +95,17 @@ def figure2(
     _same_shapes(reference, noise, structure, *(found.image for _, found in rows))
     aspect, limit = _aspect(reference), display_limit(reference)
     height = (1 + len(rows)) * (PANEL * aspect + TITLE) + LABEL
-    figure = _figure(3 * (PANEL + LABEL), height)
-    axes = figure.subplots(1 + len(rows), 3, squeeze=False)
-    _show(axes[0, 0], magnitude(reference), limit, "original")
-    _show(axes[0, 1], magnitude(noise), display_limit(noise), "Gaussian noise z")
-    _show(axes[0, 2], magnitude(structure), display_limit(structure), "structural perturbation s")
-    for (label, found), (left, middle, right) in zip(rows, axes[1:], strict=True):
+    figure = _figure(4 * PANEL + LABEL, height)
+    grid = figure.add_gridspec(1 + len(rows), 4)
+    top = [figure.add_subplot(grid[0, column]) for column in range(4)]
+    _show(top[0], magnitude(reference), limit, "original")
+    _show(top[1], magnitude(reference + structure), limit, "SENSE")
+    _show(top[2], magnitude(noise), display_limit(noise), "Gaussian noise z")
+    _show(top[3], magnitude(structure), display_limit(structure), "structural perturbation s")
+    for row, (label, found) in enumerate(rows, start=1):
+        left, middle, right = (figure.add_subplot(grid[row, columns]) for columns in (slice(2), 2, 3))
         _contours(left, found, _short(label))
-        left.set_box_aspect(aspect)
+        left.set_box_aspect(aspect / 2)
         alpha_z, alpha_s = found.minimiser
         _show(middle, magnitude(found.image), limit)
         at_minimum = f"image at the minimum\n$α_s$ = {_number(alpha_s)}, $α_z$ = {_number(alpha_z)}"
