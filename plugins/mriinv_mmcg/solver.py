@@ -25,6 +25,7 @@ from mriinv_mmcg.state import State, StepTaken
 
 STEPS_PER_LEVEL, PUBLISHED_STEPS_PER_LEVEL = 1, 3
 FLOOR = 0.01  # of the last noise level: finer texture of real tissue is unlike that of any training
+SHARE = 0.45  # of the distance from the start, as standard deviation per real component
 Step = Callable[[State, Solve, float], StepTaken]
 
 
@@ -43,7 +44,10 @@ class MMCG(Solver):
     that raises the cost is not taken, L is per image, and an image that has converged is left alone.
 
     A noise-conditional energy is approached through a falling noise level: the first iterates minimise C with E_σ for
-    σ from `highest_level` down to `lowest_level`, a few steps each; then the last level runs to convergence.
+    σ from `highest_level` down to `lowest_level`, a few steps each; then the last level runs to convergence. At a level
+    below what the data leave open, the mode of the posterior is sharper than anything they support; unless it is set,
+    the last level is therefore the largest of the noise of the data, `FLOOR`, and `SHARE` of the rms distance between
+    the image and the start, which SENSE was wrong by.
     The stopping rule is the paper's: |C(x_{n+1}) − C(x_n)| ≤ `tolerance`·C(x_n), or `max_iterations`. The history has
     one row per step: cost, data term and energy (scale 1), length of the step relative to the image, L, noise level,
     CG iterations, gradients of E evaluated so far.
@@ -66,7 +70,7 @@ class MMCG(Solver):
         )
         lowest_level: float | None = setting(
             None,
-            f"last noise level; none: the noise of the data, at least {FLOOR:g}",
+            "last noise level; none: that of the data, or higher where the start was far off",
             gt=0,
             unit="std per real component, image scale 1",
         )
@@ -84,10 +88,11 @@ class MMCG(Solver):
         s = self.settings
         state = State(problem, prior, problem.sense() if initial is None else initial.clone())
         quasi_newton = QuasiNewton(s.memory) if s.memory else None
-        levels = self._levels(problem, prior)
-        for position, level in enumerate(levels):
-            last = position == len(levels) - 1
-            self._enter(state, level, generator, measure=position == 0 or quasi_newton is None)
+        count = self._count(prior)
+        for number in range(1, count + 1):
+            last = number == count
+            level = self._level(state, 1.0 if last else (number - 1) / (count - 1))
+            self._enter(state, level, generator, measure=number == 1 or quasi_newton is None)
             if quasi_newton is not None:
                 quasi_newton.forget()
             for _ in range(s.max_iterations - len(state.history) if last else self._steps_per_level):
@@ -99,20 +104,27 @@ class MMCG(Solver):
         history = {name: torch.stack([row[name] for row in state.history]) for name in state.history[0]}
         return Solution(state.image, state.converged, state.iterations, history)
 
-    def _levels(self, problem: InverseProblem, prior: Prior) -> list[Tensor] | list[None]:
-        """Return the noise levels per image, falling geometrically; [None] for an energy without.
-
-        At least half of `max_iterations` is left for the last level: a small budget has fewer levels.
-        """
+    def _count(self, prior: Prior) -> int:
+        """Return the number of noise levels; at least half of `max_iterations` is left for the last one."""
         if prior.noise_range is None:
-            return [None]
-        s, (trained_low, trained_high) = self.settings, prior.noise_range
+            return 1
+        return min(self.settings.levels, 1 + self.settings.max_iterations // (2 * self._steps_per_level))
+
+    def _level(self, state: State, position: float) -> Tensor | None:
+        """Return the noise level of each image at a `position` from 0 (highest) to 1 (lowest); None without levels.
+
+        The lowest one follows what is not known: it is not below the noise of the data, nor below a share of the way
+        that the image has come, which is what the start was wrong by.
+        """
+        if state.prior.noise_range is None:
+            return None
+        s, (trained_low, trained_high) = self.settings, state.prior.noise_range
         high = min(max(s.highest_level or trained_high, trained_low), trained_high)
-        noise = torch.as_tensor(0.0 if problem.noise_std is None else problem.noise_std, dtype=torch.float64)
-        low = noise.clamp_min(FLOOR) if s.lowest_level is None else torch.tensor(s.lowest_level, dtype=torch.float64)
-        low = low.to(problem.data.device).expand(problem.batch).clamp(trained_low, high)
-        count = min(s.levels, 1 + s.max_iterations // (2 * self._steps_per_level))
-        return [high * (low / high) ** (k / (count - 1)) for k in range(count - 1)] + [low]
+        low = (SHARE * state.distance()).clamp_min(FLOOR).maximum(state.noise_std)
+        if s.lowest_level is not None:
+            low = torch.full_like(low, s.lowest_level)
+        low = low.clamp(trained_low, high)
+        return high * (low / high) ** position
 
     @property
     def _steps_per_level(self) -> int:

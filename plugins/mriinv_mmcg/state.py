@@ -38,11 +38,21 @@ class State:
     curvature: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self._back_projection = self.problem.back_projection()
+        self._back_projection, self._start = self.problem.back_projection(), self.image
         batch, device = len(self.image), self.image.device
         self.converged = torch.zeros(batch, dtype=torch.bool, device=device)
         self.stopped = self.converged.clone()
         self.iterations = torch.zeros(batch, dtype=torch.int64, device=device)
+
+    @property
+    def noise_std(self) -> Tensor:
+        """Noise of the data, 0 where it is unknown."""
+        unknown = torch.zeros(len(self.image), device=self.image.device)
+        return (unknown if self.problem.noise_std is None else torch.as_tensor(self.problem.noise_std)).double()
+
+    def distance(self) -> Tensor:
+        """Return the rms distance from the start per real component."""
+        return torch.view_as_real(self.image - self._start).double().square().flatten(1).mean(1).sqrt()
 
     def enter(self, level: Tensor | None) -> None:
         """Go on with the energy of another noise level."""

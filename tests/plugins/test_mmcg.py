@@ -111,21 +111,34 @@ def test_images_of_a_batch_stop_on_their_own(mmcg):
 def test_noise_level_falls_geometrically_and_ends_at_the_lowest(mmcg):
     problem, prior, _ = gaussian_problem()
     conditional = Conditional(prior.matrix)
-    solver = mmcg(levels=5, steps_per_level=2, highest_level=0.16, tolerance=1e-10)
+    solver = mmcg(levels=5, steps_per_level=2, highest_level=0.16, lowest_level=0.01, tolerance=1e-10)
     levels = solver(problem, conditional).history["noise_level"][:, 0]
     assert levels[:8].tolist() == pytest.approx([0.16, 0.16, 0.08, 0.08, 0.04, 0.04, 0.02, 0.02])
     assert (levels[8:] == 0.01).all() and len(levels) > 8
-    assert (mmcg(levels=1)(problem, conditional).history["noise_level"] == 0.01).all()
+    one_level = mmcg(levels=1, lowest_level=0.01)(problem, conditional)
+    assert (one_level.history["noise_level"] == 0.01).all()
     assert mmcg()(problem, prior).history["noise_level"].isnan().all()
 
 
-def test_last_level_is_the_noise_of_each_image_within_the_trained_range(mmcg):
+def test_last_level_is_what_the_data_leave_open(mmcg):
+    """The noise of each image, or a share of the distance from the start, within the trained range."""
     problem, prior, _ = gaussian_problem(batch=3)
-    noise = torch.tensor([0.001, 0.05, 0.9], dtype=torch.float64)
-    noisy = InverseProblem(problem.operator, problem.data, noise, torch.ones(3, dtype=torch.float64))
-    levels = mmcg()(noisy, Conditional(prior.matrix)).history["noise_level"]
+    noise, one = torch.tensor([0.001, 0.05, 0.9], dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    near = InverseProblem(problem.operator, 1e-3 * problem.data, noise, one)
+    levels = mmcg(levels=3)(near, Conditional(prior.matrix)).history["noise_level"]
     torch.testing.assert_close(levels[-1], torch.tensor([0.01, 0.05, 0.1], dtype=torch.float64))
-    lowest = mmcg(lowest_level=0.03)(noisy, Conditional(prior.matrix)).history["noise_level"][-1]
+    start = torch.zeros(3, 3, 4, dtype=torch.complex128)
+    solver = mmcg(levels=2, steps_per_level=1, max_iterations=8, highest_level=0.2)
+    far, first = (
+        InverseProblem(problem.operator, 0.1 * problem.data, None, one),
+        mmcg(max_iterations=1, highest_level=0.2, lowest_level=0.2),
+    )
+    moved = first(far, Conditional(prior.matrix), initial=start).image  # the one step at the first level
+    share = 0.45 * torch.view_as_real(moved).square().flatten(1).mean(1).sqrt()
+    levels = solver(far, Conditional(prior.matrix), initial=start).history["noise_level"]
+    torch.testing.assert_close(levels[-1], share.clamp(0.01, 0.2))
+    assert share.min() > 0.01 and share.max() < 0.2
+    lowest = mmcg(lowest_level=0.03)(near, Conditional(prior.matrix)).history["noise_level"][-1]
     torch.testing.assert_close(lowest, torch.full((3,), 0.03, dtype=torch.float64))
 
 
@@ -153,7 +166,7 @@ def test_dense_operator_is_its_matrix():
 @pytest.mark.parametrize("budget", [1, 2, 7, 30])
 def test_the_budget_counts_every_step_and_ends_at_the_lowest_level(mmcg, budget):
     problem, prior, _ = gaussian_problem()
-    solver = mmcg(max_iterations=budget, tolerance=1e-15)
+    solver = mmcg(max_iterations=budget, tolerance=1e-15, lowest_level=0.01)
     levels = solver(problem, Conditional(prior.matrix)).history["noise_level"][:, 0].nan_to_num(0.01)
     assert len(levels) <= budget and levels[-1] == 0.01
     assert (levels == 0.01).sum() >= len(levels) / 2
@@ -184,23 +197,25 @@ def test_an_energy_that_is_not_finite_is_reported(mmcg):
 def test_highest_level_is_clamped_to_the_trained_range(mmcg):
     problem, prior, _ = gaussian_problem()
     for asked, first in ((5.0, 0.2), (0.001, 0.01)):
-        levels = mmcg(highest_level=asked)(problem, Conditional(prior.matrix)).history["noise_level"]
+        levels = mmcg(highest_level=asked, lowest_level=0.001)(problem, Conditional(prior.matrix)).history[
+            "noise_level"
+        ]
         assert levels[0].item() == pytest.approx(first) and levels[-1].item() == 0.01
 
 
 def test_acceleration_reaches_the_same_minimum_with_a_third_of_the_gradients():
     """Twice as many unknowns as samples, and an energy whose curvature spans three decades: hard for plain MM."""
     generator = torch.Generator().manual_seed(6)
-    matrix, basis = (complex_noise((n, 64), 1.0, generator, torch.complex128) for n in (32, 64))
-    unitary, curvatures = torch.linalg.qr(basis)[0], torch.logspace(-3, 0, 64, dtype=torch.complex128)
-    operator = DenseOperator(matrix / torch.linalg.matrix_norm(matrix, 2), (8, 8))
-    data = complex_noise((3, 32), 1.0, generator, torch.complex128)
+    matrix, basis = (complex_noise((n, 36), 1.0, generator, torch.complex128) for n in (18, 36))
+    unitary, curvatures = torch.linalg.qr(basis)[0], torch.logspace(-3, 0, 36, dtype=torch.complex128)
+    operator = DenseOperator(matrix / torch.linalg.matrix_norm(matrix, 2), (6, 6))
+    data = complex_noise((3, 18), 1.0, generator, torch.complex128)
     problem = InverseProblem(operator, data, scale=torch.ones(3))
     prior = QuadraticPrior(unitary * curvatures @ unitary.mH)
     exact = dense_solution(problem, operator.matrix.mH @ operator.matrix + prior.matrix)
     best, gradients = (problem.data_term(exact) + prior.energy(exact)).detach(), {}
     for memory in (0, 10):
-        solver = make_solver("mm-cg", tolerance=1e-13, memory=memory, max_iterations=5000, cg_iterations=50)
+        solver = make_solver("mm-cg", tolerance=1e-11, memory=memory, max_iterations=400, cg_iterations=50)
         history = solver(problem, prior).history
         arrived = (history["cost"] <= best * (1 + 1e-6)).all(dim=1)
         gradients[memory] = int(history["gradients"][arrived, 0][0])
