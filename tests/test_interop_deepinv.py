@@ -115,7 +115,7 @@ def test_deepinv_lowers_the_cost_of_the_deepen_energy_as_far_as_mm_cg(problem: I
         found = from_channels(
             model(to_channels(problem.data), as_physics(problem.operator, problem.data), init=(start, start))
         )
-    solution = make_solver("mm-cg", levels=1, tolerance=1e-8)(problem, prior)
+    solution = make_solver("mm-cg", levels=1, lowest_level=level, tolerance=1e-8)(problem, prior)
     costs = [problem.data_term(x) + prior.energy(x, level) for x in (from_channels(start), found, solution.image)]
     assert (costs[1] < 0.9 * costs[0]).all()
     torch.testing.assert_close(costs[1], costs[2], rtol=1e-2, atol=0)

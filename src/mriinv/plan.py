@@ -53,7 +53,10 @@ def memory_estimate(reconstruction: Reconstruction, matrix: tuple[int, int], coi
         rows, columns = (y, x) if y * x <= PROBE_PIXELS else (64, 64)
         probe = torch.zeros(1, rows, columns, dtype=torch.complex64, device=reconstruction.device)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            if derive(prior.provides, ["gradient"]) is not None:
+            if "energy" in prior.provides:  # its gradient may do with less than autograd
+                with torch.enable_grad():
+                    prior.energy(probe.requires_grad_())
+            elif derive(prior.provides, ["gradient"]) is not None:
                 prior.gradient(probe)
             elif "denoiser" in prior.provides:
                 prior.denoise(probe, prior.noise_range[0] if prior.noise_range else 0.01)
