@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.map_solvers DATA
 
-Both start from the image at which the continuation over noise levels ends, and minimise the cost of the last level with the
-weights that ship. Counted are gradients of the energy until the cost is within 1e-6 of the lowest that either finds.
-Writes benchmarks/results/map_solvers.md.
+Both start from the image at which the continuation over noise levels ends, and minimise the cost of the last level with
+the weights that ship. Counted are gradients of the energy until the cost is within 1e-6 of the lowest that either
+finds. Writes benchmarks/results/map_solvers.md.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from mriinv_mmcg.state import State, StepTaken
 
 STEPS_PER_LEVEL, PUBLISHED_STEPS_PER_LEVEL = 1, 3
 FLOOR = 0.01  # of the last noise level: finer texture of real tissue is unlike that of any training
-SHARE = 0.45  # of the distance from the start, as standard deviation per real component
+SHARE = 0.8  # of the distance from the start, as standard deviation per real component
 Step = Callable[[State, Solve, float], StepTaken]
 
 

@@ -23,12 +23,17 @@ from mriinv.training.delegate import Watched
 
 @dataclass(frozen=True)
 class Case:
-    """An undersampled slice, and the image that its reconstruction is compared with."""
+    """An undersampled slice, and the image that its reconstruction is compared with.
+
+    `truth` is what all its samples show through the operator, in the phase of the coil maps; a reference that comes
+    with a scan may have another.
+    """
 
     name: str
     problem: InverseProblem
     reference: Image
     crop: tuple[int, int] | None = None
+    truth: Image | None = None
 
     def psnr(self, reconstruct: Reconstruction, seed: int = 0) -> float:
         """Reconstruct, and return the PSNR in dB over the support of the operator, in the centre `crop` (y, x)."""
@@ -45,8 +50,8 @@ class Case:
         """Reconstruct, and return how good the image is at which the solver ends, and whether it should end there.
 
         ``psnr``, in dB; ``psnr_lost``, by how much the best image that the prior was evaluated at on the way is better,
-        for solvers that evaluate it at their iterates; ``truth_gap``, C(reference)/C(image) − 1 with the cost C of
-        eq. 6, for solvers whose history has it and its energy: how far the minimum is from being the truth.
+        for solvers that evaluate it at their iterates; ``truth_gap``, C(truth)/C(image) − 1 with the cost C of eq. 6 at
+        the last noise level, for solvers whose history has it and its energy: how far the minimum is from the truth.
         """
         assert self.problem.scale is not None
         scale = self.problem.scale.view(-1, 1, 1)
@@ -60,14 +65,16 @@ class Case:
         values = {"psnr": self.psnr_of(solution.image)}
         if seen:
             values["psnr_lost"] = max(0.0, max(seen) - values["psnr"])
-        if {"cost", "energy"} <= solution.history.keys():
+        history = solution.history
+        if {"cost", "energy"} <= history.keys() and self.truth is not None:
             normalised = self.problem.normalised()
             if normalised.noise_std is not None:
                 prior = prior.at_noise(torch.as_tensor(normalised.noise_std))
-            truth = self.reference / scale
+            levels = history["noise_level"][-1] if prior.noise_range and "noise_level" in history else None
+            truth = self.truth / scale
             with torch.no_grad():
-                cost = normalised.data_term(truth) + prior.energy(truth)
-            values["truth_gap"] = float((cost / solution.history["cost"][-1] - 1).mean())
+                cost = normalised.data_term(truth) + prior.energy(truth, levels)
+            values["truth_gap"] = float((cost / history["cost"][-1] - 1).mean())
         return values
 
 
@@ -88,9 +95,8 @@ def retrospective_case(
     if not full.gapless:
         raise InputError(full.source, "kspace", "undersampled data", "a fully sampled scan to validate on")
     problem = make_problem(full.undersampled(mask), operator.name, **operator.settings)
-    reference = full.reference
-    if reference is None:
-        reference = problem.operator.fully_sampled_image(full.kspace)
+    truth = problem.operator.fully_sampled_image(full.kspace)
+    reference = truth if full.reference is None else full.reference
     if reference is None:
         raise SettingsError(f"operator '{operator.name}' shows no reference to validate against")
-    return Case(name, problem, reference, crop)
+    return Case(name, problem, reference, crop, truth)
