@@ -65,7 +65,10 @@ methods:
   MuSE: {recipe: muse, training: muse, solver: {settings: {max_iterations: 3}}}
   DEEPEN: {recipe: deepen-map, training: deepen, limit: 1, solver: {settings: {max_iterations: 3, levels: 1}}}
   samples: &samples
-    {solver: {name: langevin, settings: {samples: 2, iterations: 2}}, training: muse, prior: muse, limit: 1}
+    solver: {name: langevin, settings: {samples: 2, levels: 2, burn_in: 2, long_run: 0}}
+    training: muse
+    prior: muse
+    limit: 1
   more samples: *samples
 table2: {methods: [DEEPEN, MuSE], masks: [2D 2×, 1D 2×]}
 figure2: {methods: [MuSE, DEEPEN], masks: [2D 2×], points: 3}

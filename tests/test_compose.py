@@ -84,7 +84,7 @@ def test_a_problem_takes_an_operator_or_the_settings_of_a_named_one(acquisition:
 
 
 def test_randomness_comes_from_the_seed(problem: InverseProblem, small_prior: Prior) -> None:
-    sampler = make_solver("langevin", samples=2, iterations=2, step_size=0.1)
+    sampler = make_solver("langevin", samples=2, levels=2, burn_in=2, step_size=0.1, long_run=0)
     reconstruct = Reconstruction(small_prior, sampler, device="cpu")
     first, same, other = (reconstruct(problem, seed=seed) for seed in (5, 5, 6))
     assert isinstance(first, Samples) and isinstance(same, Samples) and isinstance(other, Samples)

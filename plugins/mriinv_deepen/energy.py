@@ -106,6 +106,10 @@ class DeepenEnergy(Prior):
         other.noise_factor = noise_std.double() / self.settings.data_noise_std
         return other
 
+    def temperature(self, noise_std: Tensor) -> Tensor:
+        """Return η·η₀, where E/T is the energy of the training again; the likelihood is then that of noise √(ηη₀)."""
+        return noise_std.square() / torch.as_tensor(self.noise_factor, device=noise_std.device)
+
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
         if isinstance(self.network, PublishedNetwork):
             return self._factor() * self.network(to_channels(image)).abs()

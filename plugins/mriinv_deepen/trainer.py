@@ -176,7 +176,7 @@ class MaximumLikelihood(Trainer):
             chain.fake = self._prepared[position].advance(
                 problem, prior, chain.fake, s.chain_steps, generator, lambda _, now: norms.append(now["gradient_rms"])
             )
-        unit = sampler.temperature(problem) * chain.true[0].numel()
+        unit = sampler.temperature(problem, prior) * chain.true[0].numel()
         energy_true, energy_fake = prior.energy(chain.true, level) / unit, prior.energy(chain.fake, level) / unit
         gap = (energy_true - energy_fake).mean()
         error = (chain.fake - chain.true).abs().square().mean().sqrt()

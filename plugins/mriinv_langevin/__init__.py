@@ -1,4 +1,4 @@
-"""Unadjusted Langevin sampling of the posterior."""
+"""Langevin sampling of the posterior: as published, Metropolis-adjusted, preconditioned."""
 
 from __future__ import annotations
 
@@ -7,4 +7,8 @@ from mriinv import hookimpl
 
 @hookimpl
 def mriinv_components() -> dict[str, str]:
-    return {"solver:langevin": "mriinv_langevin.sampler:Langevin"}
+    return {
+        "solver:langevin": "mriinv_langevin.sampler:Langevin",
+        "solver:mala": "mriinv_langevin.adjusted:MALA",
+        "solver:preconditioned-langevin": "mriinv_langevin.adjusted:PreconditionedLangevin",
+    }

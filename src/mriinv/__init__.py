@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from mriinv.core.problem import Samples as Samples
     from mriinv.core.problem import Solution as Solution
     from mriinv.core.problem import reference_scale as reference_scale
+    from mriinv.core.sampler import Chain as Chain
+    from mriinv.core.sampler import Sampler as Sampler
     from mriinv.core.solver import Monitor as Monitor
-    from mriinv.core.solver import Sampler as Sampler
     from mriinv.core.solver import Solver as Solver
     from mriinv.core.trainer import Loss as Loss
     from mriinv.core.trainer import Trainer as Trainer
@@ -88,7 +89,8 @@ _HOME = {
     "Solution": "core.problem",
     "reference_scale": "core.problem",
     "Monitor": "core.solver",
-    "Sampler": "core.solver",
+    "Chain": "core.sampler",
+    "Sampler": "core.sampler",
     "Solver": "core.solver",
     "Loss": "core.trainer",
     "Trainer": "core.trainer",

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mriinv import InverseProblem, MriinvError, make_solver
+from mriinv import InverseProblem, MriinvError, SettingsError, make_solver
 from mriinv.testing.analytic import QuadraticPrior, gaussian_problem
 
 CHAINS = 6000
@@ -44,7 +44,7 @@ def test_the_step_matters_in_that_closed_form():
 
 def test_samples_have_mean_and_both_standard_deviations():
     problem, prior, _ = gaussian_problem()
-    samples = make_solver("langevin", samples=5, batch=2, iterations=7, epsilon=0.1)(problem, prior)
+    samples = make_solver("langevin", samples=5, batch=2, burn_in=7, chains=5, epsilon=0.1)(problem, prior)
     assert samples.draws.shape == (5, 1, 1, 3, 4)
     flat = samples.draws[:, 0]
     torch.testing.assert_close(samples.image, flat.mean(0))
@@ -54,14 +54,14 @@ def test_samples_have_mean_and_both_standard_deviations():
 
 def test_scaled_samples_scale_their_spread():
     problem, prior, _ = gaussian_problem()
-    solver = make_solver("langevin", samples=3, iterations=5)
+    solver = make_solver("langevin", samples=3, burn_in=5)
     small, large = (solver(InverseProblem(problem.operator, f * problem.data), prior) for f in (1.0, 100.0))
     torch.testing.assert_close(large.std, 100 * small.std)
 
 
 def test_seed_determines_the_samples():
     problem, prior, _ = gaussian_problem()
-    solver = make_solver("langevin", samples=2, iterations=3)
+    solver = make_solver("langevin", samples=2, burn_in=3)
     first, same, other = (
         solver(problem, prior, generator=torch.Generator().manual_seed(seed)).draws for seed in (1, 1, 2)
     )
@@ -87,9 +87,10 @@ def test_step_follows_the_measured_curvature():
 def test_temperature_is_the_variance_of_the_noise():
     problem, prior, _ = gaussian_problem(batch=2)
     noisy = InverseProblem(problem.operator, problem.data, torch.tensor([0.1, 0.3]), problem.scale)
-    torch.testing.assert_close(make_solver("langevin").temperature(noisy), torch.tensor([0.01, 0.09]).double())
-    torch.testing.assert_close(make_solver("langevin", epsilon=0.2).temperature(noisy), torch.full((2,), 0.02).double())
-    spread = make_solver("langevin", samples=30, iterations=60)(noisy, prior).std.mean((1, 2))
+    for settings, exact in (({}, [0.01, 0.09]), ({"temperature": 2.0}, [0.02, 0.18]), ({"epsilon": 0.2}, [0.02, 0.02])):
+        found = make_solver("langevin", **settings).temperature(noisy, prior)
+        torch.testing.assert_close(found, torch.tensor(exact).double())
+    spread = make_solver("langevin", samples=30, chains=30, burn_in=60)(noisy, prior).std.mean((1, 2))
     assert spread[1] / spread[0] == pytest.approx(3, rel=0.15)
 
 
@@ -99,16 +100,32 @@ def test_the_step_of_equation_11_is_epsilon_alone(settings):
         make_solver("langevin", form="eq11", **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step_size": 60.0}, r"step_size: found 60; stable below 1\.1"),
+        ({"form": "eq11", "epsilon": 3.0}, r"epsilon: found 3; stable below 1\.5"),
+    ],
+)
+def test_a_step_beyond_the_limit_is_refused_before_it_runs(settings, message):
+    problem, prior, hessian = gaussian_problem()
+    seen = []
+    with pytest.raises(SettingsError, match=message):
+        make_solver("langevin", **settings)(problem, prior, monitor=lambda *_: seen.append(1))
+    assert not seen and 1 < torch.linalg.matrix_norm(hessian, 2) < 1.7
+
+
 def test_divergence_is_reported():
     problem, prior, _ = gaussian_problem()
-    with pytest.raises(MriinvError, match=r"diverged after .* smaller solver\.step_size"):
-        make_solver("langevin", step_size=60.0, iterations=400)(problem, prior)
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(MriinvError, match=r"langevin diverged after .* smaller solver\.step_size"):
+        make_solver("langevin", step_size=60.0).advance(problem, prior, problem.sense(), 400, generator)
 
 
-def test_monitor_counts_all_chains():
+def test_monitor_counts_all_steps():
     problem, prior, _ = gaussian_problem()
     seen = []
-    solver = make_solver("langevin", samples=4, batch=2, iterations=20)
+    solver = make_solver("langevin", samples=4, batch=2, burn_in=20, long_run=0)
     solver(problem, prior, monitor=lambda step, values: seen.append((step, *values)))
     assert [step for step, *_ in seen] == [10, 20, 30, 40]
     assert all(name == "gradient_rms" for _, name in seen)

@@ -50,6 +50,13 @@ class Prior(Component, nn.Module, ABC):
         """
         return self
 
+    def temperature(self, noise_std: PerImage) -> PerImage:
+        """Return T, per image, at which exp(−C/T) is the posterior of this prior as it was learned.
+
+        The data term of eq. 6 is the negative log-likelihood times the variance of the noise, which is the default.
+        """
+        return noise_std.square()
+
     def energy(self, image: Image, noise_level: float | Tensor | None = None) -> PerImage:
         """Return E(x) per image in float64: the negative log-prior with η² absorbed (paper, eq. 4 and 6)."""
         raise self._missing("energy")

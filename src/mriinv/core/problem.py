@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mriinv.core.operator import Operator
 from mriinv.core.types import Image, PerImage
+from mriinv.diagnostics import Diagnosis
 from mriinv.errors import InputError
 
 SCALE_QUANTILE = 0.99
@@ -123,9 +124,15 @@ class Samples(Solution):
     Attributes
     ----------
     draws : complex ``(chain, draw, batch, y, x)``
+    traces : watched quantities of Markov chains, by name, ``(chain, step, batch)``, at reference scale 1
+    diagnosis : what they say about mixing; None for draws that no Markov chain made
+    acceptance : share of accepted proposals, ``(chain, batch)``; None where all are accepted
     """
 
     draws: Tensor = field(default_factory=lambda: torch.empty(0))
+    traces: Mapping[str, Tensor] = field(default_factory=dict)
+    diagnosis: Diagnosis | None = None
+    acceptance: Tensor | None = None
 
     def scaled(self, factor: Tensor) -> Samples:
         return replace(self, image=self.image * factor, draws=self.draws * factor)
@@ -141,3 +148,8 @@ class Samples(Solution):
         """Pixelwise standard deviation of the magnitude, real ``(batch, y, x)``."""
         magnitude = self.draws.flatten(0, 1).abs()
         return magnitude.std(0) if len(magnitude) > 1 else torch.zeros_like(magnitude[0])
+
+    def quantiles(self, probabilities: Sequence[float]) -> Tensor:
+        """Pixelwise quantiles of the magnitude, real ``(probability, batch, y, x)``, interpolated between draws."""
+        magnitude = self.draws.flatten(0, 1).abs()
+        return magnitude.quantile(magnitude.new_tensor(probabilities), dim=0)

@@ -12,7 +12,7 @@ from mriinv.core.capabilities import match
 from mriinv.core.component import Component
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem, Solution
-from mriinv.core.types import Image, PerImage
+from mriinv.core.types import Image
 from mriinv.errors import CompatibilityError
 
 Monitor = Callable[[int, Mapping[str, float]], None]
@@ -82,34 +82,6 @@ class Solver(Component, ABC):
         monitor: Monitor | None,
     ) -> Solution:
         """Solve a problem whose reference scale is 1. Gradients are off; a solver builds no graph."""
-
-
-class Sampler(Solver):
-    """A solver that draws from the posterior exp(−C/T) by a Markov chain; trainers advance the same chain."""
-
-    @abstractmethod
-    def temperature(self, problem: InverseProblem) -> PerImage:
-        """Return T per image, in the scale of `problem`."""
-
-    @abstractmethod
-    def first_state(self, problem: InverseProblem, generator: torch.Generator) -> Image:
-        """Return where a chain starts."""
-
-    def prepared(self, problem: InverseProblem, prior: Prior, image: Image, generator: torch.Generator) -> Sampler:
-        """Return this sampler with what it measures before it starts (a stable step) fixed; itself by default."""
-        return self
-
-    @abstractmethod
-    def advance(
-        self,
-        problem: InverseProblem,
-        prior: Prior,
-        image: Image,
-        steps: int,
-        generator: torch.Generator,
-        monitor: Monitor | None = None,
-    ) -> Image:
-        """Return the state of the chain `steps` steps after `image`, in the scale of `problem`; no graph is built."""
 
 
 def mismatch(attempt: str, requires: tuple[frozenset[str], ...], provided: frozenset[str]) -> CompatibilityError:

@@ -1,0 +1,155 @@
+"""Langevin chains, preconditioned or not, as they come or with the Metropolis correction."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mriinv import Chain, InverseProblem, Prior, complex_noise
+
+ACCEPTANCE = 0.574  # the best share of accepted Langevin proposals in many dimensions (Roberts 1998)
+
+
+class Preconditioner:
+    """A Hermitian positive definite M; here the identity."""
+
+    def apply(self, image: Tensor) -> Tensor:
+        """Return M x."""
+        return image
+
+    def perturbation(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Return Gaussian noise whose covariance per real component is M⁻¹, so that M times it has covariance M."""
+        return complex_noise(like.shape, 1.0, generator, like.dtype)
+
+
+class Shifted(Preconditioner):
+    """M = (AᴴA + λI)⁻¹ by conjugate gradients; exact for any operator, since Aᴴz₁ + √λ z₂ has covariance M⁻¹.
+
+    Parameters
+    ----------
+    shift : λ per image
+    tolerance, iterations : of conjugate gradients
+    """
+
+    def __init__(self, problem: InverseProblem, shift: Tensor, tolerance: float, iterations: int) -> None:
+        self.operator, self.data, self.shift = problem.operator, problem.data, shift
+        self.tolerance, self.iterations = tolerance, iterations
+
+    def apply(self, image: Tensor) -> Tensor:
+        shift = self.shift.to(image.real.dtype)
+        return self.operator.solve_normal(
+            image, shift, tolerance=self.tolerance, max_iterations=self.iterations
+        ).solution
+
+    def perturbation(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        measured = complex_noise((len(like), *self.data.shape[1:]), 1.0, generator, self.data.dtype)
+        own = complex_noise(like.shape, 1.0, generator, like.dtype)
+        return self.operator.adjoint(measured) + per_image(self.shift.sqrt(), own) * own
+
+
+class LangevinChain(Chain):
+    r"""x ← x − τM∇C(x) + √v·M^{1/2}z, z with unit variance per real component.
+
+    Parameters
+    ----------
+    step_size : τ per image
+    noise : v per image; 2τT for the Euler-Maruyama step of the diffusion whose stationary law is exp(−C/T)
+    """
+
+    def __init__(
+        self,
+        problem: InverseProblem,
+        prior: Prior,
+        image: Tensor,
+        level: Tensor | float | None,
+        generator: torch.Generator,
+        *,
+        step_size: Tensor,
+        noise: Tensor,
+        preconditioner: Preconditioner | None = None,
+        direction: Tensor | None = None,
+    ) -> None:
+        self.problem, self.prior, self.image, self.level, self.generator = problem, prior, image, level, generator
+        self.step_size, self.noise = step_size, noise
+        self.preconditioner = preconditioner or Preconditioner()
+        self.direction = direction  # of the largest curvature, for the chain at the next level
+        self.back_projection = problem.back_projection()
+
+    def step(self) -> None:
+        self.energy, self.gradient = self.evaluate(self.image)
+        noise = self.preconditioner.perturbation(self.image, self.generator)
+        rhs = per_image(self.noise.sqrt(), noise) * noise - per_image(self.step_size, noise) * self.gradient
+        self.image = self.image + self.preconditioner.apply(rhs)
+
+    def evaluate(self, image: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return E, where the prior has one, and ∇C."""
+        data = self.problem.data_gradient(image, self.back_projection)
+        if "energy" not in self.prior.provides:
+            return None, data + self.prior.gradient(image, self.level)
+        energy, gradient = self.prior.energy_and_gradient(image, self.level)
+        return energy, data + gradient
+
+
+class MetropolisChain(LangevinChain):
+    r"""The same with v = 2τT, each proposal accepted with the probability that makes exp(−C/T) stationary.
+
+    With d = y − x, for every M,
+
+    .. math:: \log a = \frac{C(x) − C(y)}{T} + \frac{\mathrm{Re}\, d^H(∇C(x) + ∇C(y))}{2T}
+        − \frac{τ}{4T}\big(‖∇C(y)‖_M^2 − ‖∇C(x)‖_M^2\big)
+
+    Until `begin`, τ of each image is adapted to an acceptance of 0.574.
+    """
+
+    def __init__(self, *args: object, temperature: Tensor, step_size: Tensor, adapt: bool, **more: object) -> None:
+        super().__init__(*args, step_size=step_size, noise=2 * step_size * temperature, **more)  # type: ignore[arg-type]
+        self.temperature, self.adapting = temperature, adapt
+        self.accepted, self.proposals = torch.zeros_like(step_size), 0
+        self.here = self._everything(self.image)
+
+    @property
+    def acceptance(self) -> Tensor | None:
+        return self.accepted / max(self.proposals, 1)
+
+    def begin(self) -> None:
+        self.adapting = False
+        self.accepted, self.proposals = torch.zeros_like(self.step_size), 0
+
+    def step(self) -> None:
+        cost, _, gradient, drift = self.here
+        noise = self.preconditioner.perturbation(self.image, self.generator)
+        move = per_image(self.noise.sqrt(), noise) * self.preconditioner.apply(noise)
+        move = move - per_image(self.step_size, move) * drift
+        there = self._everything(self.image + move)
+        ratio = cost - there[0] + 0.5 * _inner(move, gradient + there[2])
+        ratio = ratio - 0.25 * self.step_size * (_inner(there[2], there[3]) - _inner(gradient, drift))
+        probability = (ratio / self.temperature).exp().clamp(max=1.0).nan_to_num(0.0)  # what is not finite is refused
+        draw = torch.rand(len(probability), generator=self.generator, device=probability.device, dtype=torch.float64)
+        taken = draw < probability
+        self.image = torch.where(taken.view(-1, 1, 1), self.image + move, self.image)
+        self.here = tuple(
+            new if old is None else torch.where(taken.view(-1, *[1] * (old.ndim - 1)), new, old)
+            for new, old in zip(there, self.here, strict=True)
+        )
+        self.energy, self.gradient = self.here[1], self.here[2]
+        self.accepted, self.proposals = self.accepted + taken, self.proposals + 1
+        if self.adapting:
+            gain = min(1.0, 5 / self.proposals)
+            self.step_size = self.step_size * (gain * (probability - ACCEPTANCE)).exp()
+            self.noise = 2 * self.step_size * self.temperature
+
+    def _everything(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return C, E, ∇C and M∇C."""
+        energy, gradient = self.evaluate(image)
+        assert energy is not None
+        return self.problem.data_term(image) + energy, energy, gradient, self.preconditioner.apply(gradient)
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """Return one value per image in the precision of `like`, to be multiplied with images."""
+    return values.to(like.real.dtype).view(-1, 1, 1)
+
+
+def _inner(first: Tensor, second: Tensor) -> Tensor:
+    """Return Re⟨first, second⟩ per image, summed in float64."""
+    return (torch.view_as_real(first).double() * torch.view_as_real(second).double()).flatten(1).sum(1)

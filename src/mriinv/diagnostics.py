@@ -1,0 +1,146 @@
+"""Whether Markov chains have mixed: traces of a few quantities, split-R̂, effective sample size, the long run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mriinv.core.types import Image, PerImage
+from mriinv.numerics.fft import fft2c
+
+REGIONS = 3  # along each axis
+BANDS = (0.05, 0.15, 0.5)  # upper radii of the bands of k-space, in cycles per pixel
+MIXED, UNMIXED = 1.01, 1.1  # split-R̂ up to which chains agree (Vehtari 2021), and from which they plainly do not
+FEWEST = 100.0  # effective samples for a mean that is known to a tenth of the standard deviation
+FARTHEST = 3.0  # standard deviations that a longer chain may be away
+
+Traces = Mapping[str, Float[Tensor, "chain step batch"]]
+
+
+def statistics(image: Image, support: Bool[Tensor, "#batch y x"] | None = None) -> dict[str, PerImage]:
+    """Return the quantities whose chains are watched, in float64.
+
+    The mean magnitude in each of 3×3 parts of the matrix, on the support and where that reaches into the part; the
+    root mean square of k-space in three rings. Single pixels would hide what moves together.
+    """
+    magnitude = image.abs().double()
+    weight = torch.ones_like(magnitude) if support is None else support.double().expand_as(magnitude)
+    found: dict[str, PerImage] = {}
+    for row, rows in enumerate(torch.arange(image.shape[-2]).tensor_split(REGIONS)):
+        for column, columns in enumerate(torch.arange(image.shape[-1]).tensor_split(REGIONS)):
+            inside = weight[:, rows][:, :, columns]
+            if inside.any():
+                total = (inside * magnitude[:, rows][:, :, columns]).sum((1, 2))
+                found[f"region {row + 1} {column + 1}"] = total / inside.sum((1, 2)).clamp_min(1)
+    power = fft2c(image).abs().square().double()
+    y, x = (torch.fft.fftshift(torch.fft.fftfreq(n, device=image.device)) for n in image.shape[-2:])
+    radius = (y[:, None] ** 2 + x**2).sqrt()
+    for number, (inner, outer) in enumerate(zip((-1.0, *BANDS), BANDS, strict=False), start=1):
+        ring = (radius > inner) & (radius <= outer)
+        if ring.any():
+            found[f"k-space band {number}"] = power[:, ring].mean(1).sqrt()
+    return found
+
+
+class Trace:
+    """Watched quantities along chains, step by step."""
+
+    def __init__(self, support: Bool[Tensor, "#batch y x"] | None) -> None:
+        self._support = support
+        self._values: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, image: Image, chains: int, **more: PerImage | None) -> None:
+        """Append the state of `chains` chains of each image, ``(chains·batch, y, x)``, and further quantities of it."""
+        batch = len(image) // chains
+        support = self._support
+        if support is not None and len(support) > 1:
+            support = support.repeat(chains, 1, 1)
+        for name, value in {**statistics(image, support), **more}.items():
+            if value is not None:
+                self._values[name].append(value.double().view(chains, batch))
+
+    def stacked(self) -> dict[str, Tensor]:
+        """Return each quantity that every state had as ``(chain, step, batch)``."""
+        steps = max(map(len, self._values.values()), default=0)
+        return {name: torch.stack(v, dim=1).cpu() for name, v in self._values.items() if len(v) == steps}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """How far chains can be trusted.
+
+    Attributes
+    ----------
+    split_rhat, effective_samples : by quantity, per image; NaN for fewer than four steps
+    drift : by quantity, per image: how far the last part of a longer chain is from the mean of the chains, in standard
+        deviations of the quantity over chains and steps; empty without a longer chain
+    """
+
+    split_rhat: dict[str, PerImage] = field(default_factory=dict)
+    effective_samples: dict[str, PerImage] = field(default_factory=dict)
+    drift: dict[str, PerImage] = field(default_factory=dict)
+
+    def numbers(self) -> dict[str, PerImage]:
+        """Return the worst of each over all quantities, per image."""
+        found = {}
+        if self.split_rhat:
+            found["split_rhat"] = torch.stack(list(self.split_rhat.values())).amax(0)
+            found["effective_samples"] = torch.stack(list(self.effective_samples.values())).amin(0)
+        if self.drift:
+            found["long_run_drift"] = torch.stack(list(self.drift.values())).amax(0)
+        return found
+
+    def remarks(self) -> tuple[str, ...]:
+        """Say in words what is wrong with the worst image; nothing when all is well."""
+        found = []
+        if self.split_rhat:
+            name, rhat = _worst(self.split_rhat, 1)
+            if rhat > MIXED:
+                state = "have not mixed" if rhat > UNMIXED else "have nearly mixed"
+                found.append(f"the chains {state}: split-R̂ of {name} is {rhat:.2f}, expected at most {MIXED:g}")
+            name, samples = _worst(self.effective_samples, -1)
+            if samples < FEWEST:
+                known = f"its mean is known to no better than {samples**-0.5:.2f} of its standard deviation"
+                found.append(f"{name} has {samples:.0f} effective samples: {known}")
+        if self.drift:
+            name, distance = _worst(self.drift, 1)
+            if distance > FARTHEST:
+                found.append(f"a longer chain does not stay: {name} moves by {distance:.1f} standard deviations")
+        return tuple(found)
+
+
+def diagnose(traces: Traces, longer: Traces | None = None, last: int = 1) -> Diagnosis:
+    """Return what the traces of chains say.
+
+    Parameters
+    ----------
+    traces : each quantity ``(chain, step, batch)``
+    longer : the same of one chain that went on, ``(1, step, batch)``; None or empty without
+    last : number of its steps that are compared
+    """
+    from arviz_stats.base import array_stats  # takes a second
+
+    chains, steps, _ = next(iter(traces.values())).shape
+    rhat, effective, drift = {}, {}, {}
+    for name, values in traces.items():
+        if steps >= 4:
+            by_image = values.permute(2, 0, 1).numpy()
+            constant = values.std((0, 1)) == 0  # nothing that could mix, such as the energy of a single mode
+            found = torch.as_tensor(array_stats.rhat(by_image, chain_axis=1, draw_axis=2, method="split"))
+            rhat[name] = torch.where(constant, 1.0, found)
+            effective[name] = torch.as_tensor(array_stats.ess(by_image, chain_axis=1, draw_axis=2, method="mean"))
+        if longer and name in longer and chains * steps > 1:
+            moved = longer[name][:, -last:].mean((0, 1)) - values.mean((0, 1))
+            drift[name] = moved.abs() / values.std((0, 1)).clamp_min(1e-30)
+    return Diagnosis(rhat, effective, drift)
+
+
+def _worst(by_quantity: Mapping[str, PerImage], sign: int) -> tuple[str, float]:
+    """Return the name and the largest value (`sign` 1), or the smallest (-1), over quantities and images."""
+    name = max(by_quantity, key=lambda one: float((sign * by_quantity[one]).max()))
+    return name, sign * float((sign * by_quantity[name]).max())
