@@ -150,7 +150,7 @@ def test_info_shows_weights_line_by_line() -> None:
 
 def test_info_shows_recipes_without_braces() -> None:
     text = succeed("info", "deepen-posterior")
-    assert "\nprior: deepen\n" in text and "\nsolver: langevin" in text and "{" not in text
+    assert "\nprior: deepen\n" in text and "\nsolver: preconditioned-langevin" in text and "{" not in text
 
 
 def test_plugins_are_shown() -> None:
@@ -261,7 +261,16 @@ def test_memory_grows_with_the_matrix() -> None:
 def test_samples_depend_on_the_seed_only(tmp_path: Path, scan: Path) -> None:
     save_weights(Path("tiny.safetensors"), make_prior("deepen", weights="none", **TINY), {})
     options = ("--recipe", "deepen-posterior", "--weights", "tiny.safetensors", "--samples", "2", "--slices", "0")
-    few = ("--set", "solver.iterations=3", "--mask", "poisson-2d")
+    few = (
+        "--set",
+        "solver.levels=3",
+        "--set",
+        "solver.burn_in=3",
+        "--set",
+        "solver.long_run=0",
+        "--mask",
+        "poisson-2d",
+    )
     draws = []
     for seed, out in ((1, "a"), (1, "b"), (2, "c")):
         succeed("run", scan, *options, *few, "--seed", seed, "--out", out)

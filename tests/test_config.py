@@ -72,7 +72,7 @@ def test_a_recipe_may_be_named_in_the_file_and_replaced_on_the_command_line(tmp_
     file = run_file(tmp_path, {"recipe": "cg-sense", "seed": 3})
     assert config(file=file).solver.name == "cg-sense" and config(file=file).prior is None
     other = config(recipe="deepen-posterior", file=file)
-    assert (other.solver.name, other.seed) == ("langevin", 3)
+    assert (other.solver.name, other.seed) == ("preconditioned-langevin", 3)
 
 
 def test_settings_of_one_component_add_up_over_the_sources(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ RECIPES = sorted(
     name for name, recipe in registry().recipes.items() if ":" not in name and recipe.operator.name == "sense"
 )
 SHORTER = {  # methods of many steps: enough of them here to see that they work
-    "deepen-posterior": ["solver.samples=2", "solver.iterations=10"],
+    "deepen-posterior": ["solver.samples=2", "solver.levels=20", "solver.burn_in=2", "solver.long_run=0"],
     "muse-modified": ["solver.max_iterations=15"],
     "pnp-ista": ["solver.max_iterations=60"],
     "dps": ["solver.samples=1", "solver.steps=100", "solver.scale=10"],  # fewer steps, longer ones towards the data

@@ -26,6 +26,7 @@ class MALA(Sampler):
     requires = (frozenset({"energy", "gradient"}),)
 
     class Settings(Sampler.Settings):
+        levels: int = setting(1, "noise levels of an annealing, one step each; 1: none", ge=1)
         burn_in: int = setting(100, "steps at the last level before the first sample; the step adapts here", ge=0)
         step_size: float | None = setting(None, "τ; none: adapted in the burn-in", gt=0)
 

@@ -30,6 +30,8 @@ class Langevin(Sampler):
     requires = (frozenset({"gradient"}),)
 
     class Settings(Sampler.Settings):
+        levels: int = setting(1, "noise levels of an annealing, one step each; 1: none", ge=1)
+        burn_in: int = setting(100, "steps at the last level before the first sample", ge=0)
         form: Literal["eq16", "eq11"] = setting("eq16", "which equation of the paper")
         epsilon: float | None = setting(
             None,

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -131,7 +132,8 @@ def diagnose(traces: Traces, longer: Traces | None = None, last: int = 1) -> Dia
         if steps >= 4:
             by_image = values.permute(2, 0, 1).numpy()
             constant = values.std((0, 1)) == 0  # nothing that could mix, such as the energy of a single mode
-            found = torch.as_tensor(array_stats.rhat(by_image, chain_axis=1, draw_axis=2, method="split"))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                found = torch.as_tensor(array_stats.rhat(by_image, chain_axis=1, draw_axis=2, method="split"))
             rhat[name] = torch.where(constant, 1.0, found)
             effective[name] = torch.as_tensor(array_stats.ess(by_image, chain_axis=1, draw_axis=2, method="mean"))
         if longer and name in longer and chains * steps > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from mriinv.compose import Reconstruction, make_problem, with_reference
 from mriinv.config import RunConfig
 from mriinv.core.problem import Samples, Solution
+from mriinv.core.sampler import Sampler
 from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import centre_crop, prepare_acquisition
@@ -39,11 +40,16 @@ from mriinv.registry import registry
 from mriinv.report.figure import reconstruction_figure
 
 ZERO_FILLED, ADJOINT, SUPPORT = "zero_filled", "adjoint", "support"  # datasets of a result beside those of the operator
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the magnitude of posterior samples
+MAP_SOLVER = "mm-cg"  # finds the maximum of a posterior that was sampled
 
 
 @dataclass(frozen=True)
 class SliceReport:
-    """What one slice came to; `acceleration` is acquired locations over those that the reconstruction saw."""
+    """What one slice came to; `acceleration` is acquired locations over those that the reconstruction saw.
+
+    `sampling` are the numbers of `Samples.numbers`, empty for a point estimate.
+    """
 
     index: int
     iterations: int
@@ -52,6 +58,7 @@ class SliceReport:
     acceleration: float
     metrics: Metrics | None = None
     zero_filled: Metrics | None = None
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -216,8 +223,14 @@ class _Slice:
         self.problem = make_problem(acquired, config.operator.name, seed=seed, **config.operator.settings)
         self.operator = self.problem.operator
         self.solution: Solution = reconstruction(self.problem, seed=seed, monitor=monitor)
+        prior = reconstruction.prior
+        self.map_image: Tensor | None = None
+        if isinstance(reconstruction.solver, Sampler) and prior is not None and "energy" in prior.provides:
+            map_estimate = Reconstruction(prior, MAP_SOLVER, str(reconstruction.device))
+            self.map_image = map_estimate(self.problem, seed=seed).image
         self.seconds = time.perf_counter() - started
         self.iterations, self.converged = int(self.solution.iterations[0]), bool(self.solution.converged[0])
+        self.sampling = self.solution.numbers() if isinstance(self.solution, Samples) else {}
         self.reference = full.reference
         if self.reference is None and config.mask is not None:
             self.reference = self.operator.fully_sampled_image(full.kspace)
@@ -241,25 +254,43 @@ class _Slice:
         maps |= {
             ADJOINT if self.images_measured else ZERO_FILLED: adjoint[0],
             **({} if support is None else {SUPPORT: support[0]}),
+            **({} if self.map_image is None else {"map": self._cropped(self.map_image)[0]}),
         }
+        if samples is not None:
+            maps |= {
+                "std": self._cropped(samples.std)[0],
+                "magnitude_std": self._cropped(samples.magnitude_std)[0],
+                "quantiles": self._cropped(samples.quantiles(QUANTILES))[:, 0],
+            }
         writer.add(
             self.index,
             image[0],
             # one form, whatever forms the slices have
             mask=self.acquisition.mask[0].expand(self.acquisition.kspace.shape[-2:]),
             maps=maps,
-            history={name: value[:, 0] for name, value in self.solution.history.items()},
+            history={
+                **{name: value[:, 0] for name, value in self.solution.history.items()},
+                **{name: value[..., 0] for name, value in (samples.traces.items() if samples else ())},
+            },
             reference=None if reference is None else reference[0],
             metrics=metrics,
             samples=self._cropped(samples.draws)[:, :, 0] if samples else None,
-            std=self._cropped(samples.std)[0] if samples else None,
             solution=self._numbers(),
             remarks=self.remarks,
             geometry=self.acquisition.geometry,
             header=self.acquisition.header,
         )
         report.slices.append(
-            SliceReport(self.index, self.iterations, self.converged, self.seconds, self.acceleration, metrics, before)
+            SliceReport(
+                self.index,
+                self.iterations,
+                self.converged,
+                self.seconds,
+                self.acceleration,
+                metrics,
+                before,
+                self.sampling,
+            )
         )
         report.remarks += [f"slice {self.index}: {remark}" for remark in self.remarks]
 
@@ -286,4 +317,5 @@ class _Slice:
             "acceleration": self.acceleration,
             "scale": float("nan") if scale is None else float(scale[0]),
             "noise_std": float("nan") if noise is None else float(torch.as_tensor(noise).reshape(-1)[0]),
+            **self.sampling,
         }

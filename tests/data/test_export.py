@@ -39,7 +39,6 @@ def stack(geometry: Geometry, slices: int = SLICES, distance: float = 5.0) -> li
 def result(path: Path, image: torch.Tensor, geometry=(), announced=None, **arrays: torch.Tensor) -> Path:
     """Write a result with one row per image; `arrays` are std or maps."""
     slices = list(range(len(image))) if announced is None else announced
-    std = arrays.pop("std", None)
     with ResultWriter(path, slices, {}, {}, restart=True) as writer:
         for row, index in enumerate(slices[: len(image)]):
             writer.add(
@@ -47,7 +46,6 @@ def result(path: Path, image: torch.Tensor, geometry=(), announced=None, **array
                 image[row],
                 mask=torch.ones(1, X, dtype=torch.bool),
                 maps={name: values[row] for name, values in arrays.items()},
-                std=None if std is None else std[row],
                 geometry=geometry[row] if geometry else None,
             )
     return path

@@ -32,7 +32,7 @@ def test_round_trip(tmp_path):
                 index,
                 image[row],
                 mask=mask(),
-                maps={"coil_maps": image[:2] * (row + 1), "eigenvalues": image[row].abs()},
+                maps={"coil_maps": image[:2] * (row + 1), "std": image[row].abs()},
                 history={"cost": torch.arange(row + 2.0)},
                 reference=2 * image[row],
                 metrics=Metrics(30.0 + row, 0.9, 0.01, 0.95, "support", "maximum"),
@@ -41,14 +41,13 @@ def test_round_trip(tmp_path):
                 header={"mask": f"of slice {index}"},
                 geometry=Geometry((1.0, 0.9), 5.0, (0.0, 0.0, float(index)), ((0, 1, 0), (1, 0, 0), (0, 0, 1))),
                 samples=image[row].expand(2, 4, Y, X),
-                std=image[row].abs(),
             )
             assert not path.exists()
     result = read_result(path)
     assert torch.equal(result.image, image)
     assert (result.slices, result.complete) == ((4, 2, 7), True)
     assert (result.settings, result.provenance) == ({"prior": "deepen", "step": 0.1}, {"versions": {"torch": "2"}})
-    assert set(result.arrays) == {"mask", "coil_maps", "eigenvalues", "reference", "samples", "std"}
+    assert set(result.arrays) == {"mask", "coil_maps", "reference", "samples", "std"}
     assert torch.equal(result.arrays["mask"], mask().expand(3, 1, X))
     assert torch.equal(result.arrays["coil_maps"][1], 2 * image[:2])
     assert result.arrays["samples"].shape == (3, 2, 4, Y, X)

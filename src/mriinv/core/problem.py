@@ -137,6 +137,14 @@ class Samples(Solution):
     def scaled(self, factor: Tensor) -> Samples:
         return replace(self, image=self.image * factor, draws=self.draws * factor)
 
+    def numbers(self, index: int = 0) -> dict[str, float]:
+        """Return what is known of the sampling of one image: samples, chains, acceptance, the worst diagnostics."""
+        found = {"chains": float(self.draws.shape[0]), "samples": float(self.draws.shape[0] * self.draws.shape[1])}
+        if self.acceptance is not None:
+            found["acceptance"] = float(self.acceptance[:, index].mean())
+        diagnosed = self.diagnosis.numbers() if self.diagnosis else {}
+        return found | {name: float(value[index]) for name, value in diagnosed.items()}
+
     @property
     def std(self) -> Tensor:
         """Pixelwise standard deviation of the complex value, sqrt(E|x − E x|²), real ``(batch, y, x)``."""

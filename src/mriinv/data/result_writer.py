@@ -53,12 +53,14 @@ class ResultWriter:
     incomplete one, which then goes to ``<stem>.partial.h5``. What is replaced takes its figure, the PNG, with it.
 
     The file holds, with one row per slice: ``image`` and, as given, ``coil_maps`` and other maps, ``mask``,
-    ``reference``, ``samples``, ``std``; ``metrics/<name>``, with the attributes ``region`` and ``data_range`` on the
-    group; ``solution/<name>``: ``iterations``, ``converged``, ``acceleration``, ``scale`` (what the data were divided
-    by), ``noise_std`` (NaN when unknown), ``seconds``. Further ``history/<slice>/<name>``; ``remarks/<slice>``,
-    strings; ``geometry/<slice>``, JSON; ``header/<name>``, strings of the input. Attributes: ``format``, ``version``,
-    ``slices`` (of the input, one per row), ``finished``, ``complete``, ``identity``, and ``settings`` (resolved,
-    defaults included) and ``provenance`` (with the ``source``) as JSON.
+    ``reference``, ``samples``; of samples, ``std`` (of the complex value), ``magnitude_std``, ``quantiles`` (of the
+    magnitude: 5, 25, 50, 75 and 95 %) and ``map``, the image of the highest posterior density; ``metrics/<name>``,
+    with the attributes ``region`` and ``data_range`` on the group; ``solution/<name>``: ``iterations``,
+    ``converged``, ``acceleration``, ``scale`` (what the data were divided by), ``noise_std`` (NaN when unknown),
+    ``seconds``, and of samples their number, ``chains``, ``acceptance`` and diagnostics. Further
+    ``history/<slice>/<name>``; ``remarks/<slice>``, strings; ``geometry/<slice>``, JSON; ``header/<name>``, strings of
+    the input. Attributes: ``format``, ``version``, ``slices`` (of the input, one per row), ``finished``, ``complete``,
+    ``identity``, and ``settings`` (resolved, defaults included) and ``provenance`` (with the ``source``) as JSON.
 
     Attributes
     ----------
@@ -125,7 +127,6 @@ class ResultWriter:
         reference: Tensor | None = None,
         metrics: Metrics | None = None,
         samples: Tensor | None = None,
-        std: Tensor | None = None,
         solution: Mapping[str, float] | None = None,
         remarks: Iterable[str] = (),
         geometry: Geometry | None = None,
@@ -141,7 +142,6 @@ class ResultWriter:
         maps : tensors without batch axis by name, such as ``coil_maps`` ``(coil, y, x)``
         history : values over the iterations, by name
         samples : complex ``(chain, draw, y, x)``
-        std : real ``(y, x)``, pixelwise standard deviation over the samples
         solution : numbers by name that say how the slice was acquired and solved
         remarks : what a reader of the result should know of this slice
         geometry : where the slice lies
@@ -156,7 +156,7 @@ class ResultWriter:
             raise ValueError(f"slice {index} was not announced, or was added before")
         if image.ndim != 2:
             raise ValueError(f"image of shape {tuple(image.shape)}, expected (y, x)")
-        fields = {"mask": mask, "reference": reference, "samples": samples, "std": std}
+        fields = {"mask": mask, "reference": reference, "samples": samples}
         if reserved := {*fields, IMAGE, *GROUPS}.intersection(maps or ()):
             raise ValueError(f"maps may not be called {', '.join(sorted(reserved))}")
         given = {**fields, **(maps or {}), IMAGE: image.to(torch.complex64)}

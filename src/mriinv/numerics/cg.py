@@ -50,10 +50,7 @@ def conjugate_gradient(
         return torch.view_as_real(a) if a.is_complex() else a
 
     def inner(a: Tensor, b: Tensor) -> Tensor:
-        # one dot product per image makes no temporary, unlike a batched one
-        products = [torch.vdot(u, v) for u, v in zip(a.flatten(1), b.flatten(1), strict=True)]
-        value = torch.stack(products)
-        return (value.real if value.is_complex() else value).view(-1, *[1] * (parts(rhs).ndim - 1))
+        return torch.linalg.vecdot(parts(a).flatten(1), parts(b).flatten(1)).view(-1, *[1] * (parts(rhs).ndim - 1))
 
     x = torch.zeros_like(rhs) if initial is None else initial.clone()
     r = rhs.clone() if initial is None else rhs - apply(x)

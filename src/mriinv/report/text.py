@@ -34,6 +34,8 @@ def report_text(report: InputReport) -> str:
         state = "" if row.converged else " (not converged)"
         work = f"{row.iterations} iterations{state}, {row.seconds:.1f} s"
         lines.append(f"  slice {row.index}: acceleration {row.acceleration:.2f}, {work}{quality}")
+        if row.sampling:
+            lines.append(f"    {sampling_text(row.sampling)}")
     if metrics := next((row.metrics for row in report.slices), None):
         lines.append(f"  metrics: {metrics.region}; data range: {metrics.data_range}")
     if report.kept:
@@ -41,6 +43,18 @@ def report_text(report: InputReport) -> str:
         lines.append(f"  slices kept from an earlier run of the same: {which}; --restart computes them anew")
     lines += [f"  {path}" for path in report.exported]
     return "\n".join([*lines, *(f"  note: {remark}" for remark in report.remarks)])
+
+
+def sampling_text(numbers: Mapping[str, float]) -> str:
+    """Return `Samples.numbers` in words."""
+    words = {
+        "split_rhat": "split-R̂ at most {:.2f}",
+        "effective_samples": "effective samples of means at least {:.0f}",
+        "acceptance": "acceptance {:.2f}",
+        "long_run_drift": "a longer chain moves by {:.1f} standard deviations at most",
+    }
+    known = [words[name].format(numbers[name]) for name in words if name in numbers]
+    return ", ".join([f"{numbers['samples']:.0f} samples of {numbers['chains']:.0f} chains", *known])
 
 
 def interruption_text(reports: Iterable[InputReport]) -> str:

@@ -1,0 +1,134 @@
+"""Every registered sampler on posteriors whose law is known exactly; print a Markdown table.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.samplers
+
+The cases, what is measured and what the columns mean: docs/samplers.md. Samplers of third parties appear with their
+defaults. Writes benchmarks/results/samplers.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from mriinv_langevin.chains import LangevinChain, Shifted
+
+from mriinv import Sampler
+from mriinv.testing.posteriors import (
+    AnalyticPosterior,
+    Measurement,
+    applies,
+    measure,
+    posteriors,
+    samplers,
+    stationary_covariance,
+)
+
+RESULT = Path(__file__).parent / "results" / "samplers.md"
+VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {  # the defaults, unless listed
+    "preconditioned-langevin": ({"thinning": 3}, {"thinning": 3, "metropolis": True, "burn_in": 60}),
+    "dps": ({"samples": 256, "steps": 300},),
+    "dds": ({"samples": 256},),
+}
+# conjugate gradients and autograd through many coils take their time
+SMALLER = {"preconditioned-langevin": {"samples": 384, "chains": 16, "batch": 16}, "dds": {"samples": 64}}
+COLUMNS = (
+    "posterior",
+    "sampler",
+    "bias of the mean",
+    "variance",
+    "covariance error",
+    "by chance",
+    "by the step",
+    "weight error",
+    "effective samples",
+    "per second",
+    "acceptance",
+    "steps",
+    "evaluations",
+    "exact?",
+)
+
+
+def measurements(cases: tuple[AnalyticPosterior, ...]) -> Iterator[str]:
+    """Give the lines of the table."""
+    for posterior in cases:
+        for name, sampler in samplers().items():
+            if not applies(sampler, posterior):
+                continue
+            for variant in VARIANTS.get(name, ({},)):
+                smaller = SMALLER.get(name, {}) if posterior.name == "SENSE" else {}
+                found = measure(name, posterior, {**variant, **smaller})
+                label = name + ", Metropolis" * bool(variant.get("metropolis"))
+                yield row(label, found, predicted(sampler(**variant), posterior))
+
+
+def row(label: str, found: Measurement, by_step: float | None) -> str:
+    """Return one line of the table."""
+    weight = None if found.weight_error is None else f"{found.weight_error:.3f} ± {found.weight_expected:.3f}"
+    cells = (
+        found.posterior,
+        label,
+        f"{found.bias:.3f} ± {found.bias_error:.3f}",
+        f"{found.variance:.2f} ± {found.variance_error:.2f}",
+        f"{found.covariance_error:.2f}",
+        f"{found.covariance_expected:.2f}",
+        None if by_step is None else f"{by_step:.2f}",
+        weight,
+        f"{found.effective_samples:.0f}",
+        f"{found.effective_samples / found.seconds:.0f}",
+        None if found.acceptance is None else f"{found.acceptance:.2f}",
+        str(found.steps),
+        str(found.evaluations),
+        "approximate" if found.approximate else "yes" if found.agrees else "no",
+    )
+    return "| " + " | ".join(cell or "-" for cell in cells) + " |"
+
+
+def predicted(sampler: Any, posterior: AnalyticPosterior) -> float | None:
+    """Return the covariance error of the discretised chain, None where no closed form is known."""
+    law, prior = posterior.law(), posterior.prior.at_noise(torch.as_tensor(posterior.problem.noise_std))
+    if not isinstance(sampler, Sampler) or len(law.weights) > 1:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        start = posterior.problem.sense()
+        chain = sampler.chain(posterior.problem, prior, start, posterior.level or None, generator)
+    if type(chain) is not LangevinChain:
+        return None
+    hessian = posterior.noise_std**2 * torch.linalg.inv(law.covariance)
+    preconditioner = None
+    if isinstance(chain.preconditioner, Shifted):
+        eye = torch.eye(len(hessian)).to(hessian)
+        matrix = posterior.matrix
+        preconditioner = torch.linalg.inv(matrix.mH @ matrix + float(chain.preconditioner.shift) * eye)
+    step, noise = float(chain.step_size), float(chain.noise)
+    covariance = stationary_covariance(hessian, step, noise, preconditioner)
+    exact = law.covariance
+    return float(torch.linalg.matrix_norm(covariance - exact) / torch.linalg.matrix_norm(exact))
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    torch.set_num_threads(1)
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    print(*lines, sep="\n")
+    for line in measurements(posteriors()):
+        lines.append(line)
+        print(line, flush=True)
+    head = (
+        "# Samplers on posteriors that are known exactly\n\n"
+        "`OMP_NUM_THREADS=1 python -m benchmarks.samplers`; cases and columns: [docs/samplers.md](../../docs/samplers.md).\n"
+        f"{platform.machine()}, one thread, {date.today()}; torch {torch.__version__.partition('+')[0]}. "
+        "Seconds on a shared machine: read the ratios.\n\n"
+    )
+    RESULT.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

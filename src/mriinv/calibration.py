@@ -1,0 +1,109 @@
+"""What makes posterior samples say how uncertain they are, stored beside the weights that it was fitted for."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from torch import Tensor
+
+from mriinv.core.problem import Samples
+from mriinv.errors import InputError
+from mriinv.files import atomic_path, reason
+from mriinv.uncertainty import Support, predicted_psnr, quantile
+
+MAX_BYTES = 2**20
+
+Level = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MaskCoverage(_Record):
+    """Share of pixels inside their intervals by level, under one mask: means over the slices."""
+
+    mask: str
+    fitted: bool = Field(description="whether temperature and scale were fitted on this mask")
+    before: dict[Level, Share] = Field(description="at factor 1")
+    after: dict[Level, Share] = Field(description="at the fitted temperature")
+    conformal: dict[Level, Share] | None = Field(None, description="the same, with the fitted scale")
+
+
+class Calibration(_Record):
+    """What makes the samples of one sampler, with one weight file, say how uncertain they are."""
+
+    format: Literal["mriinv-calibration-1"] = "mriinv-calibration-1"
+    prior: str
+    prior_settings: dict[str, JsonValue] = Field(description="those that may differ from the training")
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    solver: str
+    solver_settings: dict[str, JsonValue] = Field(description="without those that leave the law of the draws alone")
+    temperature: Positive = Field(description="factor, the sampler's setting of this name")
+    scale: dict[Level, Positive] | None = Field(None, description="κ by level, of the conformal intervals")
+    psnr_margin: dict[Level, Finite] | None = Field(None, description="dB by level, predicted − guaranteed PSNR")
+    slices: Annotated[int, Field(ge=1)]
+    source: str
+    seed: Annotated[int, Field(ge=0)]
+    coverage: tuple[MaskCoverage, ...]
+    remarks: tuple[str, ...] = ()
+
+    def half_width(self, samples: Samples, level: float) -> Tensor:
+        """Return half the width of the interval of `level` around the mean magnitude, ``(batch, y, x)``.
+
+        κ·s√(1 + 1/n) with the standard deviation s of the n magnitudes; without a conformal scale κ is that of
+        Gaussian magnitudes.
+        """
+        draws = samples.draws.shape[0] * samples.draws.shape[1]
+        kappa = quantile(level, draws) if self.scale is None else self._fitted("scale", level)
+        return kappa * (1 + 1 / draws) ** 0.5 * samples.magnitude_std
+
+    def psnr_bound(self, samples: Samples, level: float, support: Support | None = None) -> float:
+        """Return the PSNR (dB) that the mean image reaches with probability `level`, without a reference."""
+        return predicted_psnr(samples, support) - self._fitted("psnr_margin", level)
+
+    def _fitted(self, name: str, level: float) -> float:
+        values: Mapping[float, float] = getattr(self, name) or {}
+        if level not in values:
+            known = ", ".join(f"{one:g}" for one in values) or "none: calibrate with --conformal, on enough slices"
+            raise InputError("calibration", name, f"no level {level:g}", known)
+        return values[level]
+
+
+def calibration_path(weights: Path) -> Path:
+    """Return where the calibration of a weight file is stored: beside it."""
+    return weights.with_suffix(".calibration.json")
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write `calibration` as JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(calibration.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read what `write_calibration` wrote (`InputError` for anything else)."""
+    try:
+        if not path.is_file():
+            raise InputError(path, "", "no file" if not path.exists() else "no regular file", "a calibration")
+        with open(path, "rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(path, "", f"that it cannot be read ({reason(error)})", "a calibration") from None
+    if len(content) > MAX_BYTES:
+        raise InputError(path, "", f"more than {MAX_BYTES} bytes", "a calibration")
+    try:
+        return Calibration.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field, found = ".".join(map(str, first["loc"])), reprlib.repr(first["input"])
+        if first["type"] in ("missing", "json_invalid"):
+            found = "nothing" if field else "no JSON"
+        raise InputError(path, field, found, first["msg"].removeprefix("Input should be ")) from None

@@ -1,0 +1,309 @@
+"""Temperature and intervals of posterior samples, fitted on fully sampled slices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from mriinv.calibration import Calibration, MaskCoverage
+from mriinv.compose import Reconstruction, find_weights
+from mriinv.config import MaskChoice, RunConfig
+from mriinv.core.prior import Prior
+from mriinv.core.problem import Samples
+from mriinv.core.sampler import Sampler
+from mriinv.core.solver import Monitor
+from mriinv.data.acquisition import Acquisition
+from mriinv.data.hybrid import centre_crop
+from mriinv.data.preparation import prepare_acquisition
+from mriinv.data.scan_images import middle_slices
+from mriinv.data.simulate import simulate_acquisition
+from mriinv.errors import MriinvError, SettingsError
+from mriinv.files import sha256
+from mriinv.jobs import combine, mask_for, open_input, prepare, settle
+from mriinv.registry import registry
+from mriinv.uncertainty import LEVELS, Deviations, coverage, deviations, pooled_quantile, predicted_psnr, quantile
+from mriinv.validation import Case, retrospective_case
+
+TARGET, TOLERANCE, ROUNDS = 0.9, 0.01, 4  # coverage that the temperature is fitted for, and how often it is corrected
+UNRELATED = {"temperature", "batch", "long_run"}  # settings of samplers that leave the law of the draws at a given T
+
+Cases = Mapping[str, Sequence[Case]]  # by mask: each slice as the mask leaves it, slices in the same order
+Errors = dict[str, list[Deviations]]
+Observer = Callable[[str, int, int], Monitor]  # what is sampled, number, count -> monitor of that one
+
+
+class _Slice(NamedTuple):
+    """What the samples of one slice came to; `shortfall` is predicted − true PSNR in dB."""
+
+    deviations: Deviations
+    shortfall: float
+    mixed: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Result of `calibrate`.
+
+    Attributes
+    ----------
+    temperature : factor on that of the learned prior
+    fitted : masks that it was fitted on
+    before, after : errors by mask, test masks included, at factor 1 and at `temperature`
+    scale : κ by level, None unless asked for
+    psnr_margin : dB by level, as far as there are slices enough; None unless asked for
+    remarks : what the user should know
+    """
+
+    temperature: float
+    fitted: tuple[str, ...]
+    before: Errors
+    after: Errors
+    scale: dict[float, float] | None
+    psnr_margin: dict[float, float] | None
+    remarks: tuple[str, ...]
+
+    def coverage(self) -> tuple[MaskCoverage, ...]:
+        """Return the coverage by mask and level, before and after."""
+
+        def shares(slices: list[Deviations], limits: Mapping[float, float] | None = None) -> dict[float, float]:
+            return {level: coverage(slices, level, limits[level] if limits else None) for level in LEVELS}
+
+        return tuple(
+            MaskCoverage(
+                mask=mask,
+                fitted=mask in self.fitted,
+                before=shares(self.before[mask]),
+                after=shares(after),
+                conformal=shares(after, self.scale) if self.scale else None,
+            )
+            for mask, after in self.after.items()
+        )
+
+
+def calibrate(
+    fit: Cases,
+    test: Cases,
+    prior: Prior,
+    sampler: Sampler,
+    *,
+    conformal: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    observer: Observer | None = None,
+) -> Fit:
+    """Fit the temperature of `sampler`, and with `conformal` intervals and a bound on the PSNR.
+
+    The standard deviation goes with the root of the temperature: T ← T·(k/k₀)², with the pooled 90 % quantile k of
+    |z| and the one k₀ of Gaussian magnitudes, until the pooled coverage is 0.90 ± 0.01, at most four times; the best T
+    that was sampled is kept. At this temperature κ is the quantile of |z| for each level. Slices and masks weigh the
+    same. The margin on the PSNR is the ⌈(n + 1)p⌉-th smallest of n, one value for each slice: the largest
+    predicted − true PSNR over the masks of the fit. `docs/calibration.md` says what follows.
+
+    Parameters
+    ----------
+    fit, test : slices under masks that are fitted on, and under others
+    sampler : its own temperature is not used
+    seed : of the draws; each slice has its own, the same at each temperature
+
+    Raises
+    ------
+    MriinvError : the draws do not differ, or a chain diverges
+
+    References
+    ----------
+    Wen, Ahmad, Schniter, arXiv:2505.09528, on conformal bounds of image quality; Lee, Barber, Willett,
+    arXiv:2306.06342, on data in groups.
+    """
+
+    def at(temperature: float, cases: Cases) -> dict[str, list[_Slice]]:
+        reconstruct = Reconstruction(prior, _at_temperature(sampler, temperature), device)
+        count, found = sum(map(len, cases.values())), dict[str, list[_Slice]]()
+        for mask, slices in cases.items():
+            found[mask] = []
+            for number, case in enumerate(slices):
+                done = sum(map(len, found.values()))
+                monitor = observer(f"{mask} at {temperature:.3g} T,", done, count) if observer else None
+                found[mask].append(_sampled(case, reconstruct, seed + number, monitor))
+        return found
+
+    before = now = at(1.0, fit)
+    temperature = 1.0
+    tried = {1.0: now}
+    for _ in range(ROUNDS):
+        if _distance(now) <= TOLERANCE:
+            break
+        pooled = _pooled(now)
+        ratio = pooled_quantile(pooled, TARGET) / quantile(TARGET, pooled[0].draws)
+        if not 0 < ratio < math.inf:
+            raise MriinvError(f"{sampler.name}: the draws agree where they are wrong: no temperature can be fitted")
+        temperature *= ratio**2
+        now = tried[temperature] = at(temperature, fit)
+    temperature, now = min(tried.items(), key=lambda one: _distance(one[1]))
+    remarks = []
+    if (distance := _distance(now)) > TOLERANCE:
+        remarks.append(f"after {ROUNDS} corrections the pooled coverage of 90 % intervals is off by {distance:.3f}")
+    test_before = at(1.0, test)
+    test_after = test_before if temperature == 1 else at(temperature, test)
+    after = now | test_after
+    if unmixed := sum(not one.mixed for slices in after.values() for one in slices):
+        remarks.append(f"{unmixed} of {sum(map(len, after.values()))} times the chains have not mixed (split-R̂)")
+    fitted = Fit(temperature, tuple(fit), _errors(before | test_before), _errors(after), None, None, tuple(remarks))
+    return _with_intervals(fitted, now) if conformal else fitted
+
+
+def _at_temperature(sampler: Sampler, factor: float) -> Sampler:
+    return type(sampler)(**{**sampler.settings.model_dump(), "temperature": factor})
+
+
+def _sampled(case: Case, reconstruct: Reconstruction, seed: int, monitor: Monitor | None) -> _Slice:
+    samples = reconstruct(case.problem, seed=seed, monitor=monitor)
+    assert isinstance(samples, Samples)
+    mixed, support, reference = bool(samples.converged.all()), case.problem.operator.support, case.reference
+    shape = case.crop
+    psnr = case.psnr_of(samples.image)
+    if shape is not None:
+        samples = replace(samples, image=centre_crop(samples.image, shape), draws=centre_crop(samples.draws, shape))
+        support, reference = None if support is None else centre_crop(support, shape), centre_crop(reference, shape)
+    return _Slice(deviations(samples, reference, support), predicted_psnr(samples, support) - psnr, mixed)
+
+
+def _errors(found: Mapping[str, list[_Slice]]) -> Errors:
+    return {mask: [one.deviations for one in slices] for mask, slices in found.items()}
+
+
+def _pooled(found: Mapping[str, list[_Slice]]) -> list[Deviations]:
+    return [one for slices in _errors(found).values() for one in slices]
+
+
+def _distance(found: Mapping[str, list[_Slice]]) -> float:
+    """Return how far the pooled coverage is from the target."""
+    return abs(coverage(_pooled(found), TARGET) - TARGET)
+
+
+def _with_intervals(fit: Fit, found: Mapping[str, list[_Slice]]) -> Fit:
+    """Add the scale and the margin, and a remark on levels of the margin for which there are too few slices."""
+    scale = {level: pooled_quantile(_pooled(found), level) for level in LEVELS}
+    worst = sorted(max(one.shortfall for one in slices) for slices in zip(*found.values(), strict=True))
+    ranks = {level: math.ceil((len(worst) + 1) * level - 1e-9) for level in LEVELS}
+    margin = {level: worst[rank - 1] for level, rank in ranks.items() if rank <= len(worst)}
+    if not all(map(math.isfinite, (*scale.values(), *margin.values()))):
+        raise MriinvError("the draws agree where they are wrong: no interval can be fitted")
+    missing = [
+        f"a bound on the PSNR with probability {level:g} needs {math.ceil(level / (1 - level) - 1e-9)} slices, "
+        f"here are {len(worst)}"
+        for level in LEVELS
+        if level not in margin
+    ]
+    return replace(fit, scale=scale, psnr_margin=margin, remarks=(*fit.remarks, *missing))
+
+
+def calibrate_weights(
+    config: RunConfig,
+    masks: Sequence[MaskChoice],
+    test_masks: Sequence[MaskChoice],
+    *,
+    slices: int,
+    conformal: bool = False,
+    observer: Observer | None = None,
+) -> tuple[Calibration, Fit]:
+    """Calibrate the sampler of `config` on its scans, fully sampled, or on simulated ones.
+
+    Everything that cannot work is refused before the first draw. The reference of a slice is what all its samples show
+    through the operator; the masks of each slice are drawn anew.
+
+    Parameters
+    ----------
+    masks, test_masks : to fit on, and to evaluate on
+    slices : of each scan, nearest to its middle; number of simulated scans, seeds ``seed``, ``seed + 1`` …
+
+    Raises
+    ------
+    SettingsError : a solver that is no sampler, a prior without weights, a temperature that is set, masks in common
+    InputError : a scan that cannot be read or is not fully sampled
+    """
+    config = _checked(config)
+    if common := {_label(mask) for mask in masks} & {_label(mask) for mask in test_masks}:
+        raise SettingsError(f"test masks: {', '.join(sorted(common))} is fitted on; expected other masks")
+    reconstruct = combine(config)
+    prior, sampler, chosen = reconstruct.prior, reconstruct.solver, config.prior
+    assert prior is not None and isinstance(sampler, Sampler) and chosen is not None
+    if sampler.settings.samples < 2:
+        raise SettingsError("solver.samples: found 1; a standard deviation needs at least 2")
+    _at_temperature(sampler, 2.0)  # what cannot be set is refused before the work
+    full = [
+        replace(prepare_acquisition(scan.to(reconstruct.device), config.preparation), reference=None)
+        for scan in _scans(config, slices)
+    ]
+    fit, test = ({_label(mask): _cases(mask, full, config) for mask in some} for some in (masks, test_masks))
+    found = calibrate(
+        fit,
+        test,
+        prior,
+        sampler,
+        conformal=conformal,
+        seed=config.seed,
+        device=str(reconstruct.device),
+        observer=observer,
+    )
+    path, checksum = find_weights(chosen.name, chosen.weights)
+    assert path is not None
+    settings = prior.settings.model_dump(mode="json")
+    record = Calibration(
+        prior=chosen.name,
+        prior_settings={name: settings[name] for name in sorted(prior.adjustable)},
+        weights_sha256=checksum or sha256(path),
+        solver=config.solver.name,
+        solver_settings=sampler.settings.model_dump(mode="json", exclude=UNRELATED),
+        temperature=found.temperature,
+        scale=found.scale,
+        psnr_margin=found.psnr_margin,
+        slices=len(full),
+        source="; ".join(dict.fromkeys(one.source for one in full)),
+        seed=config.seed,
+        coverage=found.coverage(),
+        remarks=found.remarks,
+    )
+    return record, found
+
+
+def _checked(config: RunConfig) -> RunConfig:
+    """Return a settled configuration whose sampler checks no long run, unless it is told to."""
+    name = config.solver.name
+    if not issubclass(registry().load("solver", name), Sampler):
+        raise SettingsError(f"solver '{name}' has no temperature to fit; expected a sampler: preconditioned-langevin …")
+    if "temperature" in config.solver.settings:
+        raise SettingsError("solver.temperature: it is what is fitted: leave it out")
+    config = settle(config.model_copy(update={"mask": None}))
+    if config.prior is None or find_weights(config.prior.name, config.prior.weights)[0] is None:
+        raise SettingsError("a calibration belongs to a weight file: choose a prior with weights")
+    solver = config.solver.model_copy(update={"settings": {"long_run": 0, **config.solver.settings}})
+    return config.model_copy(update={"solver": solver})
+
+
+def _scans(config: RunConfig, count: int) -> Iterator[Acquisition]:
+    for job in prepare(config):
+        with open_input(job.path) as scan:
+            if scan is None:
+                yield from (simulate_acquisition(seed=config.seed + number) for number in range(count))
+            else:
+                yield from map(scan.read, middle_slices(len(job.slices), count))
+
+
+def _cases(mask: MaskChoice, full: Sequence[Acquisition], config: RunConfig) -> list[Case]:
+    """Return each slice as a mask of its own leaves it."""
+    return [
+        retrospective_case(
+            f"{one.source}, {_label(mask)}",
+            one,
+            mask_for(mask.model_copy(update={"seed": config.seed + number}), one),
+            config.operator,
+            config.preparation.crop,
+        )
+        for number, one in enumerate(full)
+    ]
+
+
+def _label(mask: MaskChoice) -> str:
+    return f"{mask.name} {mask.acceleration:g}"

@@ -1,0 +1,134 @@
+"""``mriinv calibrate``."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mriinv.cli.group import combination, device_option, file_type, main, progress, seed_option, set_option
+
+if TYPE_CHECKING:
+    from mriinv.calibration import Calibration
+    from mriinv.calibration_fit import Fit
+    from mriinv.config import MaskChoice
+
+MASKS = ("poisson-2d:4", "poisson-2d:6", "random-1d:2", "random-1d:3")
+MASK = "NAME:ACCELERATION"
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, type=file_type)
+@click.option("--prior", default="deepen", show_default=True, metavar="NAME")
+@click.option("--weights", metavar="NAME|FILE", help="Weights of the prior  [default: the catalogue's first]")
+@click.option("--solver", default="preconditioned-langevin", show_default=True, metavar="NAME", help="A sampler.")
+@click.option("--operator", metavar="NAME", help="[default: sense]")
+@click.option("--mask", "masks", multiple=True, default=MASKS, metavar=MASK, help=f"Fit  [default: {', '.join(MASKS)}]")
+@click.option("--test-mask", "test_masks", multiple=True, metavar=MASK, help="Evaluate on this one too; repeatable.")
+@click.option("--calibration", type=int, help="Fully sampled centre of the masks, in lines.")
+@click.option("--crop", nargs=2, type=int, metavar="Y X", help="Crop images to this matrix, such as 320 320.")
+@click.option("--coils", type=int, help="Compress to this many virtual coils.")
+@click.option(
+    "--slices", type=click.IntRange(min=1), default=10, show_default=True, help="Of each scan, in its middle."
+)
+@click.option("--conformal", is_flag=True, help="Fit intervals, and a bound on the PSNR without reference, as well.")
+@click.option("--out", type=file_type, default=Path("calibration"), show_default=True, help="Folder of the results.")
+@click.option("--beside", is_flag=True, help="Store the calibration beside the weights too.")
+@device_option
+@seed_option
+@set_option
+def calibrate(
+    inputs: tuple[Path, ...],
+    masks: tuple[str, ...],
+    test_masks: tuple[str, ...],
+    slices: int,
+    conformal: bool,
+    out: Path,
+    beside: bool,
+    assignments: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Fit the temperature of a sampler so that nine tenths of pixels lie in their 90 % intervals.
+
+    INPUTS are fully sampled scans, undersampled by each --mask; without any, simulated ones, one slice each. The
+    calibration is written as JSON, with a table of coverage (CSV) and a figure before and after.
+    """
+    from mriinv.config import build_config
+
+    calibration = given.pop("calibration")
+    fit, test = ([_mask(text, calibration) for text in some] for some in (masks, test_masks))
+    options = {**given, "mask": None, "acceleration": None, "calibration": None, "slices": None}
+    config = build_config(None, None, combination(inputs, options), assignments)
+    from mriinv.calibration import calibration_path, write_calibration
+    from mriinv.calibration_fit import calibrate_weights
+    from mriinv.compose import find_weights
+    from mriinv.files import make_folder
+    from mriinv.report.calibration_figure import calibration_figure
+
+    chosen = config.prior
+    assert chosen is not None
+    weights, _ = find_weights(chosen.name, chosen.weights)
+    for folder in (out, *([weights.parent] if beside and weights else [])):
+        make_folder(folder)
+    with progress() as observer:
+        found, fitted = calibrate_weights(config, fit, test, slices=slices, conformal=conformal, observer=observer)
+    assert weights is not None
+    places = [out / calibration_path(weights).name, *([calibration_path(weights)] if beside else [])]
+    for place in places:
+        write_calibration(place, found)
+    table, figure = out / "coverage.csv", out / "calibration.png"
+    _write_table(table, fitted)
+    calibration_figure(figure, fitted.before, fitted.after, fitted.fitted)
+    click.echo(_text(found))
+    click.echo(", ".join(map(str, (*places, table, figure))))
+
+
+def _mask(text: str, calibration: int | None) -> MaskChoice:
+    from mriinv.config import MaskChoice, validated
+    from mriinv.errors import SettingsError
+
+    name, colon, acceleration = text.partition(":")
+    if not colon:
+        raise SettingsError(f"mask: found '{text}'; expected {MASK}, such as {MASKS[0]}")
+    return validated(MaskChoice, {"name": name, "acceleration": acceleration, "calibration": calibration})
+
+
+def _text(found: Calibration) -> str:
+    """Return the coverage of each mask, before and after, and what was fitted."""
+    levels = list(found.coverage[0].before)
+    stages = ["before", "after", *(["conformal"] if found.scale else [])]
+    width = max(len(row.mask) for row in found.coverage) + 7
+    shown = "".join(f"{level:7.0%}" for level in levels)
+    lines = [
+        "coverage".ljust(width) + "".join(f"  {stage:<{len(shown)}}" for stage in stages),
+        " " * width + f"  {shown}" * len(stages),
+    ]
+    for row in found.coverage:
+        shares = ("".join(f"{getattr(row, stage)[level]:7.1%}" for level in levels) for stage in stages)
+        lines.append(f"{row.mask}{'' if row.fitted else ' (test)'}".ljust(width) + "".join(f"  {s}" for s in shares))
+    lines.append(f"temperature: {found.temperature:.4g} times that of the learned prior")
+    for name, values, unit in (("scale κ", found.scale, ""), ("margin of the PSNR", found.psnr_margin, " dB")):
+        if values:
+            lines.append(f"{name}: " + ", ".join(f"{level:.0%} {value:.3g}{unit}" for level, value in values.items()))
+    return "\n".join([*lines, *(f"  note: {remark}" for remark in found.remarks)])
+
+
+def _write_table(path: Path, fit: Fit) -> None:
+    """Write a row for each mask and stage: coverage, correlation, root mean squares."""
+    from mriinv.files import atomic_path
+    from mriinv.uncertainty import LEVELS, correlation, rms
+
+    head = ["mask", "fitted", "stage", "slices", *(f"coverage_{level:.0%}".rstrip("%") for level in LEVELS)]
+    rows = []
+    for row in fit.coverage():
+        for stage in ("before", "after", "conformal"):
+            shares = getattr(row, stage)
+            if shares is None:
+                continue
+            slices = (fit.before if stage == "before" else fit.after)[row.mask]
+            numbers = (*shares.values(), correlation(slices), *rms(slices))
+            rows.append([row.mask, row.fitted, stage, len(slices), *(f"{value:.6g}" for value in numbers)])
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([[*head, "correlation", "rms_std", "rms_error"], *rows])

@@ -1,0 +1,158 @@
+"""Metropolis-adjusted and preconditioned Langevin against Gaussian posteriors."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mriinv import make_solver
+from mriinv.core.problem import InverseProblem
+from mriinv.data.noise import complex_noise
+from mriinv.testing.analytic import QuadraticPrior, gaussian_problem
+from mriinv_langevin.chains import LangevinChain, MetropolisChain, Shifted
+from mriinv_sense.operator import SenseOperator
+
+NOISE = 0.1
+CHAINS, DRAWS = 400, 4000
+
+
+def posterior(batch=1):
+    """Return a problem with noise, its prior, and the Hessian of the cost."""
+    problem, prior, hessian = gaussian_problem(shape=(2, 3), samples=4, batch=batch)
+    return replace(problem, noise_std=torch.full((batch,), NOISE, dtype=torch.float64)), prior, hessian
+
+
+def covariance(samples):
+    flat = samples.draws[:, :, 0].flatten(0, 1).flatten(1)
+    centred = flat - flat.mean(0)
+    return centred.T @ centred.conj() / len(flat)
+
+
+def sampled(name, **settings):
+    problem, prior, hessian = posterior()
+    options = {
+        "samples": DRAWS,
+        "chains": CHAINS,
+        "batch": CHAINS,
+        "burn_in": 60,
+        "thinning": 6,
+        "long_run": 0,
+    } | settings
+    return make_solver(name, **options)(problem, prior), 2 * NOISE**2 * torch.linalg.inv(hessian)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mala", {}),
+        ("mala", {"step_size": 1.1}),  # beyond what is accurate, near what is stable
+        ("preconditioned-langevin", {"metropolis": True}),
+        ("preconditioned-langevin", {"metropolis": True, "step_size": 0.9}),
+    ],
+)
+def test_the_metropolis_correction_makes_the_posterior_stationary(name, settings):
+    samples, exact = sampled(name, **settings)
+    assert (covariance(samples) - exact).norm() < 0.06 * exact.norm()
+
+
+@pytest.mark.parametrize("name", ["mala", "preconditioned-langevin"])
+def test_without_the_correction_the_same_step_is_biased(name):
+    """The tolerance above tells the corrected law from the uncorrected one."""
+    problem, prior, hessian = posterior(1000)
+    exact = 2 * NOISE**2 * torch.linalg.inv(hessian)
+    generator = torch.Generator().manual_seed(0)
+    temperature = torch.full((1000,), NOISE**2, dtype=torch.float64)
+    chain = LangevinChain(
+        problem,
+        prior,
+        torch.zeros(1000, 2, 3, dtype=torch.complex128),
+        None,
+        generator,
+        step_size=torch.full_like(temperature, 0.9),
+        noise=1.8 * temperature,
+        preconditioner=None if name == "mala" else Shifted(problem, torch.full_like(temperature, 0.5), 1e-4, 15),
+    )
+    for _ in range(40):
+        chain.step()
+    flat = chain.image.flatten(1)
+    centred = flat - flat.mean(0)
+    assert (centred.T @ centred.conj() / 1000 - exact).norm() > 0.15 * exact.norm()
+
+
+@pytest.mark.parametrize("step", [0.4, 1.0])
+def test_the_preconditioned_chain_has_its_closed_form(step):
+    """Along an eigenvalue g of M^{1/2}HM^{1/2} the variance is T(2 − τ)/(g(2 − τg)) in the coordinates of M^{-1/2}."""
+    _, prior, hessian = posterior()
+    samples, _ = sampled("preconditioned-langevin", step_size=step, cg_tolerance=1e-8)
+    shift = torch.linalg.eigvalsh(prior.matrix).max()  # what the sampler measures by power iteration
+    gram = hessian - prior.matrix
+    values, basis = torch.linalg.eigh(gram + shift * torch.eye(6))
+    root = basis @ torch.diag(values.rsqrt()).to(basis.dtype) @ basis.mH
+    g, modes = torch.linalg.eigh(root @ hessian @ root)
+    variances = 2 * NOISE**2 * (2 - step) / (g * (2 - step * g))
+    exact = root @ modes @ torch.diag(variances).to(modes.dtype) @ modes.mH @ root
+    assert (covariance(samples) - exact).norm() < 0.08 * exact.norm()
+
+
+def test_the_perturbation_is_exact_for_many_coils():
+    """Aᴴz₁ + √λ z₂ has covariance AᴴA + λI = M⁻¹, for maps that overlap and a mask that misses most of k-space."""
+    generator = torch.Generator().manual_seed(0)
+    maps = complex_noise((1, 3, 4, 4), 1.0, generator, torch.complex128)
+    maps /= maps.abs().square().sum(1, keepdim=True).sqrt()
+    operator = SenseOperator(maps, torch.rand(1, 4, 4, generator=generator) < 0.4)
+    problem = InverseProblem(operator, torch.zeros(1, 3, 4, 4, dtype=torch.complex128), scale=torch.ones(1).double())
+    preconditioner = Shifted(problem, torch.tensor([0.2]).double(), 1e-10, 60)
+    draws = torch.cat(
+        [preconditioner.perturbation(torch.zeros(500, 4, 4).to(maps), generator).flatten(1) for _ in range(20)]
+    )
+    eye = torch.eye(16, dtype=torch.complex128).view(16, 4, 4)
+    inverse = operator.gram(eye).flatten(1).T + 0.2 * eye.flatten(1)
+    assert (draws.T @ draws.conj() / len(draws) - 2 * inverse).norm() < 0.1 * inverse.norm()
+    torch.testing.assert_close(preconditioner.apply(eye[:1]).flatten(), torch.linalg.inv(inverse)[:, 0])
+
+
+def test_the_step_adapts_to_the_acceptance_and_then_stays():
+    problem, prior, _ = posterior()
+    samples, _ = sampled("mala", samples=600, chains=200, batch=200, burn_in=200)
+    assert samples.acceptance.shape == (200, 1)
+    assert float(samples.acceptance.mean()) == pytest.approx(0.574, abs=0.03)
+    chain = MetropolisChain(
+        problem,
+        prior,
+        problem.sense(),
+        None,
+        torch.Generator().manual_seed(0),
+        temperature=torch.tensor([NOISE**2]).double(),
+        step_size=torch.tensor([0.1]).double(),
+        adapt=True,
+    )
+    chain.step()
+    adapted = float(chain.step_size)
+    assert adapted != 0.1
+    chain.begin()
+    chain.step()
+    assert float(chain.step_size) == adapted
+
+
+def test_proposals_that_are_not_finite_are_refused():
+    class Cliff(QuadraticPrior):
+        """Infinite energy beyond a radius."""
+
+        def energy(self, image, noise_level=None):
+            size = image.abs().square().flatten(1).sum(1)
+            return torch.where(size < 60, super().energy(image), torch.nan)
+
+    problem, _, _ = posterior()
+    solver = make_solver("mala", samples=40, burn_in=5, step_size=1.0, temperature=100, long_run=0)
+    samples = solver(problem, Cliff())
+    assert samples.draws.isfinite().all() and 0 < float(samples.acceptance.mean()) < 1
+
+
+def test_draws_of_a_chain_are_thinned_and_batches_change_only_random_numbers():
+    problem, prior, _ = posterior()
+    solver = make_solver("preconditioned-langevin", samples=10, chains=3, batch=2, burn_in=5, thinning=4)
+    samples = solver(problem, prior)
+    assert samples.draws.shape == (3, 4, 1, 2, 3)  # as many of each chain, 10 or a few more
+    assert samples.traces["k-space band 3"].shape == (3, 1 + 3 * 4, 1)
+    assert samples.iterations.tolist() == [5 + 3 * 4]
+    assert {"split_rhat", "effective_samples", "long_run_drift"} < samples.numbers().keys()

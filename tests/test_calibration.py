@@ -1,0 +1,356 @@
+"""Calibration of samplers whose posterior is known, its file, and ``mriinv calibrate``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from scipy.stats import t
+
+from mriinv import Sampler, Samples, make_mask, make_prior, make_solver, simulate_acquisition
+from mriinv.calibration import Calibration, calibration_path, read_calibration, write_calibration
+from mriinv.calibration_fit import calibrate
+from mriinv.cli import main
+from mriinv.data.fastmri import write_fastmri
+from mriinv.data.noise import complex_noise
+from mriinv.errors import InputError, MriinvError
+from mriinv.files import sha256
+from mriinv.report.calibration_figure import calibration_figure
+from mriinv.testing.analytic import gaussian_problem
+from mriinv.uncertainty import LEVELS, coverage, deviations, quantile
+from mriinv.validation import Case
+from mriinv.weights import save_weights
+
+NOISE = 0.02
+SHAPE = (48, 40)
+PROBLEM, PRIOR, HESSIAN = gaussian_problem((14, 12), samples=100)
+FACTOR = torch.linalg.inv(torch.linalg.cholesky(HESSIAN)).mH  # H⁻¹ = FACTOR FACTORᴴ
+
+
+class Exact(Sampler):
+    """Independent draws from exp(−C/T), C the quadratic cost of `gaussian_problem`."""
+
+    name = "exact"
+    requires = (frozenset({"energy"}),)
+
+    def chain(self, *arguments, **options):
+        raise NotImplementedError
+
+    def solve(self, problem, prior, *, initial, generator, monitor):
+        width = float(self.temperature(problem, prior)) ** 0.5
+        draws = posterior_draws(problem.data, width, self.settings.samples, generator)[None, :, None]
+        return Samples(draws.mean((0, 1)), torch.ones(1, dtype=torch.bool), torch.ones(1), draws=draws)
+
+
+def posterior_draws(data, width, count, generator):
+    """Return draws ``(count, y, x)`` with covariance width² H⁻¹ per real component around the posterior mean."""
+    z = complex_noise((count, len(FACTOR)), 1.0, generator, torch.complex128)
+    mean = PROBLEM.operator.adjoint(data).flatten() @ (FACTOR @ FACTOR.mH).T
+    return (mean + width * z @ FACTOR.T).view(count, *PROBLEM.operator.shape)
+
+
+def problems(width: float, count: int, seed: int = 0) -> list[Case]:
+    """Return cases whose references are draws from the posterior at `width` times the temperature."""
+    generator = torch.Generator().manual_seed(seed)
+    cases = []
+    for number in range(count):
+        data = complex_noise(PROBLEM.data.shape, 1.0, generator, torch.complex128)
+        reference = posterior_draws(data, width**0.5 * NOISE, 1, generator)
+        cases.append(Case(f"case {number}", replace(PROBLEM, data=data, noise_std=NOISE), reference))
+    return cases
+
+
+def sampler(samples: int = 20) -> Exact:
+    return Exact(samples=samples)
+
+
+@pytest.mark.parametrize("width", [1.0, 4.0, 0.3])
+@pytest.mark.parametrize("samples", [6, 60])
+def test_a_temperature_that_is_wrong_by_a_known_factor_is_recovered(width, samples):
+    cases = problems(width, 40)
+    other = problems(width, 20, seed=1)
+    found = calibrate({"one": cases[:20], "two": cases[20:]}, {"other": other}, PRIOR, sampler(samples), device="cpu")
+    assert found.temperature == pytest.approx(width, rel=0.08)
+    assert found.fitted == ("one", "two") and list(found.after) == ["one", "two", "other"]
+    rows = {row.mask: row for row in found.coverage()}
+    assert [row.fitted for row in rows.values()] == [True, True, False]
+    pooled = 0.5 * (rows["one"].after[0.9] + rows["two"].after[0.9])
+    assert pooled == pytest.approx(0.9, abs=0.01)
+    for level in LEVELS:
+        assert rows["other"].after[level] == pytest.approx(level, abs=0.03)
+    spread = ((width + 1 / samples) / (1 + 1 / samples)) ** 0.5  # of error/std before
+    expected = 2 * t.cdf(quantile(0.9, samples) / spread, samples - 1) - 1
+    assert rows["other"].before[0.9] == pytest.approx(expected, abs=0.03)
+    assert found.scale is None and found.psnr_margin is None
+
+
+def test_a_real_sampler_is_calibrated_too():
+    cases = problems(2.5, 3)
+    langevin = make_solver("langevin", samples=24, chains=24, batch=24, burn_in=120, long_run=0)
+    found = calibrate({"all": cases}, {}, PRIOR, langevin, device="cpu")
+    assert coverage(found.after["all"], 0.9) == pytest.approx(0.9, abs=0.01)
+    assert found.temperature == pytest.approx(2.5, rel=0.25)
+
+
+def test_conformal_intervals_hold_for_errors_that_are_not_gaussian():
+    """References whose errors are Laplacian: no temperature fits all levels, the scale does."""
+    cases = problems(1.0, 60)
+    generator = torch.Generator().manual_seed(5)
+    heavy = []
+    for case in cases:
+        u = torch.rand(case.reference.shape, generator=generator, dtype=torch.float64) - 0.5
+        factor = -u.sign() * (1 - 2 * u.abs()).log() * 0.1
+        heavy.append(replace(case, reference=case.reference * torch.exp(factor)))
+    fit, test = heavy[:30], heavy[30:]
+    found = calibrate({"fit": fit}, {"new": test}, PRIOR, sampler(40), conformal=True, device="cpu")
+    row = found.coverage()[1]
+    assert row.after[0.5] > 0.55  # Gaussian intervals that are right at 90 %
+    for level in LEVELS:
+        assert row.conformal[level] == pytest.approx(level, abs=0.035)
+        assert coverage(found.after["fit"], level, found.scale[level]) == pytest.approx(level, abs=1e-3)
+
+
+def test_the_bound_on_the_psnr_is_conformal():
+    cases = problems(1.0, 300)
+    exact = sampler(10)
+    found = calibrate({"a": cases[:99]}, {}, PRIOR, exact, conformal=True, device="cpu")
+    assert set(found.psnr_margin) == set(LEVELS) and found.remarks == ()
+    shortfalls = []
+    record = calibration(psnr_margin=found.psnr_margin, scale=found.scale)
+    held = dict.fromkeys(LEVELS, 0)
+    for number, case in enumerate(cases):
+        samples = exact(case.problem, PRIOR, generator=torch.Generator().manual_seed(number))
+        true, bound = case.psnr_of(samples.image), {level: record.psnr_bound(samples, level) for level in LEVELS}
+        shortfalls.append(bound[0.5] + found.psnr_margin[0.5] - true)
+        for level in LEVELS:
+            held[level] += bound[level] <= true
+    ranked = sorted(shortfalls[:99])  # of the same draws: the seed of a slice is its number
+    for level, rank in zip(LEVELS, (50, 68, 90, 95), strict=True):
+        assert found.psnr_margin[level] == pytest.approx(ranked[rank - 1])
+        assert held[level] / 300 > level - 0.1
+
+
+def test_a_bound_that_needs_more_slices_says_how_many():
+    cases = problems(1.0, 18)
+    harder = [replace(case, reference=1.3 * case.reference) for case in cases[9:]]
+    found = calibrate({"a": cases[:9], "b": harder}, {}, PRIOR, sampler(6), conformal=True, device="cpu")
+    assert set(found.psnr_margin) == {0.5, 0.68, 0.9}
+    assert "a bound on the PSNR with probability 0.95 needs 19 slices, here are 9" in found.remarks
+    worse = calibrate({"b": harder}, {}, PRIOR, sampler(6), conformal=True, device="cpu")
+    assert found.psnr_margin[0.9] >= worse.psnr_margin[0.9] - 10  # the harder mask decides
+    few = calibrate({"a": cases[:2]}, {}, PRIOR, sampler(6), conformal=True, device="cpu")
+    assert set(few.psnr_margin) == {0.5} and "needs 9 slices, here are 2" in " ".join(few.remarks)
+
+
+def test_draws_that_agree_cannot_be_calibrated():
+    cases = problems(1.0, 2)
+
+    class Stuck(Exact):
+        def temperature(self, problem, prior):
+            return torch.zeros(1)
+
+    with pytest.raises(MriinvError, match="exact: the draws agree where they are wrong"):
+        calibrate({"a": cases}, {}, PRIOR, Stuck(samples=3), device="cpu")
+
+
+def calibration(**changes) -> Calibration:
+    fields = {
+        "prior": "deepen",
+        "prior_settings": {"weight": 1.0},
+        "weights_sha256": "0" * 64,
+        "solver": "langevin",
+        "solver_settings": {"samples": 16, "epsilon": None, "form": "eq16"},
+        "temperature": 1.3,
+        "scale": {0.5: 0.6, 0.9: 1.7},
+        "psnr_margin": {0.9: -0.5},
+        "slices": 3,
+        "source": "scan.h5",
+        "seed": 0,
+        "coverage": ({"mask": "poisson-2d 4", "fitted": True, "before": {0.9: 0.8}, "after": {0.9: 0.9}},),
+    }
+    return Calibration(**{**fields, **changes})
+
+
+def test_a_calibration_survives_its_file(tmp_path):
+    path = calibration_path(tmp_path / "deepen-heads.v2.safetensors")
+    assert path.name == "deepen-heads.v2.calibration.json"
+    write_calibration(path, calibration())
+    assert read_calibration(path) == calibration() and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("temperature"), r"temperature: found nothing"),
+        (lambda c: c.update(temperature=-1), r"temperature: found -1; expected greater than 0"),
+        (lambda c: c.update(temperature="NaN"), r"temperature: found 'NaN'; expected a finite number"),
+        (lambda c: c.update(format="mriinv-weights-1"), r"format: found 'mriinv-weights-1'; expected 'mriinv-cal"),
+        (lambda c: c.update(temprature=1), r"temprature: found 1"),
+        (lambda c: c.update(scale={"1.5": 2}), r"scale.1.5"),
+        (lambda c: c.update(scale={"0.5": 0}), r"scale.0.5: found 0"),
+        (lambda c: c.update(weights_sha256="../x"), r"weights_sha256"),
+        (lambda c: c["coverage"][0].update(after={"0.9": 1.2}), r"coverage.0.after.0.9: found 1.2"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path, change, message):
+    content = json.loads(calibration().model_dump_json())
+    change(content)
+    path = tmp_path / "x.calibration.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"x\.calibration\.json: {message}"):
+        read_calibration(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 10**5, b" " * (2**20 + 1), b"1e999"])
+def test_garbage_is_no_calibration(tmp_path, content):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.json"):
+        read_calibration(path)
+
+
+def test_only_a_file_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, found in (("pipe", "no regular file"), ("nothing", "no file")):
+        with pytest.raises(InputError, match=found):
+            read_calibration(tmp_path / name)
+
+
+def test_the_half_width_is_that_of_the_coverage():
+    (case,) = problems(1.0, 1)
+    samples = sampler(8)(case.problem, PRIOR)
+    compared = deviations(samples, case.reference)
+    error = (samples.draws.abs().mean((0, 1)) - case.reference.abs()).abs()
+    for record, limit in ((calibration(scale={0.9: 1.2}), 1.2), (calibration(scale=None), None)):
+        inside = (error <= record.half_width(samples, 0.9)).double().mean()
+        assert float(inside) == pytest.approx(coverage([compared], 0.9, limit))
+    with pytest.raises(InputError, match=r"scale: found no level 0\.68; expected 0\.5, 0\.9"):
+        calibration().half_width(samples, 0.68)
+    with pytest.raises(InputError, match="calibrate with --conformal, on enough slices"):
+        calibration(psnr_margin=None).psnr_bound(samples, 0.9)
+
+
+def test_the_figure_shows_each_mask_before_and_after(monkeypatch):
+    figures: list[Figure] = []
+    monkeypatch.setattr("mriinv.report.calibration_figure.save_figure", lambda figure, path: figures.append(figure))
+    found = calibrate({"fit": problems(4.0, 6)}, {"new": problems(4.0, 2, seed=1)}, PRIOR, sampler(), device="cpu")
+    calibration_figure("x.png", found.before, found.after, found.fitted)
+    for row, errors in ((figures[0].axes[:3], found.before), (figures[0].axes[3:], found.after)):
+        _, fit, new = row[0].lines
+        assert fit.get_ydata().tolist() == [coverage(errors["fit"], level) for level in fit.get_xdata()]
+        assert (fit.get_label(), new.get_label(), fit.get_linestyle(), new.get_linestyle()) == (
+            "fit",
+            "new (test)",
+            "-",
+            "--",
+        )
+        assert "Student, 20 draws" in [text.get_text() for text in row[1].get_legend().get_texts()]
+        std, error = row[2].lines[0].get_data()
+        assert (error / std).mean() == pytest.approx(2 if errors is found.before else 1, rel=0.15)
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small energy, in a folder that commands run in, with a scan and an undersampled one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    full = simulate_acquisition(shape=SHAPE, coils=4, slices=3, noise_std=0.01)
+    write_fastmri(Path("full.h5"), full)
+    write_fastmri(Path("half.h5"), full, mask=make_mask("poisson-2d", SHAPE, 2, 12))
+    path = tmp_path / "small.safetensors"
+    save_weights(path, make_prior("deepen", weights="none", widths=(4,), blocks=1), {})
+    return path
+
+
+QUICK = (
+    "--set",
+    "solver.samples=4",
+    "--set",
+    "solver.levels=3",
+    "--set",
+    "solver.burn_in=2",
+    "--set",
+    "solver.thinning=1",
+)
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["calibrate", *map(str, arguments)])
+
+
+def test_the_command_writes_a_calibration_a_table_and_a_figure(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mriinv.calibration_fit.ROUNDS", 1)
+    masks = ("--mask", "poisson-2d:2", "--mask", "random-1d:2", "--test-mask", "poisson-2d:3", "--calibration", 12)
+    result = invoke("full.h5", "--weights", weights, *masks, *QUICK, "--slices", 2, "--conformal", "--beside")
+    assert result.exit_code == 0, result.output
+    found = read_calibration(calibration_path(weights))
+    assert found == read_calibration(Path("calibration/small.calibration.json"))
+    assert (found.prior, found.solver, found.slices) == ("deepen", "preconditioned-langevin", 2)
+    assert found.weights_sha256 == sha256(weights) and found.source.startswith("full.h5[0]; full.h5[1]")
+    assert found.solver_settings["samples"] == 4 and "temperature" not in found.solver_settings
+    assert [(row.mask, row.fitted) for row in found.coverage] == [
+        ("poisson-2d 2", True),
+        ("random-1d 2", True),
+        ("poisson-2d 3", False),
+    ]
+    assert f"temperature: {found.temperature:.4g} times" in result.stdout and "poisson-2d 3 (test)" in result.stdout
+    with open("calibration/coverage.csv", newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["mask"], row["stage"]) for row in rows] == [
+        (row.mask, stage) for row in found.coverage for stage in ("before", "after", "conformal")
+    ]
+    for row, one in zip(rows[1::3], found.coverage, strict=True):
+        assert float(row["coverage_90"]) == pytest.approx(one.after[0.9], rel=1e-5)
+    assert imread("calibration/calibration.png").shape[0] > 500
+
+
+def test_without_files_scans_are_simulated(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(seed: int):
+        return simulate_acquisition(shape=SHAPE, coils=4, seed=seed)
+
+    monkeypatch.setattr("mriinv.calibration_fit.simulate_acquisition", small)
+    monkeypatch.setattr("mriinv.calibration_fit.ROUNDS", 0)
+    result = invoke("--weights", weights, "--mask", "poisson-2d:2", *QUICK, "--slices", 2, "--seed", 3, "--out", "new")
+    assert result.exit_code == 0, result.output
+    found = read_calibration(Path("new/small.calibration.json"))
+    assert found.source == "simulated scan (seed 3); simulated scan (seed 4)" and found.temperature == 1
+    assert "after 0 corrections" in found.remarks[0] and not calibration_path(weights).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("full.h5", "--solver", "mm-cg"), "solver 'mm-cg' has no temperature to fit; expected a sampler"),
+        (("full.h5", "--solver", "dps", "--prior", "diffusion"), "solver 'dps' has no temperature to fit"),
+        (("full.h5", "--weights", "none"), "a calibration belongs to a weight file"),
+        (("full.h5", "--prior", "tv", "--solver", "langevin"), "a calibration belongs to a weight file"),
+        (("half.h5",), "found undersampled data"),
+        (("full.h5", "half.h5"), "found undersampled data"),
+        (("full.h5", "--set", "solver.temperature=2"), "it is what is fitted: leave it out"),
+        (("full.h5", "--solver", "langevin", "--set", "solver.epsilon=0.1"), "epsilon sets the temperature"),
+        (("full.h5", "--set", "solver.samples=1"), "needs at least 2"),
+        (("full.h5", "--mask", "poisson-2d"), "found 'poisson-2d'; expected NAME:ACCELERATION"),
+        (("full.h5", "--mask", "poisson-2d:x"), "acceleration"),
+        (("full.h5", "--mask", "poison-2d:2"), "poisson-2d"),
+        (("full.h5", "--mask", "poisson-2d:2", "--test-mask", "poisson-2d:2"), "poisson-2d 2 is fitted on"),
+        (("none.h5",), "none.h5"),
+        (("full.h5", "--out", "full.h5"), "cannot be written"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_draw(weights, monkeypatch, arguments, message):
+    def sampled(*_):
+        raise AssertionError("sampled")
+
+    monkeypatch.setattr(Sampler, "solve", sampled)
+    given = () if {"--prior", "--weights"} & set(arguments) else ("--weights", weights)
+    chosen = () if "--mask" in arguments else ("--mask", "poisson-2d:2", "--calibration", 12)
+    result = invoke(*arguments, *given, *chosen)
+    assert result.exit_code == 1 and message in result.stderr, result.output
