@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mriinv_langevin.chains import LangevinChain, Shifted
 
 from mriinv import Sampler
 from mriinv.testing.posteriors import (
@@ -28,6 +27,7 @@ from mriinv.testing.posteriors import (
     samplers,
     stationary_covariance,
 )
+from mriinv_langevin.chains import LangevinChain, Shifted
 
 RESULT = Path(__file__).parent / "results" / "samplers.md"
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {  # the defaults, unless listed
@@ -44,7 +44,7 @@ COLUMNS = (
     "variance",
     "covariance error",
     "by chance",
-    "by the step",
+    "of the step: variance, covariance",
     "weight error",
     "effective samples",
     "per second",
@@ -68,17 +68,17 @@ def measurements(cases: tuple[AnalyticPosterior, ...]) -> Iterator[str]:
                 yield row(label, found, predicted(sampler(**variant), posterior))
 
 
-def row(label: str, found: Measurement, by_step: float | None) -> str:
+def row(label: str, found: Measurement, by_step: tuple[float, float] | None) -> str:
     """Return one line of the table."""
     weight = None if found.weight_error is None else f"{found.weight_error:.3f} ± {found.weight_expected:.3f}"
     cells = (
         found.posterior,
         label,
         f"{found.bias:.3f} ± {found.bias_error:.3f}",
-        f"{found.variance:.2f} ± {found.variance_error:.2f}",
+        f"{found.variance:.3f} ± {found.variance_error:.3f}",
         f"{found.covariance_error:.2f}",
         f"{found.covariance_expected:.2f}",
-        None if by_step is None else f"{by_step:.2f}",
+        None if by_step is None else f"{by_step[0]:.3f}, {by_step[1]:.2f}",
         weight,
         f"{found.effective_samples:.0f}",
         f"{found.effective_samples / found.seconds:.0f}",
@@ -90,8 +90,8 @@ def row(label: str, found: Measurement, by_step: float | None) -> str:
     return "| " + " | ".join(cell or "-" for cell in cells) + " |"
 
 
-def predicted(sampler: Any, posterior: AnalyticPosterior) -> float | None:
-    """Return the covariance error of the discretised chain, None where no closed form is known."""
+def predicted(sampler: Any, posterior: AnalyticPosterior) -> tuple[float, float] | None:
+    """Return variance and covariance error of the discretised chain itself, None where no closed form is known."""
     law, prior = posterior.law(), posterior.prior.at_noise(torch.as_tensor(posterior.problem.noise_std))
     if not isinstance(sampler, Sampler) or len(law.weights) > 1:
         return None
@@ -108,9 +108,9 @@ def predicted(sampler: Any, posterior: AnalyticPosterior) -> float | None:
         matrix = posterior.matrix
         preconditioner = torch.linalg.inv(matrix.mH @ matrix + float(chain.preconditioner.shift) * eye)
     step, noise = float(chain.step_size), float(chain.noise)
-    covariance = stationary_covariance(hessian, step, noise, preconditioner)
-    exact = law.covariance
-    return float(torch.linalg.matrix_norm(covariance - exact) / torch.linalg.matrix_norm(exact))
+    exact, own = law.covariance, stationary_covariance(hessian, step, noise, preconditioner)
+    variance = own.diagonal().real.sum() / exact.diagonal().real.sum()
+    return float(variance), float(torch.linalg.matrix_norm(own - exact) / torch.linalg.matrix_norm(exact))
 
 
 def main() -> None:
@@ -123,8 +123,9 @@ def main() -> None:
         print(line, flush=True)
     head = (
         "# Samplers on posteriors that are known exactly\n\n"
-        "`OMP_NUM_THREADS=1 python -m benchmarks.samplers`; cases and columns: [docs/samplers.md](../../docs/samplers.md).\n"
-        f"{platform.machine()}, one thread, {date.today()}; torch {torch.__version__.partition('+')[0]}. "
+        "`OMP_NUM_THREADS=1 python -m benchmarks.samplers`; cases and columns: "
+        "[docs/samplers.md](../../docs/samplers.md).\n"
+        f"One {platform.machine()} core, {date.today()}; torch {torch.__version__.partition('+')[0]}. "
         "Seconds on a shared machine: read the ratios.\n\n"
     )
     RESULT.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from mriinv.files import atomic_path, reason
 from mriinv.uncertainty import Support, predicted_psnr, quantile
 
 MAX_BYTES = 2**20
+UNRELATED = {"temperature", "batch", "long_run"}  # settings that leave the law of the draws at a given T
 
 Level = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -68,6 +69,16 @@ class Calibration(_Record):
     def psnr_bound(self, samples: Samples, level: float, support: Support | None = None) -> float:
         """Return the PSNR (dB) that the mean image reaches with probability `level`, without a reference."""
         return predicted_psnr(samples, support) - self._fitted("psnr_margin", level)
+
+    def mismatch(self, checksum: str, prior: Mapping[str, object], sampler: Mapping[str, object]) -> str:
+        """Say what differs from what was calibrated: the weights, or settings of prior and sampler; or ""."""
+        if checksum != self.weights_sha256:
+            return "it was fitted for other weights"
+        for stored, now in ((self.prior_settings, prior), (self.solver_settings, sampler)):
+            for name, value in stored.items():
+                if now.get(name) != value:
+                    return f"{name}: found {now.get(name)}; it was fitted for {value}"
+        return ""
 
     def _fitted(self, name: str, level: float) -> float:
         values: Mapping[float, float] = getattr(self, name) or {}

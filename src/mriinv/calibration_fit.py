@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from mriinv.calibration import Calibration, MaskCoverage
+from mriinv.calibration import UNRELATED, Calibration, MaskCoverage
 from mriinv.compose import Reconstruction, find_weights
 from mriinv.config import MaskChoice, RunConfig
 from mriinv.core.prior import Prior
@@ -27,7 +27,6 @@ from mriinv.uncertainty import LEVELS, Deviations, coverage, deviations, pooled_
 from mriinv.validation import Case, retrospective_case
 
 TARGET, TOLERANCE, ROUNDS = 0.9, 0.01, 4  # coverage that the temperature is fitted for, and how often it is corrected
-UNRELATED = {"temperature", "batch", "long_run"}  # settings of samplers that leave the law of the draws at a given T
 
 Cases = Mapping[str, Sequence[Case]]  # by mask: each slice as the mask leaves it, slices in the same order
 Errors = dict[str, list[Deviations]]
@@ -48,7 +47,7 @@ class Fit:
 
     Attributes
     ----------
-    temperature : factor on that of the learned prior
+    temperature : factor, the sampler's setting of this name
     fitted : masks that it was fitted on
     before, after : errors by mask, test masks included, at factor 1 and at `temperature`
     scale : κ by level, None unless asked for
@@ -89,6 +88,7 @@ def calibrate(
     sampler: Sampler,
     *,
     conformal: bool = False,
+    keep_temperature: bool = False,
     seed: int = 0,
     device: str = "auto",
     observer: Observer | None = None,
@@ -105,6 +105,7 @@ def calibrate(
     ----------
     fit, test : slices under masks that are fitted on, and under others
     sampler : its own temperature is not used
+    keep_temperature : stay at factor 1, and fit intervals alone
     seed : of the draws; each slice has its own, the same at each temperature
 
     Raises
@@ -131,7 +132,7 @@ def calibrate(
     before = now = at(1.0, fit)
     temperature = 1.0
     tried = {1.0: now}
-    for _ in range(ROUNDS):
+    for _ in range(0 if keep_temperature else ROUNDS):
         if _distance(now) <= TOLERANCE:
             break
         pooled = _pooled(now)
@@ -142,7 +143,7 @@ def calibrate(
         now = tried[temperature] = at(temperature, fit)
     temperature, now = min(tried.items(), key=lambda one: _distance(one[1]))
     remarks = []
-    if (distance := _distance(now)) > TOLERANCE:
+    if not keep_temperature and (distance := _distance(now)) > TOLERANCE:
         remarks.append(f"after {ROUNDS} corrections the pooled coverage of 90 % intervals is off by {distance:.3f}")
     test_before = at(1.0, test)
     test_after = test_before if temperature == 1 else at(temperature, test)
@@ -206,6 +207,7 @@ def calibrate_weights(
     *,
     slices: int,
     conformal: bool = False,
+    keep_temperature: bool = False,
     observer: Observer | None = None,
 ) -> tuple[Calibration, Fit]:
     """Calibrate the sampler of `config` on its scans, fully sampled, or on simulated ones.
@@ -243,6 +245,7 @@ def calibrate_weights(
         prior,
         sampler,
         conformal=conformal,
+        keep_temperature=keep_temperature,
         seed=config.seed,
         device=str(reconstruct.device),
         observer=observer,

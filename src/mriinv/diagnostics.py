@@ -17,6 +17,7 @@ from mriinv.numerics.fft import fft2c
 REGIONS = 3  # along each axis
 BANDS = (0.05, 0.15, 0.5)  # upper radii of the bands of k-space, in cycles per pixel
 MIXED, UNMIXED = 1.01, 1.1  # split-R̂ up to which chains agree (Vehtari 2021), and from which they plainly do not
+SHORTEST_HALVES, SHORTEST = 4, 32  # steps from which split-R̂ and effective samples mean anything
 FEWEST = 100.0  # effective samples for a mean that is known to a tenth of the standard deviation
 FARTHEST = 3.0  # standard deviations that a longer chain may be away
 
@@ -77,7 +78,7 @@ class Diagnosis:
 
     Attributes
     ----------
-    split_rhat, effective_samples : by quantity, per image; NaN for fewer than four steps
+    split_rhat, effective_samples : by quantity, per image; empty for chains of fewer than 4 and 32 steps
     drift : by quantity, per image: how far the last part of a longer chain is from the mean of the chains, in standard
         deviations of the quantity over chains and steps; empty without a longer chain
     """
@@ -89,11 +90,13 @@ class Diagnosis:
     def numbers(self) -> dict[str, PerImage]:
         """Return the worst of each over all quantities, per image."""
         found = {}
-        if self.split_rhat:
-            found["split_rhat"] = torch.stack(list(self.split_rhat.values())).amax(0)
-            found["effective_samples"] = torch.stack(list(self.effective_samples.values())).amin(0)
-        if self.drift:
-            found["long_run_drift"] = torch.stack(list(self.drift.values())).amax(0)
+        for name, values, worst in (
+            ("split_rhat", self.split_rhat, torch.amax),
+            ("effective_samples", self.effective_samples, torch.amin),
+            ("long_run_drift", self.drift, torch.amax),
+        ):
+            if values:
+                found[name] = worst(torch.stack(list(values.values())), dim=0)
         return found
 
     def remarks(self) -> tuple[str, ...]:
@@ -104,6 +107,7 @@ class Diagnosis:
             if rhat > MIXED:
                 state = "have not mixed" if rhat > UNMIXED else "have nearly mixed"
                 found.append(f"the chains {state}: split-R̂ of {name} is {rhat:.2f}, expected at most {MIXED:g}")
+        if self.effective_samples:
             name, samples = _worst(self.effective_samples, -1)
             if samples < FEWEST:
                 known = f"its mean is known to no better than {samples**-0.5:.2f} of its standard deviation"
@@ -129,12 +133,13 @@ def diagnose(traces: Traces, longer: Traces | None = None, last: int = 1) -> Dia
     chains, steps, _ = next(iter(traces.values())).shape
     rhat, effective, drift = {}, {}, {}
     for name, values in traces.items():
-        if steps >= 4:
+        if steps >= SHORTEST_HALVES:
             by_image = values.permute(2, 0, 1).numpy()
             constant = values.std((0, 1)) == 0  # nothing that could mix, such as the energy of a single mode
             with np.errstate(divide="ignore", invalid="ignore"):
                 found = torch.as_tensor(array_stats.rhat(by_image, chain_axis=1, draw_axis=2, method="split"))
             rhat[name] = torch.where(constant, 1.0, found)
+        if steps >= SHORTEST:
             effective[name] = torch.as_tensor(array_stats.ess(by_image, chain_axis=1, draw_axis=2, method="mean"))
         if longer and name in longer and chains * steps > 1:
             moved = longer[name][:, -last:].mean((0, 1)) - values.mean((0, 1))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mriinv.calibration import Calibration, calibration_path, read_calibration
 from mriinv.compose import Reconstruction, find_weights, make_prior, make_solver, resolve_device
 from mriinv.config import SIMULATION_MASK, MaskChoice, RunConfig
 from mriinv.data.acquisition import Acquisition
@@ -79,6 +80,28 @@ def combine(config: RunConfig) -> Reconstruction:
     torch.manual_seed(config.seed)  # of an untrained prior; everything else draws from explicit generators
     prior = make_prior(chosen.name, weights=chosen.weights, **chosen.settings) if chosen else None
     return Reconstruction(prior, solver, config.device)
+
+
+def calibrated(config: RunConfig) -> tuple[RunConfig, Calibration | None, str]:
+    """Find the calibration beside the weights; return the configuration at its temperature, it, and a remark.
+
+    One for another solver says nothing here, nor does any where the temperature is set. One for other weights or other
+    settings is not used, and the remark says why.
+    """
+    chosen, solver = config.prior, config.solver
+    weights, checksum = find_weights(chosen.name, chosen.weights) if chosen else (None, None)
+    if chosen is None or weights is None or not (path := calibration_path(weights)).exists():
+        return config, None, ""
+    found = read_calibration(path)
+    if found.solver != solver.name or "temperature" in solver.settings:
+        return config, None, ""
+    reconstruction = combine(config)
+    assert reconstruction.prior is not None
+    settings = [part.settings.model_dump(mode="json") for part in (reconstruction.prior, reconstruction.solver)]
+    if different := found.mismatch(checksum or sha256(weights), *settings):
+        return config, None, f"{path.name} is not used: {different}"
+    at = solver.model_copy(update={"settings": {**solver.settings, "temperature": found.temperature}})
+    return config.model_copy(update={"solver": at}), found, f"intervals are calibrated by {path.name}"
 
 
 def resolved(config: RunConfig, reconstruction: Reconstruction) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mriinv.calibration import Calibration
 from mriinv.compose import Reconstruction, make_problem, with_reference
 from mriinv.config import RunConfig
 from mriinv.core.problem import Samples, Solution
@@ -25,6 +26,7 @@ from mriinv.errors import InputError, MriinvError, UnwritableError
 from mriinv.files import make_folder
 from mriinv.jobs import (
     Job,
+    calibrated,
     combine,
     mask_for,
     measures_images,
@@ -41,6 +43,7 @@ from mriinv.report.figure import reconstruction_figure
 
 ZERO_FILLED, ADJOINT, SUPPORT = "zero_filled", "adjoint", "support"  # datasets of a result beside those of the operator
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the magnitude of posterior samples
+INTERVAL = 0.9  # level of the calibrated interval around the mean magnitude
 MAP_SOLVER = "mm-cg"  # finds the maximum of a posterior that was sampled
 
 
@@ -87,15 +90,16 @@ def execute(config: RunConfig, observer: Observer | None = None, *, restart: boo
     is raised after the report of what was finished. Slices that an earlier run of the same configuration, versions and
     input finished are kept, unless `restart`.
     """
-    config = settle(config)
+    config, calibration, remark = calibrated(settle(config))
     reconstruction = combine(config)
     jobs = prepare(config)
     make_folder(config.out)
     for job in jobs:
         report = InputReport(str(job.path or f"simulated scan (seed {config.seed})"))
+        report.remarks += [remark] if remark else []
         stopped: BaseException | None = None
         try:
-            _reconstruct(config, reconstruction, job, report, observer, restart)
+            _reconstruct(config, reconstruction, calibration, job, report, observer, restart)
         except MriinvError as error:
             report.error = str(error)
         except BaseException as error:
@@ -108,6 +112,7 @@ def execute(config: RunConfig, observer: Observer | None = None, *, restart: boo
 def _reconstruct(
     config: RunConfig,
     reconstruction: Reconstruction,
+    calibration: Calibration | None,
     job: Job,
     report: InputReport,
     observer: Observer | None,
@@ -125,7 +130,7 @@ def _reconstruct(
     report.kept = list(writer.finished)
     try:
         with writer:
-            _add_missing(config, reconstruction, job, report, observer, writer)
+            _add_missing(config, reconstruction, calibration, job, report, observer, writer)
     finally:
         report.result, report.complete = writer.written, not writer.missing
         if writer.written not in (None, job.out):
@@ -142,6 +147,7 @@ def _reconstruct(
 def _add_missing(
     config: RunConfig,
     reconstruction: Reconstruction,
+    calibration: Calibration | None,
     job: Job,
     report: InputReport,
     observer: Observer | None,
@@ -157,7 +163,7 @@ def _add_missing(
             monitor = observer(report.source, number, len(job.slices)) if observer else None
             try:
                 acquisition = simulate_acquisition(seed=config.seed) if scan is None else scan.read(index)
-                _Slice(config, reconstruction, acquisition, index, monitor).store(writer, report)
+                _Slice(config, reconstruction, calibration, acquisition, index, monitor).store(writer, report)
             except UnwritableError:
                 raise
             except MriinvError as error:
@@ -201,6 +207,7 @@ class _Slice:
         self,
         config: RunConfig,
         reconstruction: Reconstruction,
+        calibration: Calibration | None,
         acquisition: Acquisition,
         index: int,
         monitor: Monitor | None,
@@ -214,6 +221,7 @@ class _Slice:
         if config.mask is not None:
             acquired = full.undersampled(mask_for(config.mask, full))
         started = time.perf_counter()
+        self.calibration = calibration
         self.index, self.acquisition, self.crop = index, acquired, config.preparation.crop
         # zero padding was never acquired: against it nothing is accelerated
         self.acceleration = acquired.acceleration / (full.acceleration if full.gapless else 1)
@@ -262,6 +270,8 @@ class _Slice:
                 "magnitude_std": self._cropped(samples.magnitude_std)[0],
                 "quantiles": self._cropped(samples.quantiles(QUANTILES))[:, 0],
             }
+            if self.calibration is not None:
+                maps["half_width_90"] = self._cropped(self.calibration.half_width(samples, INTERVAL))[0]
         writer.add(
             self.index,
             image[0],

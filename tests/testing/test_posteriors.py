@@ -14,6 +14,7 @@ from mriinv.testing.analytic import GaussianMixture, MixturePrior
 from mriinv.testing.posteriors import (
     applies,
     compare,
+    effective_samples,
     gaussian,
     measure,
     posteriors,
@@ -200,6 +201,21 @@ def test_the_law_is_that_of_the_level_where_samples_are_drawn():
     options = {**QUICK, "levels": 1, "thinning": 1}
     assert measure(lazy(posterior.law(0.3)), posterior, {**options, "noise_level": 0.3}).agrees
     assert not measure(lazy(posterior.law(0.3)), posterior, options).agrees
+    assert measure(lazy(posterior.law(0.01)), posterior, {**options, "noise_level": 0.001}).agrees  # the lowest known
+    ignored = CASES["gaussian"]
+    assert measure(lazy(ignored.law()), ignored, {**options, "noise_level": 0.3}).agrees
+
+
+def test_effective_samples_of_short_autoregressive_chains():
+    """8 draws each of x' = ρx + √(1 − ρ²)z, where autocorrelations cannot be estimated."""
+    rho, chains, draws = 0.8, 256, 8
+    noise = torch.randn(draws, chains, 100, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    states = [noise[0]]
+    for fresh in noise[1:]:
+        states.append(rho * states[-1] + (1 - rho**2) ** 0.5 * fresh)
+    exact = chains * draws / (1 + 2 * sum((1 - k / draws) * rho**k for k in range(1, draws)))
+    found = effective_samples(torch.stack(states, 1))
+    assert float(found.mean()) == pytest.approx(exact, rel=0.03) and float(found.std()) < 0.1 * exact
 
 
 def test_the_covariance_of_a_discretised_chain_solves_its_recursion():

@@ -34,6 +34,7 @@ MASK = "NAME:ACCELERATION"
     "--slices", type=click.IntRange(min=1), default=10, show_default=True, help="Of each scan, in its middle."
 )
 @click.option("--conformal", is_flag=True, help="Fit intervals, and a bound on the PSNR without reference, as well.")
+@click.option("--keep-temperature", is_flag=True, help="Stay at factor 1; with --conformal fit intervals alone.")
 @click.option("--out", type=file_type, default=Path("calibration"), show_default=True, help="Folder of the results.")
 @click.option("--beside", is_flag=True, help="Store the calibration beside the weights too.")
 @device_option
@@ -45,6 +46,7 @@ def calibrate(
     test_masks: tuple[str, ...],
     slices: int,
     conformal: bool,
+    keep_temperature: bool,
     out: Path,
     beside: bool,
     assignments: tuple[str, ...],
@@ -73,7 +75,15 @@ def calibrate(
     for folder in (out, *([weights.parent] if beside and weights else [])):
         make_folder(folder)
     with progress() as observer:
-        found, fitted = calibrate_weights(config, fit, test, slices=slices, conformal=conformal, observer=observer)
+        found, fitted = calibrate_weights(
+            config,
+            fit,
+            test,
+            slices=slices,
+            conformal=conformal,
+            keep_temperature=keep_temperature,
+            observer=observer,
+        )
     assert weights is not None
     places = [out / calibration_path(weights).name, *([calibration_path(weights)] if beside else [])]
     for place in places:
@@ -108,7 +118,7 @@ def _text(found: Calibration) -> str:
     for row in found.coverage:
         shares = ("".join(f"{getattr(row, stage)[level]:7.1%}" for level in levels) for stage in stages)
         lines.append(f"{row.mask}{'' if row.fitted else ' (test)'}".ljust(width) + "".join(f"  {s}" for s in shares))
-    lines.append(f"temperature: {found.temperature:.4g} times that of the learned prior")
+    lines.append(f"temperature: {found.temperature:.4g} times that of the sampler")
     for name, values, unit in (("scale κ", found.scale, ""), ("margin of the PSNR", found.psnr_margin, " dB")):
         if values:
             lines.append(f"{name}: " + ", ".join(f"{level:.0%} {value:.3g}{unit}" for level, value in values.items()))

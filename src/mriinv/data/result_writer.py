@@ -54,13 +54,14 @@ class ResultWriter:
 
     The file holds, with one row per slice: ``image`` and, as given, ``coil_maps`` and other maps, ``mask``,
     ``reference``, ``samples``; of samples, ``std`` (of the complex value), ``magnitude_std``, ``quantiles`` (of the
-    magnitude: 5, 25, 50, 75 and 95 %) and ``map``, the image of the highest posterior density; ``metrics/<name>``,
-    with the attributes ``region`` and ``data_range`` on the group; ``solution/<name>``: ``iterations``,
-    ``converged``, ``acceleration``, ``scale`` (what the data were divided by), ``noise_std`` (NaN when unknown),
-    ``seconds``, and of samples their number, ``chains``, ``acceptance`` and diagnostics. Further
-    ``history/<slice>/<name>``; ``remarks/<slice>``, strings; ``geometry/<slice>``, JSON; ``header/<name>``, strings of
-    the input. Attributes: ``format``, ``version``, ``slices`` (of the input, one per row), ``finished``, ``complete``,
-    ``identity``, and ``settings`` (resolved, defaults included) and ``provenance`` (with the ``source``) as JSON.
+    magnitude: 5, 25, 50, 75 and 95 %), ``map``, the image of the highest posterior density, and with a calibration
+    ``half_width_90``, half the 90 % interval around the mean magnitude; ``metrics/<name>``, with the attributes
+    ``region`` and ``data_range`` on the group; ``solution/<name>``: ``iterations``, ``converged``, ``acceleration``,
+    ``scale`` (what the data were divided by), ``noise_std`` (NaN when unknown), ``seconds``, and of samples their
+    number, ``chains``, ``acceptance`` and diagnostics. Further ``history/<slice>/<name>``; ``remarks/<slice>``,
+    strings; ``geometry/<slice>``, JSON; ``header/<name>``, strings of the input. Attributes: ``format``, ``version``,
+    ``slices`` (of the input, one per row), ``finished``, ``complete``, ``identity``, and ``settings`` (resolved,
+    defaults included) and ``provenance`` (with the ``source``) as JSON.
 
     Attributes
     ----------

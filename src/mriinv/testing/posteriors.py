@@ -224,12 +224,14 @@ def measure(
     cls = registry().load("solver", sampler) if isinstance(sampler, str) else sampler
     options: dict[str, Any] = {"samples": SAMPLES, "batch": CHAINS, "chains": CHAINS, "long_run": 0}
     options = {name: value for name, value in options.items() if name in cls.Settings.model_fields}
-    if issubclass(cls, Sampler):
-        options["noise_level"] = posterior.level or None
     options |= settings or {}
+    level = 0.0
+    if issubclass(cls, Sampler):
+        options["noise_level"] = options.get("noise_level") or posterior.level or None
+        lowest, highest = posterior.prior.noise_range or (0.0, 0.0)
+        level = min(max(options["noise_level"] or 0.0, lowest), highest)
     if options.get("temperature", 1) != 1:
         raise InputError("measure", "temperature", str(options["temperature"]), "1: the law of others is not known")
-    level = (options["noise_level"] or posterior.level) if issubclass(cls, Sampler) else 0.0
     prior = _Counted(posterior.prior, [0])
     solver = cls(**options)
     started = time.perf_counter()
@@ -336,9 +338,6 @@ class _Counted(Prior):
 
     def at_noise(self, noise_std: Tensor) -> _Counted:
         return _Counted(self.prior.at_noise(noise_std), self.count)
-
-    def temperature(self, noise_std: Tensor) -> Tensor:
-        return self.prior.temperature(noise_std)
 
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
         self.count[0] += len(image)

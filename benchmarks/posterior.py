@@ -1,0 +1,169 @@
+"""Samplers compared: steps and network evaluations per sample, parameters, seconds, PSNR of the mean, coverage.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.posterior DATA [--scan bart_full8] [--only NAME]
+
+Every row draws from the same posterior problems in one process, one after another, with the weights that ship. DPS and
+DDS run twice: with the diffusion model that ships, and with the denoiser of the energy, so that samplers can be told
+from networks. Seconds are those per sample, times 100. Coverage is the share of pixels of the support within the 90 %
+interval of the magnitude (`mriinv.uncertainty`). Writes benchmarks/results/posterior.csv and posterior.md; with --only,
+other rows stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import EvaluationCase, evaluation_cases
+from torch import Tensor
+
+from mriinv import Prior, Samples, make_prior, make_solver
+from mriinv.metrics import psnr
+from mriinv.uncertainty import correlation, coverage, deviations
+
+RESULTS = Path(__file__).parent / "results"
+MASKS = ("2D 4×", "2D 6×")
+MCMC = {"samples": 16, "chains": 8, "long_run": 0}
+METHODS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
+    "DEEPEN, preconditioned Langevin": ("deepen", "preconditioned-langevin", MCMC),
+    "DEEPEN, the same with Metropolis": ("deepen", "preconditioned-langevin", MCMC | {"metropolis": True}),
+    "DEEPEN, Langevin (eq. 16)": ("deepen", "langevin", MCMC),
+    "DEEPEN, MALA": ("deepen", "mala", MCMC),
+    "DEEPEN, DDS": ("deepen", "dds", {"samples": 16, "batch": 8}),
+    "DEEPEN, DPS": ("deepen", "dps", {"samples": 4}),
+    "diffusion, DDS": ("diffusion", "dds", {"samples": 16, "batch": 8}),
+    "diffusion, DPS": ("diffusion", "dps", {"samples": 4}),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sampler on one slice under one mask."""
+
+    scan: str
+    mask: str
+    method: str
+    parameters: int
+    samples: int
+    steps: float
+    evaluations: float
+    seconds_per_100: float
+    psnr: float
+    coverage: float
+    correlation: float
+    acceptance: float | None
+    split_rhat: float | None
+
+
+@contextmanager
+def counted(prior: Prior) -> Iterator[list[int]]:
+    """Count the images that the network of a prior is evaluated on; an image with its gradient counts once."""
+    kind, count = type(prior), [0]
+
+    def counting(evaluate: Any) -> Any:
+        def evaluated(self: Prior, image: Tensor, *args: Any, **more: Any) -> Any:
+            count[0] += len(image)
+            return evaluate(self, image, *args, **more)
+
+        return evaluated
+
+    methods = {name: getattr(kind, name) for name in ("energy_and_gradient", "denoise")}
+    for name, method in methods.items():
+        setattr(kind, name, counting(method))
+    try:
+        yield count
+    finally:
+        for name, method in methods.items():
+            setattr(kind, name, method)
+
+
+def measure(case: EvaluationCase, method: str) -> Row:
+    """Draw samples, and compare them with the reference."""
+    prior_name, solver_name, settings = METHODS[method]
+    prior = make_prior(prior_name)
+    solver = make_solver(solver_name, **settings)
+    with counted(prior) as count:
+        started = time.perf_counter()
+        samples = solver(case.case.problem, prior)
+        seconds = time.perf_counter() - started
+    assert isinstance(samples, Samples)
+    draws, support = len(samples.draws.flatten(0, 1)), case.case.problem.operator.support
+    found = deviations(samples, case.case.reference, support)
+    numbers = samples.numbers()
+    return Row(
+        case.scan,
+        case.mask,
+        method,
+        sum(p.numel() for p in prior.parameters()),
+        draws,
+        float(samples.iterations[0]) * samples.draws.shape[0] / draws,
+        count[0] / draws,
+        100 * seconds / draws,
+        float(psnr(samples.image, case.case.reference, support)),
+        coverage([found], 0.9),
+        correlation([found]),
+        numbers.get("acceptance"),
+        numbers.get("split_rhat"),
+    )
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Return the rows of an earlier run; none without a file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Return the rows as markdown."""
+
+    def number(value: str, form: str) -> str:
+        return format(float(value), form) if value else ""
+
+    lines = [
+        "| scan | mask | method | parameters | steps | evaluations | s per 100 | PSNR of the mean | coverage at 90 % "
+        "| correlation | split-R̂ |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [row["scan"], row["mask"], row["method"], f"{int(row['parameters']):,}"]
+        forms = ("steps", ".0f"), ("evaluations", ".0f"), ("seconds_per_100", ".0f"), ("psnr", ".2f")
+        cells += [number(row[name], form) for name, form in forms]
+        cells += [number(row["coverage"], ".3f"), number(row["correlation"], ".2f"), number(row["split_rhat"], ".2f")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of the evaluation data")
+    parser.add_argument("--scan", action="append", help="bart_full8, chiew_sense16 or siat200 (repeatable)")
+    parser.add_argument("--only", action="append", choices=list(METHODS), help="methods to run (repeatable)")
+    arguments = parser.parse_args()
+    path = RESULTS / "posterior.csv"
+    rows = {(row["scan"], row["mask"], row["method"]): row for row in read(path)}
+    names = [field.name for field in fields(Row)]
+    for case in evaluation_cases(arguments.data, tuple(arguments.scan or ("bart_full8", "chiew_sense16"))):
+        if case.mask not in MASKS:
+            continue
+        for method in arguments.only or METHODS:
+            row = asdict(measure(case, method))
+            rows[case.scan, case.mask, method] = {n: "" if row[n] is None else str(row[n]) for n in names}
+            print(table([rows[case.scan, case.mask, method]]).splitlines()[-1], flush=True)
+            ordered = sorted(rows.values(), key=lambda r: (r["scan"], r["mask"], list(METHODS).index(r["method"])))
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, names)
+                writer.writeheader()
+                writer.writerows(ordered)
+            (RESULTS / "posterior.md").write_text(table(ordered) + "\n")
+
+
+if __name__ == "__main__":
+    main()
