@@ -1,0 +1,114 @@
+"""``mriinv run`` with a sampler: what the result holds, and the calibration beside the weights."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from mriinv import make_prior, make_solver, simulate_acquisition
+from mriinv.calibration import UNRELATED, Calibration, calibration_path, write_calibration
+from mriinv.cli import main
+from mriinv.compose import find_weights
+from mriinv.data.results import read_result
+from mriinv.files import sha256
+from mriinv.uncertainty import quantile
+
+SHORT = {"samples": 4, "chains": 2, "levels": 3, "burn_in": 2, "thinning": 3, "long_run": 5}
+SHAPE = (40, 36)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a small scan and a copy of the weights that ship."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("scan.npz", ksp=simulate_acquisition(shape=SHAPE, coils=3, seed=2).kspace[0].numpy())
+    shipped, _ = find_weights("deepen", None)
+    assert shipped is not None
+    shutil.copy(shipped, "copy.safetensors")
+    return tmp_path
+
+
+def run(*options: str, **settings: object) -> str:
+    assigned = [f"--set=solver.{name}={value}" for name, value in {**SHORT, **settings}.items()]
+    common = ("--mask", "poisson-2d", "--prior", "deepen", "--weights", "copy.safetensors")
+    command = ["run", "scan.npz", *common, "--solver", "preconditioned-langevin", *assigned, "--out", "out", *options]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def calibration(**changes: object) -> Calibration:
+    settings = make_solver("preconditioned-langevin", **SHORT).settings.model_dump(mode="json", exclude=UNRELATED)
+    prior = make_prior("deepen", weights="copy.safetensors")
+    values = {
+        "prior": "deepen",
+        "prior_settings": {name: getattr(prior.settings, name) for name in sorted(prior.adjustable)},
+        "weights_sha256": sha256(Path("copy.safetensors")),
+        "solver": "preconditioned-langevin",
+        "solver_settings": settings,
+        "temperature": 2.5,
+        "slices": 1,
+        "source": "test",
+        "seed": 0,
+        "coverage": (),
+    }
+    return Calibration(**{**values, **changes})
+
+
+def test_a_posterior_has_mean_map_spread_quantiles_and_diagnostics(folder: Path) -> None:
+    text = run()
+    result = read_result(folder / "out" / "scan.h5")
+    arrays = {name: value[0] for name, value in result.arrays.items()}
+    magnitude = arrays["samples"].flatten(0, 1).abs()
+    assert magnitude.shape == (4, *SHAPE)
+    torch.testing.assert_close(result.image[0], arrays["samples"].flatten(0, 1).mean(0))
+    torch.testing.assert_close(arrays["magnitude_std"], magnitude.std(0))
+    torch.testing.assert_close(arrays["quantiles"][2], magnitude.quantile(0.5, dim=0))
+    assert arrays["map"].shape == SHAPE and not torch.equal(arrays["map"], result.image[0])
+    assert "half_width_90" not in arrays
+    assert result.history[0]["energy"].shape == (2, 4)  # chains, steps from the first draw on
+    assert result.solution["chains"].item() == 2 and result.solution["samples"].item() == 4
+    assert result.solution["split_rhat"].item() >= 1 and result.solution["long_run_drift"].item() > 0
+    assert "4 samples of 2 chains, split-R̂ at most " in text and "a longer chain moves by " in text
+
+
+def test_the_calibration_beside_the_weights_is_used(folder: Path) -> None:
+    write_calibration(calibration_path(folder / "copy.safetensors"), calibration(scale={0.9: 3.0}))
+    assert "intervals are calibrated by copy.calibration.json" in run()
+    result = read_result(folder / "out" / "scan.h5")
+    assert result.settings["solver"]["settings"]["temperature"] == 2.5
+    expected = 3.0 * (1 + 1 / 4) ** 0.5 * result.arrays["magnitude_std"]
+    torch.testing.assert_close(result.arrays["half_width_90"], expected)
+    write_calibration(calibration_path(folder / "copy.safetensors"), calibration())
+    run("--restart")
+    result = read_result(folder / "out" / "scan.h5")
+    expected = quantile(0.9, 4) * (1 + 1 / 4) ** 0.5 * result.arrays["magnitude_std"]
+    torch.testing.assert_close(result.arrays["half_width_90"], expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "said"),
+    [
+        ({"weights_sha256": "0" * 64}, {}, "is not used: it was fitted for other weights"),
+        ({}, {"samples": 6}, "is not used: samples: found 6; it was fitted for 4"),
+        ({}, {"temperature": 1.5}, ""),
+        ({"solver": "mala"}, {}, ""),
+    ],
+)
+def test_a_calibration_for_something_else_is_not_used(folder: Path, changes, settings, said) -> None:
+    write_calibration(calibration_path(folder / "copy.safetensors"), calibration(**changes))
+    text = run(**settings)
+    assert said in text and ("calibration.json" in text) == bool(said)
+    result = read_result(folder / "out" / "scan.h5")
+    assert result.settings["solver"]["settings"]["temperature"] == settings.get("temperature", 1.0)
+    assert "half_width_90" not in result.arrays
+
+
+def test_a_damaged_calibration_is_refused(folder: Path) -> None:
+    calibration_path(folder / "copy.safetensors").write_text(json.dumps({"format": "other"}))
+    with pytest.raises(AssertionError, match=r"copy\.calibration\.json: format"):
+        run()
