@@ -78,7 +78,7 @@ def test_a_posterior_has_mean_map_spread_quantiles_and_diagnostics(folder: Path)
 
 def test_the_calibration_beside_the_weights_is_used(folder: Path) -> None:
     write_calibration(calibration_path(folder / "copy.safetensors"), calibration(scale={0.9: 3.0}))
-    assert "intervals are calibrated by copy.calibration.json" in run()
+    assert "half_width_90 is calibrated by copy.calibration.json, for " in run()
     result = read_result(folder / "out" / "scan.h5")
     assert result.settings["solver"]["settings"]["temperature"] == 2.5
     expected = 3.0 * (1 + 1 / 4) ** 0.5 * result.arrays["magnitude_std"]

@@ -101,7 +101,9 @@ def calibrated(config: RunConfig) -> tuple[RunConfig, Calibration | None, str]:
     if different := found.mismatch(checksum or sha256(weights), *settings):
         return config, None, f"{path.name} is not used: {different}"
     at = solver.model_copy(update={"settings": {**solver.settings, "temperature": found.temperature}})
-    return config.model_copy(update={"solver": at}), found, f"intervals are calibrated by {path.name}"
+    masks = ", ".join(one.mask for one in found.coverage if one.fitted)
+    remark = f"half_width_90 is calibrated by {path.name}, for {masks or 'its masks'}"
+    return config.model_copy(update={"solver": at}), found, remark
 
 
 def resolved(config: RunConfig, reconstruction: Reconstruction) -> dict[str, Any]:
