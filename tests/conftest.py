@@ -14,6 +14,11 @@ import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
+# Tests run in several processes: together these, and the processes that they start, use every core once.
+THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+torch.set_num_threads(THREADS)
+
 # Every call in the tests checks the shapes and types that the annotations state, where the code does not itself turn
 # bad arguments into errors for users. The checker needs an importable name.
 checker = ModuleType("mriinv_test_checker")

@@ -209,7 +209,7 @@ def test_mismatch_table_and_figures() -> None:
 def test_a_failure_is_recorded_and_shown_and_the_rest_goes_on() -> None:
     methods = {
         "CG-SENSE": {"recipe": "cg-sense"},
-        "diverging": {
+        "unstable": {
             "recipe": "muse",
             "prior": {"weights": "none"},
             "solver": {"name": "langevin", "settings": {"step_size": 1e9}},
@@ -222,12 +222,12 @@ def test_a_failure_is_recorded_and_shown_and_the_rest_goes_on() -> None:
     found = rows("out/table1.csv")
     errors = {row["method"]: row["error"] for row in found}
     assert errors["CG-SENSE"] == ""
-    assert "diverged" in errors["diverging"]
+    assert errors["unstable"].startswith("solver.step_size: found 1e+09")
     assert errors["untrainable"].startswith("training broken failed: training diverged")
     assert f"8 of {len(found)} evaluations failed" in said.stderr
     assert "failed: " in Path("out/table1.md").read_text(encoding="utf-8")
-    stored = [json.loads(path.read_text()) for path in Path("out/cells").glob("diverging*")]
-    assert len(stored) == 4 and all("diverged" in record["error"] for record in stored)
+    stored = [json.loads(path.read_text()) for path in Path("out/cells").glob("unstable*")]
+    assert len(stored) == 4 and all("solver.step_size" in record["error"] for record in stored)
 
 
 def test_weights_stand_for_a_training() -> None:

@@ -259,8 +259,7 @@ def test_memory_grows_with_the_matrix() -> None:
 
 
 def test_samples_depend_on_the_seed_only(tmp_path: Path, scan: Path) -> None:
-    save_weights(Path("tiny.safetensors"), make_prior("deepen", weights="none", **TINY), {})
-    options = ("--recipe", "deepen-posterior", "--weights", "tiny.safetensors", "--samples", "2", "--slices", "0")
+    options = ("--recipe", "deepen-posterior", "--samples", "2", "--slices", "0")
     few = (
         "--set",
         "solver.levels=3",
@@ -276,7 +275,7 @@ def test_samples_depend_on_the_seed_only(tmp_path: Path, scan: Path) -> None:
         succeed("run", scan, *options, *few, "--seed", seed, "--out", out)
         result = read_result(tmp_path / out / "scan.h5")
         assert result.arrays["std"].shape == (1, *SHAPE) and result.arrays["std"].max() > 0
-        assert result.provenance["weights"]["file"] == "tiny.safetensors"
+        assert result.provenance["weights"]["file"] == "deepen-heads.safetensors"
         draws.append(result.arrays["samples"])
     assert draws[0].numel() == 2 * 64 * 64
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def calibrated(config: RunConfig) -> tuple[RunConfig, Calibration | None, str]:
     """
     chosen, solver = config.prior, config.solver
     weights, checksum = find_weights(chosen.name, chosen.weights) if chosen else (None, None)
-    if chosen is None or weights is None or not (path := calibration_path(weights)).exists():
+    if chosen is None or weights is None or not os.path.exists(path := calibration_path(weights)):
         return config, None, ""
     found = read_calibration(path)
     if found.solver != solver.name or "temperature" in solver.settings:
