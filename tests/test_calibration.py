@@ -115,7 +115,20 @@ def test_conformal_intervals_hold_for_errors_that_are_not_gaussian():
     assert row.after[0.5] > 0.55  # Gaussian intervals that are right at 90 %
     for level in LEVELS:
         assert row.conformal[level] == pytest.approx(level, abs=0.035)
-        assert coverage(found.after["fit"], level, found.scale[level]) == pytest.approx(level, abs=1e-3)
+        assert coverage(found.after["fit"], level, found.scale["2D"][level]) == pytest.approx(level, abs=1e-3)
+
+
+def test_masks_in_2d_and_of_lines_have_a_scale_each():
+    """Draws three times too narrow under lines: one scale for both would leave neither at its level."""
+    dots, lines = problems(1.0, 24), [replace(case, sampling="lines") for case in problems(9.0, 24, seed=1)]
+    fit, test = {"dots": dots[:12], "bars": lines[:12]}, {"other bars": lines[12:], "other dots": dots[12:]}
+    found = calibrate(fit, test, PRIOR, sampler(40), conformal=True, keep_temperature=True, device="cpu")
+    assert found.temperature == 1 and list(found.scale) == ["2D", "lines"]
+    assert found.scale["lines"][0.9] == pytest.approx(3 * found.scale["2D"][0.9], rel=0.05)
+    for row in found.coverage():
+        assert row.conformal[0.9] == pytest.approx(0.9, abs=0.02)
+    alone = calibrate({"dots": dots[:2]}, test, PRIOR, sampler(), conformal=True, device="cpu")
+    assert [row.conformal is None for row in alone.coverage()] == [False, True, False]
 
 
 def test_the_bound_on_the_psnr_is_conformal():
@@ -168,7 +181,7 @@ def calibration(**changes) -> Calibration:
         "solver": "langevin",
         "solver_settings": {"samples": 16, "epsilon": None, "form": "eq16"},
         "temperature": 1.3,
-        "scale": {0.5: 0.6, 0.9: 1.7},
+        "scale": {"2D": {0.5: 0.6, 0.9: 1.7}},
         "psnr_margin": {0.9: -0.5},
         "slices": 3,
         "source": "scan.h5",
@@ -193,8 +206,9 @@ def test_a_calibration_survives_its_file(tmp_path):
         (lambda c: c.update(temperature="NaN"), r"temperature: found 'NaN'; expected a finite number"),
         (lambda c: c.update(format="mriinv-weights-1"), r"format: found 'mriinv-weights-1'; expected 'mriinv-cal"),
         (lambda c: c.update(temprature=1), r"temprature: found 1"),
-        (lambda c: c.update(scale={"1.5": 2}), r"scale.1.5"),
-        (lambda c: c.update(scale={"0.5": 0}), r"scale.0.5: found 0"),
+        (lambda c: c.update(scale={"lines": {"1.5": 2}}), r"scale.lines.1.5"),
+        (lambda c: c.update(scale={"lines": {"0.5": 0}}), r"scale.lines.0.5: found 0"),
+        (lambda c: c.update(scale={"rings": {"0.5": 1}}), r"scale.rings"),
         (lambda c: c.update(weights_sha256="../x"), r"weights_sha256"),
         (lambda c: c["coverage"][0].update(after={"0.9": 1.2}), r"coverage.0.after.0.9: found 1.2"),
     ],
@@ -228,12 +242,20 @@ def test_the_half_width_is_that_of_the_coverage():
     samples = sampler(8)(case.problem, PRIOR)
     compared = deviations(samples, case.reference)
     error = (samples.draws.abs().mean((0, 1)) - case.reference.abs()).abs()
-    for record, limit in ((calibration(scale={0.9: 1.2}), 1.2), (calibration(scale=None), None)):
-        inside = (error <= record.half_width(samples, 0.9)).double().mean()
-        assert float(inside) == pytest.approx(coverage([compared], 0.9, limit))
-    with pytest.raises(InputError, match=r"scale: found no level 0\.68; expected 0\.5, 0\.9"):
-        calibration().half_width(samples, 0.68)
-    with pytest.raises(InputError, match="calibrate with --conformal, on enough slices"):
+    both = calibration(scale={"2D": {0.9: 1.2}, "lines": {0.9: 3.1}})
+    for record, sampling, limit in (
+        (both, "2D", 1.2),
+        (both, "lines", 3.1),
+        (calibration(scale=None), "2D", None),
+    ):
+        inside = (error <= record.half_width(samples, 0.9, sampling)).double().mean()
+        assert record.applies(sampling) and float(inside) == pytest.approx(coverage([compared], 0.9, limit))
+    with pytest.raises(InputError, match=r"scale.2D: found no level 0\.68; expected 0\.5, 0\.9"):
+        calibration().half_width(samples, 0.68, "2D")
+    assert not calibration().applies("lines")
+    with pytest.raises(InputError, match=r"scale.lines: found no level 0\.9; expected none: calibrate"):
+        calibration().half_width(samples, 0.9, "lines")
+    with pytest.raises(InputError, match="calibrate with --conformal, on such masks and enough slices"):
         calibration(psnr_margin=None).psnr_bound(samples, 0.9)
 
 

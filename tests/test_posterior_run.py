@@ -77,7 +77,7 @@ def test_a_posterior_has_mean_map_spread_quantiles_and_diagnostics(folder: Path)
 
 
 def test_the_calibration_beside_the_weights_is_used(folder: Path) -> None:
-    write_calibration(calibration_path(folder / "copy.safetensors"), calibration(scale={0.9: 3.0}))
+    write_calibration(calibration_path(folder / "copy.safetensors"), calibration(scale={"2D": {0.9: 3.0}}))
     assert "half_width_90 is calibrated by copy.calibration.json, for " in run()
     result = read_result(folder / "out" / "scan.h5")
     assert result.settings["solver"]["settings"]["temperature"] == 2.5
@@ -88,6 +88,9 @@ def test_the_calibration_beside_the_weights_is_used(folder: Path) -> None:
     result = read_result(folder / "out" / "scan.h5")
     expected = quantile(0.9, 4) * (1 + 1 / 4) ** 0.5 * result.arrays["magnitude_std"]
     torch.testing.assert_close(result.arrays["half_width_90"], expected)
+    write_calibration(calibration_path(folder / "copy.safetensors"), calibration(scale={"lines": {0.9: 3.0}}))
+    assert "no half_width_90: nothing was calibrated for masks of this kind (2D)" in run("--restart")
+    assert "half_width_90" not in read_result(folder / "out" / "scan.h5").arrays
 
 
 @pytest.mark.parametrize(

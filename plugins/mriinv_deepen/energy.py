@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,19 +14,40 @@ from torch import Tensor, nn
 from mriinv import ComponentSettings, FeatureNetwork, Prior, PublishedNetwork, from_channels, setting, to_channels
 
 
+@dataclass(frozen=True)
+class View:
+    """An image that is as likely as another: shifted in its periodic field of view, mirrored, with another phase."""
+
+    shift: int  # pixels along both axes
+    axes: tuple[int, ...]  # mirrored
+    phase: complex
+
+    def of(self, image: Tensor) -> Tensor:
+        return self.phase * image.roll((self.shift, self.shift), (-2, -1)).flip(self.axes)
+
+    def adjoint(self, view: Tensor) -> Tensor:
+        return (self.phase.conjugate() * view).flip(self.axes).roll((-self.shift, -self.shift), (-2, -1))
+
+
+VIEWS = (View(0, (), 1), View(1, (-1,), 1j), View(2, (-2,), -1), View(3, (-2, -1), -1j))
+
+
 class DeepenEnergy(Prior):
     r"""Energy of a complex image, the negative log-prior of the posterior C(x) = ½‖Ax − b‖² + E(x) (paper, eq. 6).
 
     ``form="residual"``, the default,
 
-    .. math:: E_σ(x) = w\,\frac{η}{η_0}\,e^{s}\,σ_0^2\,\tfrac12 ‖F_θ(x/σ, \log σ)‖^2
+    .. math:: E_σ(x) = w\,γ\,e^{s}\,σ_0^2\,\tfrac12 ‖F_θ(x/σ, \log σ)‖^2
 
     is, up to the factor in front and (σ/σ₀)², a potential whose gradient step denoises: denoising score matching trains
     x − ∇(½‖σF(x/σ)‖²) to be the clean image. s is learned and carries the η² that the paper absorbs into the energy,
-    for the noise η₀ of the training; `at_noise` brings the energy to the noise η of the data. Smooth, any matrix size.
+    for the noise η₀ of the training; the factor γ follows the noise of the data (`at_noise`). Smooth, any matrix size.
     With ``conditional`` the energy is meant for every level σ in `noise_range`; the posterior is the one at
     σ₀ = ``noise_range[0]``, and higher levels serve to approach it (`mm-cg`). Without it σ = σ₀ = 0.1 is a fixed scale
     of the input.
+
+    A network learns only roughly that an image is as likely when it is shifted, mirrored or of another phase. With
+    `views` the energy is the mean over that many such images, for as many times the cost.
 
     ``form="published"`` is section III-B: five convolutions, ReLU, linear, |·|. Its gradient is piecewise constant,
     so no Lipschitz constant of it exists; solvers rely on backtracking. It has no noise level.
@@ -33,7 +55,7 @@ class DeepenEnergy(Prior):
 
     name = "deepen"
     provides = frozenset({"energy", "gradient", "denoiser", "noise-conditional"})
-    adjustable = frozenset({"weight", "data_noise_std"})
+    adjustable = frozenset({"weight", "data_noise_std", "model_error", "views"})
 
     class Settings(ComponentSettings):
         form: Literal["residual", "published"] = setting("residual", "residual (default) or the form of the paper")
@@ -63,6 +85,13 @@ class DeepenEnergy(Prior):
             gt=0,
             unit="std per real component, image scale 1",
         )
+        model_error: float = setting(
+            0.0012,
+            "what the measurements hold beside their noise that no image explains: errors of the coil maps, motion",
+            ge=0,
+            unit="std per real component, image scale 1",
+        )
+        views: Literal[1, 2, 4] = setting(1, "shifted, mirrored and rephased images whose energies are averaged")
 
         @field_validator("noise_range")
         @classmethod
@@ -74,7 +103,7 @@ class DeepenEnergy(Prior):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         s = self.settings
-        self.noise_factor: float | Tensor = 1.0  # η/η₀ of the data at hand
+        self.noise_factor: float | Tensor = 1.0  # γ of the data at hand
         self.residual = s.form == "residual"
         self.network: FeatureNetwork | PublishedNetwork
         if self.residual:
@@ -95,53 +124,71 @@ class DeepenEnergy(Prior):
         return {"data_noise_std": noise_std}
 
     def at_noise(self, noise_std: Tensor) -> DeepenEnergy:
-        """Return the energy times η/η₀ for measurements with noise η (the parameters are shared).
+        """Return the energy times γ = √((η² + m²)/(η₀² + m²)), noise η and `model_error` m (the parameters are shared).
 
-        With an exact prior the factor would be (η/η₀)², as eq. 6 absorbs the variance; since the prior is not, its
-        error does not shrink with the noise, and the linear rule is what real scans ask for.
+        With an exact prior the factor would be γ², as eq. 6 absorbs the variance; since the prior is not, its error
+        does not shrink with the noise, and the linear rule is what real scans ask for.
         """
-        if self.settings.data_noise_std is None:
+        trained, error = self.settings.data_noise_std, self.settings.model_error
+        if trained is None:
             return self
         other = copy.copy(self)
-        other.noise_factor = noise_std.double() / self.settings.data_noise_std
+        other.noise_factor = ((noise_std.double().square() + error**2) / (trained**2 + error**2)).sqrt()
         return other
 
     def temperature(self, noise_std: Tensor) -> Tensor:
-        """Return η·η₀, where E/T is the energy of the training again; the likelihood is then that of noise √(ηη₀)."""
-        return noise_std.square() / torch.as_tensor(self.noise_factor, device=noise_std.device)
+        """Return γη₀², where E/T is the energy of the training again; the likelihood is then that of noise η₀√γ."""
+        if self.settings.data_noise_std is None:
+            return noise_std.square()
+        return self.settings.data_noise_std**2 * torch.ones_like(noise_std) * self.noise_factor
 
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
-        if isinstance(self.network, PublishedNetwork):
-            return self._factor() * self.network(to_channels(image)).abs()
-        return self._factor() * self.network.half_square(image, self._level(image, noise_level))
+        return self._factor() * self._potential(image, self._level(image, noise_level))
 
     def energy_and_gradient(
         self, image: Tensor, noise_level: float | Tensor | None = None, *, create_graph: bool = False
     ) -> tuple[Tensor, Tensor]:
         if create_graph:
             return super().energy_and_gradient(image, noise_level, create_graph=True)
-        if isinstance(self.network, PublishedNetwork):
-            value, channels = self.network.value_and_gradient(to_channels(image))
-            energy, gradient, sign = value.abs(), from_channels(channels), value.sign()
-        else:
-            energy, gradient = self.network.half_square_and_gradient(image, self._level(image, noise_level))
-            sign = torch.ones_like(energy)
+        potential, gradient = self._potential_and_gradient(image, self._level(image, noise_level))
         factor = self._factor().detach()
-        return factor * energy, (factor * sign).to(image.real.dtype).view(-1, 1, 1) * gradient
+        return factor * potential, factor.to(image.real.dtype).view(-1, 1, 1) * gradient
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
         """Return x − ∇(½‖σF(x/σ)‖²), the denoiser that denoising score matching trains."""
-        if isinstance(self.network, PublishedNetwork):
+        if not self.residual:
             raise self._missing("denoiser in its published form")
         level = self._level(image, noise_level)
         if not create_graph:
-            gradient = self.network.half_square_and_gradient(image, level)[1]
-            return image - level.square().view(-1, 1, 1) * gradient
+            return image - level.square().view(-1, 1, 1) * self._potential_and_gradient(image, level)[1]
         with torch.enable_grad():
             leaf = image if image.requires_grad else image.detach().requires_grad_()
-            potential = (level.double().square() * self.network.half_square(leaf, level)).sum()
+            potential = (level.double().square() * self._potential(leaf, level)).sum()
             (gradient,) = torch.autograd.grad(potential, leaf, create_graph=True)
         return image - gradient
+
+    def _potential(self, image: Tensor, level: Tensor) -> Tensor:
+        """Return what the network makes of each image, the mean over its views."""
+        views = [view.of(image) for view in VIEWS[: self.settings.views]]
+        if isinstance(self.network, PublishedNetwork):
+            values = [self.network(to_channels(view)).abs() for view in views]
+        else:
+            values = [self.network.half_square(view, level) for view in views]
+        return torch.stack(values).mean(0)
+
+    def _potential_and_gradient(self, image: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `_potential` and its gradient, without a graph and one view after the other."""
+        potential, gradient = torch.zeros(len(image), dtype=torch.float64, device=image.device), torch.zeros_like(image)
+        views = VIEWS[: self.settings.views]
+        for view in views:
+            if isinstance(self.network, PublishedNetwork):
+                value, channels = self.network.value_and_gradient(to_channels(view.of(image)))
+                slope = value.sign().to(channels.dtype).view(-1, 1, 1) * from_channels(channels)
+            else:
+                value, slope = self.network.half_square_and_gradient(view.of(image), level)
+            potential += value.abs() / len(views)
+            gradient += view.adjoint(slope) / len(views)
+        return potential, gradient
 
     def _factor(self) -> Tensor:
         """Return the factor on what the network makes of the image, one or one per image."""

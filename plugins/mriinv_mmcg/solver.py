@@ -25,7 +25,6 @@ from mriinv_mmcg.state import State, StepTaken
 
 STEPS_PER_LEVEL, PUBLISHED_STEPS_PER_LEVEL = 1, 3
 FLOOR = 0.01  # of the last noise level: finer texture of real tissue is unlike that of any training
-SHARE = 0.8  # of the distance from the start, as standard deviation per real component
 Step = Callable[[State, Solve, float], StepTaken]
 
 
@@ -46,8 +45,8 @@ class MMCG(Solver):
     A noise-conditional energy is approached through a falling noise level: the first iterates minimise C with E_σ for
     σ from `highest_level` down to `lowest_level`, a few steps each; then the last level runs to convergence. At a level
     below what the data leave open, the mode of the posterior is sharper than anything they support; unless it is set,
-    the last level is therefore the largest of the noise of the data, `FLOOR`, and `SHARE` of the rms distance between
-    the image and the start, which SENSE was wrong by.
+    the last level is therefore the largest of the noise of the data, `FLOOR`, and the rms distance between the image
+    and the start, which SENSE was wrong by.
     The stopping rule is the paper's: |C(x_{n+1}) − C(x_n)| ≤ `tolerance`·C(x_n), or `max_iterations`. The history has
     one row per step: cost, data term and energy (scale 1), length of the step relative to the image, L, noise level,
     CG iterations, gradients of E evaluated so far.
@@ -113,14 +112,14 @@ class MMCG(Solver):
     def _level(self, state: State, position: float) -> Tensor | None:
         """Return the noise level of each image at a `position` from 0 (highest) to 1 (lowest); None without levels.
 
-        The lowest one follows what is not known: it is not below the noise of the data, nor below a share of the way
-        that the image has come, which is what the start was wrong by.
+        The lowest one follows what is not known: it is not below the noise of the data, nor below the way that the
+        image has come, which is what the start was wrong by.
         """
         if state.prior.noise_range is None:
             return None
         s, (trained_low, trained_high) = self.settings, state.prior.noise_range
         high = min(max(s.highest_level or trained_high, trained_low), trained_high)
-        low = (SHARE * state.distance()).clamp_min(FLOOR).maximum(state.noise_std)
+        low = state.distance().clamp_min(FLOOR).maximum(state.noise_std)
         if s.lowest_level is not None:
             low = torch.full_like(low, s.lowest_level)
         low = low.clamp(trained_low, high)

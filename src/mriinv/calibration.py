@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import Tensor
 
 from mriinv.core.problem import Samples
+from mriinv.data.acquisition import Sampling
 from mriinv.errors import InputError
 from mriinv.files import atomic_path, reason
 from mriinv.uncertainty import Support, predicted_psnr, quantile
@@ -35,7 +36,7 @@ class MaskCoverage(_Record):
     fitted: bool = Field(description="whether temperature and scale were fitted on this mask")
     before: dict[Level, Share] = Field(description="at factor 1")
     after: dict[Level, Share] = Field(description="at the fitted temperature")
-    conformal: dict[Level, Share] | None = Field(None, description="the same, with the fitted scale")
+    conformal: dict[Level, Share] | None = Field(None, description="the same, with the scale fitted for such masks")
 
 
 class Calibration(_Record):
@@ -48,7 +49,9 @@ class Calibration(_Record):
     solver: str
     solver_settings: dict[str, JsonValue] = Field(description="without those that leave the law of the draws alone")
     temperature: Positive = Field(description="factor, the sampler's setting of this name")
-    scale: dict[Level, Positive] | None = Field(None, description="κ by level, of the conformal intervals")
+    scale: dict[Sampling, dict[Level, Positive]] | None = Field(
+        None, description="κ of the conformal intervals by level, for masks in 2D and of lines"
+    )
     psnr_margin: dict[Level, Finite] | None = Field(None, description="dB by level, predicted − guaranteed PSNR")
     slices: Annotated[int, Field(ge=1)]
     source: str
@@ -56,19 +59,27 @@ class Calibration(_Record):
     coverage: tuple[MaskCoverage, ...]
     remarks: tuple[str, ...] = ()
 
-    def half_width(self, samples: Samples, level: float) -> Tensor:
+    def applies(self, sampling: Sampling) -> bool:
+        """Say whether there are intervals for such masks."""
+        return self.scale is None or sampling in self.scale
+
+    def half_width(self, samples: Samples, level: float, sampling: Sampling) -> Tensor:
         """Return half the width of the interval of `level` around the mean magnitude, ``(batch, y, x)``.
 
-        κ·s√(1 + 1/n) with the standard deviation s of the n magnitudes; without a conformal scale κ is that of
-        Gaussian magnitudes.
+        κ·s√(1 + 1/n) with the standard deviation s of the n magnitudes, under a mask of this kind
+        (`Acquisition.sampling`); without a conformal scale κ is that of Gaussian magnitudes. `InputError` for a level
+        or a kind of mask that was not fitted.
         """
         draws = samples.draws.shape[0] * samples.draws.shape[1]
-        kappa = quantile(level, draws) if self.scale is None else self._fitted("scale", level)
+        if self.scale is None:
+            kappa = quantile(level, draws)
+        else:
+            kappa = _fitted(f"scale.{sampling}", self.scale.get(sampling), level)
         return kappa * (1 + 1 / draws) ** 0.5 * samples.magnitude_std
 
     def psnr_bound(self, samples: Samples, level: float, support: Support | None = None) -> float:
         """Return the PSNR (dB) that the mean image reaches with probability `level`, without a reference."""
-        return predicted_psnr(samples, support) - self._fitted("psnr_margin", level)
+        return predicted_psnr(samples, support) - _fitted("psnr_margin", self.psnr_margin, level)
 
     def mismatch(self, checksum: str, prior: Mapping[str, object], sampler: Mapping[str, object]) -> str:
         """Say what differs from what was calibrated: the weights, or settings of prior and sampler; or ""."""
@@ -80,12 +91,13 @@ class Calibration(_Record):
                     return f"{name}: found {now.get(name)}; it was fitted for {value}"
         return ""
 
-    def _fitted(self, name: str, level: float) -> float:
-        values: Mapping[float, float] = getattr(self, name) or {}
-        if level not in values:
-            known = ", ".join(f"{one:g}" for one in values) or "none: calibrate with --conformal, on enough slices"
-            raise InputError("calibration", name, f"no level {level:g}", known)
+
+def _fitted(name: str, values: Mapping[float, float] | None, level: float) -> float:
+    if values and level in values:
         return values[level]
+    known = ", ".join(f"{one:g}" for one in values or ())
+    missing = "none: calibrate with --conformal, on such masks and enough slices"
+    raise InputError("calibration", name, f"no level {level:g}", known or missing)
 
 
 def calibration_path(weights: Path) -> Path:

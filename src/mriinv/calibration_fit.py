@@ -14,7 +14,7 @@ from mriinv.core.prior import Prior
 from mriinv.core.problem import Samples
 from mriinv.core.sampler import Sampler
 from mriinv.core.solver import Monitor
-from mriinv.data.acquisition import Acquisition
+from mriinv.data.acquisition import Acquisition, Sampling
 from mriinv.data.hybrid import centre_crop
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.scan_images import middle_slices
@@ -49,17 +49,19 @@ class Fit:
     ----------
     temperature : factor, the sampler's setting of this name
     fitted : masks that it was fitted on
+    sampling : of each mask, test masks included
     before, after : errors by mask, test masks included, at factor 1 and at `temperature`
-    scale : κ by level, None unless asked for
+    scale : κ by level for masks in 2D and of lines, as far as there were any; None unless asked for
     psnr_margin : dB by level, as far as there are slices enough; None unless asked for
     remarks : what the user should know
     """
 
     temperature: float
     fitted: tuple[str, ...]
+    sampling: Mapping[str, Sampling]
     before: Errors
     after: Errors
-    scale: dict[float, float] | None
+    scale: dict[Sampling, dict[float, float]] | None
     psnr_margin: dict[float, float] | None
     remarks: tuple[str, ...]
 
@@ -69,16 +71,19 @@ class Fit:
         def shares(slices: list[Deviations], limits: Mapping[float, float] | None = None) -> dict[float, float]:
             return {level: coverage(slices, level, limits[level] if limits else None) for level in LEVELS}
 
-        return tuple(
-            MaskCoverage(
-                mask=mask,
-                fitted=mask in self.fitted,
-                before=shares(self.before[mask]),
-                after=shares(after),
-                conformal=shares(after, self.scale) if self.scale else None,
+        rows = []
+        for mask, after in self.after.items():
+            scale = (self.scale or {}).get(self.sampling[mask])
+            rows.append(
+                MaskCoverage(
+                    mask=mask,
+                    fitted=mask in self.fitted,
+                    before=shares(self.before[mask]),
+                    after=shares(after),
+                    conformal=shares(after, scale) if scale else None,
+                )
             )
-            for mask, after in self.after.items()
-        )
+        return tuple(rows)
 
 
 def calibrate(
@@ -97,9 +102,10 @@ def calibrate(
 
     The standard deviation goes with the root of the temperature: T ← T·(k/k₀)², with the pooled 90 % quantile k of
     |z| and the one k₀ of Gaussian magnitudes, until the pooled coverage is 0.90 ± 0.01, at most four times; the best T
-    that was sampled is kept. At this temperature κ is the quantile of |z| for each level. Slices and masks weigh the
-    same. The margin on the PSNR is the ⌈(n + 1)p⌉-th smallest of n, one value for each slice: the largest
-    predicted − true PSNR over the masks of the fit. `docs/calibration.md` says what follows.
+    that was sampled is kept. At this temperature κ is the quantile of |z| for each level, one for masks in 2D and
+    one for masks of lines. Slices and masks weigh the same. The margin on the PSNR is the ⌈(n + 1)p⌉-th smallest of n,
+    one value for each slice: the largest predicted − true PSNR over the masks of the fit. `docs/calibration.md` says
+    what follows.
 
     Parameters
     ----------
@@ -150,7 +156,9 @@ def calibrate(
     after = now | test_after
     if unmixed := sum(not one.mixed for slices in after.values() for one in slices):
         remarks.append(f"{unmixed} of {sum(map(len, after.values()))} times the chains have not mixed (split-R̂)")
-    fitted = Fit(temperature, tuple(fit), _errors(before | test_before), _errors(after), None, None, tuple(remarks))
+    sampling = {mask: slices[0].sampling for mask, slices in {**fit, **test}.items()}
+    errors = _errors(before | test_before), _errors(after)
+    fitted = Fit(temperature, tuple(fit), sampling, *errors, None, None, tuple(remarks))
     return _with_intervals(fitted, now) if conformal else fitted
 
 
@@ -185,11 +193,14 @@ def _distance(found: Mapping[str, list[_Slice]]) -> float:
 
 def _with_intervals(fit: Fit, found: Mapping[str, list[_Slice]]) -> Fit:
     """Add the scale and the margin, and a remark on levels of the margin for which there are too few slices."""
-    scale = {level: pooled_quantile(_pooled(found), level) for level in LEVELS}
+    scale = {}
+    for sampling in dict.fromkeys(fit.sampling[mask] for mask in found):
+        pooled = _pooled({mask: slices for mask, slices in found.items() if fit.sampling[mask] == sampling})
+        scale[sampling] = {level: pooled_quantile(pooled, level) for level in LEVELS}
     worst = sorted(max(one.shortfall for one in slices) for slices in zip(*found.values(), strict=True))
     ranks = {level: math.ceil((len(worst) + 1) * level - 1e-9) for level in LEVELS}
     margin = {level: worst[rank - 1] for level, rank in ranks.items() if rank <= len(worst)}
-    if not all(map(math.isfinite, (*scale.values(), *margin.values()))):
+    if not all(map(math.isfinite, (*(kappa for one in scale.values() for kappa in one.values()), *margin.values()))):
         raise MriinvError("the draws agree where they are wrong: no interval can be fitted")
     missing = [
         f"a bound on the PSNR with probability {level:g} needs {math.ceil(level / (1 - level) - 1e-9)} slices, "

@@ -270,8 +270,11 @@ class _Slice:
                 "magnitude_std": self._cropped(samples.magnitude_std)[0],
                 "quantiles": self._cropped(samples.quantiles(QUANTILES))[:, 0],
             }
-            if self.calibration is not None:
-                maps["half_width_90"] = self._cropped(self.calibration.half_width(samples, INTERVAL))[0]
+            sampling = self.acquisition.sampling
+            if self.calibration is not None and self.calibration.applies(sampling):
+                maps["half_width_90"] = self._cropped(self.calibration.half_width(samples, INTERVAL, sampling))[0]
+            elif self.calibration is not None:
+                self.remarks.append(f"no half_width_90: nothing was calibrated for masks of this kind ({sampling})")
         writer.add(
             self.index,
             image[0],

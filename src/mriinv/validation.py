@@ -12,7 +12,7 @@ from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
 from mriinv.core.solver import Solver
 from mriinv.core.types import Image, Mask
-from mriinv.data.acquisition import Acquisition
+from mriinv.data.acquisition import Acquisition, Sampling
 from mriinv.data.hybrid import centre_crop
 from mriinv.errors import InputError, SettingsError
 from mriinv.manifest import Choice
@@ -26,7 +26,7 @@ class Case:
     """An undersampled slice, and the image that its reconstruction is compared with.
 
     `truth` is what all its samples show through the operator, in the phase of the coil maps; a reference that comes
-    with a scan may have another.
+    with a scan may have another. `sampling` is that of the mask.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Case:
     reference: Image
     crop: tuple[int, int] | None = None
     truth: Image | None = None
+    sampling: Sampling = "2D"
 
     def psnr(self, reconstruct: Reconstruction, seed: int = 0) -> float:
         """Reconstruct, and return the PSNR in dB over the support of the operator, in the centre `crop` (y, x)."""
@@ -94,9 +95,10 @@ def retrospective_case(
         raise SettingsError(f"operator '{operator.name}' measures images: no mask of k-space applies to compare under")
     if not full.gapless:
         raise InputError(full.source, "kspace", "undersampled data", "a fully sampled scan to validate on")
-    problem = make_problem(full.undersampled(mask), operator.name, **operator.settings)
+    acquired = full.undersampled(mask)
+    problem = make_problem(acquired, operator.name, **operator.settings)
     truth = problem.operator.fully_sampled_image(full.kspace)
     reference = truth if full.reference is None else full.reference
     if reference is None:
         raise SettingsError(f"operator '{operator.name}' shows no reference to validate against")
-    return Case(name, problem, reference, crop, truth)
+    return Case(name, problem, reference, crop, truth, acquired.sampling)

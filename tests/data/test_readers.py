@@ -10,6 +10,7 @@ import torch
 
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.geometry import Geometry
+from mriinv.data.masks import draw_mask
 from mriinv.data.readers import READERS, NpzScan, Scan, open_scan
 from mriinv.errors import InputError
 
@@ -283,6 +284,21 @@ def test_the_extent_is_the_rectangle_that_holds_the_samples():
     assert not Acquisition(acquisition.kspace, mask).gapless
     lines = Acquisition(acquisition.kspace, mask[:, 1:2])
     assert lines.extent == (0, Y, 2, 5) and lines.gapless
+
+
+@pytest.mark.parametrize(
+    ("name", "sampling"), [("poisson-2d", "2D"), ("random-1d", "lines"), ("equispaced-1d", "lines")]
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_it_is_known_whether_lines_were_left_out_or_points(name, sampling, transposed):
+    """In either direction, one row or all of them in the mask, and with padding around the samples."""
+    kspace = torch.ones(1, COILS, 48, 48) + 0j
+    mask = draw_mask(name, (48, 48), (0, 48, 6, 40), 3.0, 8, 0)
+    whole = mask.expand(1, 48, 48).clone()
+    whole[:, :5] = False
+    for one in (mask, mask.expand(1, 48, 48), whole):
+        one = one.mT if transposed and one.shape[-2] > 1 else one
+        assert Acquisition(kspace, one).sampling == sampling
 
 
 def test_zero_padded_data_may_be_undersampled_and_others_not(tmp_path, write):

@@ -59,6 +59,8 @@ ARCHITECTURES = {
     "published": {"form": "published", "widths": [6]},
     "published, smooth": {"form": "published", "widths": [6], "activation": "softplus"},
     "published, flatten": {"form": "published", "widths": [4], "head": "flatten", "matrix": [23, 18]},
+    "views": {"widths": [4, 8], "views": 4},
+    "published, views": {"form": "published", "widths": [4], "views": 2},
 }
 
 
@@ -247,7 +249,7 @@ def test_map_descends_on_a_simulated_scan(form):
 
 
 def test_energy_follows_the_noise_of_the_data_image_by_image():
-    x, prior = image(), energy("residual", data_noise_std=0.01)
+    x, prior = image(), energy("residual", data_noise_std=0.01, model_error=0)
     noisier = prior.at_noise(torch.tensor([0.01, 0.03]))
     torch.testing.assert_close(noisier.energy(x), prior.energy(x) * torch.tensor([1.0, 3.0]))
     torch.testing.assert_close(noisier.gradient(x)[1], 3 * prior.gradient(x)[1])
@@ -256,9 +258,39 @@ def test_energy_follows_the_noise_of_the_data_image_by_image():
     assert fixed.at_noise(torch.tensor([0.5, 0.5])) is fixed
 
 
+def test_the_model_error_bounds_the_energy_from_below_and_leaves_that_of_the_training():
+    noise = torch.tensor([0.01, 0.03, 0.0], dtype=torch.float64)
+    prior = energy("residual", data_noise_std=0.01, model_error=0.004).at_noise(noise)
+    expected = torch.tensor([1.0, (0.000916 / 0.000116) ** 0.5, 0.004 / 0.000116**0.5], dtype=torch.float64)
+    torch.testing.assert_close(prior.noise_factor, expected)
+
+
+def test_at_the_temperature_the_energy_is_that_of_the_training():
+    """exp(-E/T) is the prior that was learned with the noise η₀, whatever the noise of the data."""
+    noise, x = torch.tensor([0.002, 0.03], dtype=torch.float64), image()
+    prior = energy("residual", data_noise_std=0.01)
+    other = prior.at_noise(noise)
+    torch.testing.assert_close(other.energy(x) / other.temperature(noise), prior.energy(x) / 0.01**2)
+    fixed = energy("residual", data_noise_std=None)
+    torch.testing.assert_close(fixed.temperature(noise), noise.square())
+
+
+def test_views_are_shifted_mirrored_and_rephased_images():
+    x, one, two = image(), energy("residual"), energy("residual", views=2)
+    other = 1j * x.roll((1, 1), (-2, -1)).flip(-1)
+    torch.testing.assert_close(two.energy(x), (one.energy(x) + one.energy(other)) / 2)
+    back = (-1j * one.gradient(other)).flip(-1).roll((-1, -1), (-2, -1))
+    torch.testing.assert_close(two.gradient(x), (one.gradient(x) + back) / 2)
+    moved = (x - two.denoise(x, 0.05)) / 0.05**2 * two._factor().double()
+    torch.testing.assert_close(moved.to(x.dtype), two.gradient(x, 0.05))
+
+
 def test_solvers_bring_the_energy_to_the_noise_of_the_problem():
     """A step of no length shows the energy that the solver sees at its start."""
-    problem, prior = make_problem(simulate_acquisition(shape=(32, 32), coils=4)), energy("residual").float()
+    problem, prior = (
+        make_problem(simulate_acquisition(shape=(32, 32), coils=4)),
+        energy("residual", model_error=0).float(),
+    )
     solver = make_solver("mm-cg", max_iterations=1, levels=1, lowest_level=0.008, initial_curvature=1e9)
 
     def first_energy(units, noise):

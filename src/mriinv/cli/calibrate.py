@@ -119,7 +119,8 @@ def _text(found: Calibration) -> str:
         shares = ("".join(f"{getattr(row, stage)[level]:7.1%}" for level in levels) for stage in stages)
         lines.append(f"{row.mask}{'' if row.fitted else ' (test)'}".ljust(width) + "".join(f"  {s}" for s in shares))
     lines.append(f"temperature: {found.temperature:.4g} times that of the sampler")
-    for name, values, unit in (("scale κ", found.scale, ""), ("margin of the PSNR", found.psnr_margin, " dB")):
+    scales = ((f"scale κ, {sampling}", values, "") for sampling, values in (found.scale or {}).items())
+    for name, values, unit in (*scales, ("margin of the PSNR", found.psnr_margin, " dB")):
         if values:
             lines.append(f"{name}: " + ", ".join(f"{level:.0%} {value:.3g}{unit}" for level, value in values.items()))
     return "\n".join([*lines, *(f"  note: {remark}" for remark in found.remarks)])

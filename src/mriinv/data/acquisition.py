@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 
 from mriinv.core.types import CoilCovariance, CoilMaps, Image, KSpace, Mask
 from mriinv.data.geometry import Geometry
 from mriinv.errors import InputError
+
+Sampling = Literal["2D", "lines"]
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,20 @@ class Acquisition:
     @property
     def gapless(self) -> bool:
         """Whether the samples fill a rectangle: every location, or all but zero padding around them."""
+        return bool(self._grid.all())
+
+    @property
+    def sampling(self) -> Sampling:
+        """Whether whole columns or rows were left out, or single locations."""
+        grid = self._grid
+        return "lines" if any(bool((grid.any(axis) == grid.all(axis)).all()) for axis in (0, 1)) else "2D"
+
+    @property
+    def _grid(self) -> torch.Tensor:
+        """What was sampled of the rectangle of the samples, in any slice."""
         top, bottom, left, right = self.extent
         rows = slice(top, bottom) if self.mask.shape[-2] > 1 else slice(None)
-        return bool(self.mask.any(0)[rows, left:right].all())
+        return self.mask.any(0)[rows, left:right]
 
     @property
     def acceleration(self) -> float:
