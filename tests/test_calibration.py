@@ -323,6 +323,17 @@ def test_the_command_writes_a_calibration_a_table_and_a_figure(weights: Path, mo
     assert imread("calibration/calibration.png").shape[0] > 500
 
 
+def test_the_temperature_can_be_left_alone(weights: Path) -> None:
+    masks = ("--mask", "poisson-2d:2", "--test-mask", "random-1d:2", "--calibration", 12)
+    result = invoke("full.h5", "--weights", weights, *masks, *QUICK, "--slices", 1, "--keep-temperature", "--conformal")
+    assert result.exit_code == 0, result.output
+    found = read_calibration(Path("calibration/small.calibration.json"))
+    assert found.temperature == 1 and list(found.scale) == ["2D"] and "scale κ, 2D: 50%" in result.stdout
+    assert [row.conformal is None for row in found.coverage] == [False, True]
+    with open("calibration/coverage.csv", newline="", encoding="utf-8") as stream:
+        assert [row["stage"] for row in csv.DictReader(stream)] == ["before", "after", "conformal", "before", "after"]
+
+
 def test_without_files_scans_are_simulated(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def small(seed: int):
         return simulate_acquisition(shape=SHAPE, coils=4, seed=seed)

@@ -116,7 +116,8 @@ def _text(found: Calibration) -> str:
         " " * width + f"  {shown}" * len(stages),
     ]
     for row in found.coverage:
-        shares = ("".join(f"{getattr(row, stage)[level]:7.1%}" for level in levels) for stage in stages)
+        stored = (getattr(row, stage) for stage in stages)  # no scale was fitted for masks of another kind
+        shares = ("".join(f"{one[level]:7.1%}" for level in levels) if one else f"{'none':>7}" for one in stored)
         lines.append(f"{row.mask}{'' if row.fitted else ' (test)'}".ljust(width) + "".join(f"  {s}" for s in shares))
     lines.append(f"temperature: {found.temperature:.4g} times that of the sampler")
     scales = ((f"scale κ, {sampling}", values, "") for sampling, values in (found.scale or {}).items())
