@@ -101,6 +101,8 @@ def predicted(sampler: Any, posterior: AnalyticPosterior) -> tuple[float, float]
         chain = sampler.chain(posterior.problem, prior, start, posterior.level or None, generator)
     if type(chain) is not LangevinChain:
         return None
+    if chain.perturbation is not None:
+        return 1.0, 0.0
     hessian = posterior.noise_std**2 * torch.linalg.inv(law.covariance)
     preconditioner = None
     if isinstance(chain.preconditioner, Shifted):

@@ -75,15 +75,14 @@ class MALA(Sampler):
 class PreconditionedLangevin(Sampler):
     r"""Langevin dynamics in the geometry of the problem, M = (AᴴA + λI)⁻¹ with λ the curvature of E:
 
-    .. math:: x ← x − τM∇C(x) + \sqrt{v}\,M^{1/2}z, \qquad v = (2τ − τ^2)T
+    .. math:: x_{n+1} = x_n − τM∇C(x_n) + \sqrt{2τT}\,M^{1/2}\,\tfrac12(z_n + z_{n+1})
 
     What A measures well and what it does not move at the same speed. One solve by conjugate gradients gives the drift
-    and the noise together, M(−τ∇C + √v(Aᴴz₁ + √λ z₂)), exact for any number of coils (perturb and solve). For a
-    Gaussian posterior with Hessian M⁻¹ the chain is exact at every τ ≤ 1, and τ = 1 draws independent samples; along
-    an eigenvalue g of M^{1/2}(∇²C)M^{1/2}, in (0, 1], its variance is (2 − τ)/(2 − τg) of the right one, at least
-    1 − τ/2 of it: too narrow by that where λ exceeds the curvature, by 22 to 37 % of the variance on the posteriors of
-    docs/samplers.md. ``metropolis`` corrects this, with v = 2τT, at the price of a step that shrinks with the number of
-    pixels.
+    and the noise together, M^{1/2}z = M(Aᴴz₁ + √λ z₂), exact for any number of coils (perturb and solve). With the mean
+    of two successive perturbations (Leimkuhler and Matthews 2013, doi:10.1093/amrx/abs010) the law of a Gaussian
+    posterior is exact at every τ ≤ 1, though draws at τ = 1 are one step's noise apart at best; of other posteriors it
+    is wrong by τ² instead of τ. ``metropolis`` takes independent perturbations and corrects what is left, at the price
+    of a step that shrinks with the number of pixels.
     """
 
     name = "preconditioned-langevin"
@@ -113,6 +112,10 @@ class PreconditionedLangevin(Sampler):
         shift, direction = measured_curvature(problem, prior, image, level, generator, previous)
         tau = torch.full_like(temperature, s.step_size or 1.0)
         if passing or not s.metropolis:
+            preconditioner = Shifted(problem, shift, s.cg_tolerance, s.cg_iterations)
+            before = previous.perturbation if isinstance(previous, LangevinChain) else None
+            if before is None or len(before) != len(image):
+                before = preconditioner.perturbation(image, generator)
             return LangevinChain(
                 problem,
                 prior,
@@ -120,9 +123,10 @@ class PreconditionedLangevin(Sampler):
                 level,
                 generator,
                 step_size=tau,
-                noise=(2 * tau - tau.square()) * temperature,
-                preconditioner=Shifted(problem, shift, s.cg_tolerance, s.cg_iterations),
+                noise=2 * tau * temperature,
+                preconditioner=preconditioner,
                 direction=direction,
+                perturbation=before,
             )
         if s.step_size is None and isinstance(previous, MetropolisChain):
             tau = previous.step_size[-problem.batch :].repeat(len(image) // problem.batch)

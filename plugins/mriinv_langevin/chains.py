@@ -54,6 +54,8 @@ class LangevinChain(Chain):
     ----------
     step_size : τ per image
     noise : v per image; 2τT for the Euler-Maruyama step of the diffusion whose stationary law is exp(−C/T)
+    perturbation : that of the step before, M^{-1/2}z. With it every step has the mean of its own and the one before,
+        which makes the law of a Gaussian posterior exact (Leimkuhler and Matthews 2013, doi:10.1093/amrx/abs010)
     """
 
     def __init__(
@@ -68,16 +70,20 @@ class LangevinChain(Chain):
         noise: Tensor,
         preconditioner: Preconditioner | None = None,
         direction: Tensor | None = None,
+        perturbation: Tensor | None = None,
     ) -> None:
         self.problem, self.prior, self.image, self.level, self.generator = problem, prior, image, level, generator
         self.step_size, self.noise = step_size, noise
         self.preconditioner = preconditioner or Preconditioner()
         self.direction = direction  # of the largest curvature, for the chain at the next level
+        self.perturbation = perturbation
         self.back_projection = problem.back_projection()
 
     def step(self) -> None:
         self.energy, self.gradient = self.evaluate(self.image)
         noise = self.preconditioner.perturbation(self.image, self.generator)
+        if self.perturbation is not None:
+            self.perturbation, noise = noise, 0.5 * (self.perturbation + noise)
         rhs = per_image(self.noise.sqrt(), noise) * noise - per_image(self.step_size, noise) * self.gradient
         self.image = self.image + self.preconditioner.apply(rhs)
 
