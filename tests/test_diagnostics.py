@@ -59,13 +59,32 @@ def test_each_image_of_a_batch_has_its_own_numbers() -> None:
     assert found[0] > 10 * found[1]
 
 
-def test_what_never_changes_has_mixed() -> None:
-    found = diagnose({"x": torch.ones(4, 50, 1, dtype=torch.float64)})
-    assert float(found.split_rhat["x"]) == 1
+@pytest.mark.parametrize("value", [0.1, 1.0, 123.456])
+def test_what_never_changes_has_mixed(value: float) -> None:
+    constant = {"x": torch.full((4, 50, 1), value, dtype=torch.float64)}
+    found = diagnose(constant, {"x": constant["x"][:1]}, last=10)
+    assert float(found.split_rhat["x"]) == 1 and float(found.drift["x"]) == 0
+
+
+def test_one_chain_is_compared_with_itself() -> None:
+    one, trend = autoregressive(0.5, chains=1), torch.linspace(0, 5, STEPS, dtype=torch.float64).view(1, -1, 1)
+    assert float(diagnose({"x": one}).split_rhat["x"]) < 1.02
+    assert "the chains have not mixed" in diagnose({"x": one + trend}).remarks()[0]
+
+
+def test_where_the_chains_are_short_the_longer_one_speaks() -> None:
+    short, longer = {"x": autoregressive(0.9)[:, :11]}, {"x": autoregressive(0.9, chains=1, seed=3)}
+    found = diagnose(short, longer, last=60)
+    assert float(found.split_rhat["x"]) < 1.1 and found.effective_samples == {}
+    longer["x"] = longer["x"] + torch.linspace(0, 5, STEPS, dtype=torch.float64).view(1, -1, 1)
+    assert "the longer chain has not mixed" in diagnose(short, longer, last=60).remarks()[0]
 
 
 def test_too_few_steps_say_nothing() -> None:
-    assert diagnose({"x": autoregressive(0.0)[:, :3]}).numbers() == {}
+    found = diagnose({"x": autoregressive(0.0)[:, :31]})
+    assert found.numbers() == {} and "too few steps" in found.remarks()[0]
+    one = {"x": autoregressive(0.0, chains=1)}
+    assert "x" not in diagnose({"x": one["x"][:, :2]}, one, last=10).drift
 
 
 def test_regions_and_bands_see_what_lies_in_them() -> None:

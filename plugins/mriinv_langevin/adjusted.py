@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mriinv import Chain, InverseProblem, Prior, Sampler, setting
-from mriinv_langevin.chains import LangevinChain, MetropolisChain, Shifted
+from mriinv_langevin.chains import KineticChain, LangevinChain, MetropolisChain, Shifted, per_image
 from mriinv_langevin.sampler import measured_curvature, stable_step
 
 EXACT = 1e-6  # tolerance of conjugate gradients under the Metropolis correction, which trusts M
@@ -43,7 +43,7 @@ class MALA(Sampler):
     ) -> LangevinChain:
         fixed = self.settings.step_size
         temperature = self.temperature(problem, prior).repeat(len(image) // problem.batch)
-        tau, direction = stable_step(problem, prior, image, level, generator, previous)
+        tau, curvature = stable_step(problem, prior, image, level, generator, previous)
         if passing:
             return LangevinChain(
                 problem,
@@ -53,7 +53,7 @@ class MALA(Sampler):
                 generator,
                 step_size=tau,
                 noise=2 * tau * temperature,
-                direction=direction,
+                curvature=curvature,
             )
         if fixed is not None:
             tau = torch.full_like(tau, fixed)
@@ -68,30 +68,40 @@ class MALA(Sampler):
             temperature=temperature,
             step_size=tau,
             adapt=fixed is None,
-            direction=direction,
+            curvature=curvature,
         )
 
 
 class PreconditionedLangevin(Sampler):
     r"""Langevin dynamics in the geometry of the problem, M = (AᴴA + λI)⁻¹ with λ the curvature of E:
 
-    .. math:: x_{n+1} = x_n − τM∇C(x_n) + \sqrt{2τT}\,M^{1/2}\,\tfrac12(z_n + z_{n+1})
+    .. math:: p' = p − \sqrt{2τ}\,∇C(x),\quad q = ρp' + \sqrt{(1 − ρ^2)T}\,M^{-1/2}z,\quad
+        x ← x + \sqrt{τ/2}\,M(p' + q),\quad p ← q
 
-    What A measures well and what it does not move at the same speed. One solve by conjugate gradients gives the drift
-    and the noise together, M^{1/2}z = M(Aᴴz₁ + √λ z₂), exact for any number of coils (perturb and solve). With the mean
-    of two successive perturbations (Leimkuhler and Matthews 2013, doi:10.1093/amrx/abs010) the law of a Gaussian
-    posterior is exact at every τ ≤ 1, though draws at τ = 1 are one step's noise apart at best; of other posteriors it
-    is wrong by τ² instead of τ. ``metropolis`` takes independent perturbations and corrects what is left, at the price
-    of a step that shrinks with the number of pixels.
+    What A measures well and what it does not move at the same speed, and the momentum p carries a chain along what
+    neither A nor E determines well: (1 + ρ)/(1 − ρ) times as fast as without. One solve by conjugate gradients gives
+    drift and noise together, M^{-1/2}z = Aᴴz₁ + √λ z₂, exact for any number of coils (perturb and solve). The law of a
+    Gaussian posterior is exact at every τ ≤ 1 and ρ (`KineticChain`); of other posteriors it is wrong by τ². The levels
+    of the annealing are passed without momentum. ``metropolis`` takes steps of plain Langevin dynamics and corrects
+    them, at the price of a τ that shrinks with the number of pixels.
     """
 
     name = "preconditioned-langevin"
     requires = (frozenset({"energy", "gradient"}),)
 
     class Settings(Sampler.Settings):
+        levels: int = setting(40, "noise levels of the annealing, one step each; 1: none", ge=1)
+        burn_in: int = setting(
+            20, "steps at the last level before the first sample; what is left of the start falls by √ρ in each", ge=0
+        )
         step_size: float | None = setting(None, "τ; none: 1, with metropolis adapted in the burn-in", gt=0, le=1)
+        persistence: float = setting(
+            0.7, "ρ, share of the momentum that a step at the last level keeps; unused with metropolis", ge=0, lt=1
+        )
         metropolis: bool = setting(False, "accept or reject by the energy, so that exp(−C/T) is stationary")
-        cg_iterations: int = setting(15, "largest number of conjugate-gradient iterations in a step", ge=1)
+        cg_iterations: int = setting(
+            15, "most conjugate-gradient iterations in a step; with metropolis ten times as many", ge=1
+        )
         cg_tolerance: float = setting(
             1e-3, f"residual at which they stop, relative; {EXACT:g} at most with metropolis", gt=0
         )
@@ -109,24 +119,27 @@ class PreconditionedLangevin(Sampler):
     ) -> LangevinChain:
         s = self.settings
         temperature = self.temperature(problem, prior).repeat(len(image) // problem.batch)
-        shift, direction = measured_curvature(problem, prior, image, level, generator, previous)
+        curvature = measured_curvature(problem, prior, image, level, generator, previous)
         tau = torch.full_like(temperature, s.step_size or 1.0)
         if passing or not s.metropolis:
-            preconditioner = Shifted(problem, shift, s.cg_tolerance, s.cg_iterations)
-            before = previous.perturbation if isinstance(previous, LangevinChain) else None
-            if before is None or len(before) != len(image):
-                before = preconditioner.perturbation(image, generator)
-            return LangevinChain(
+            preconditioner = Shifted(problem, curvature[0], s.cg_tolerance, s.cg_iterations)
+            if isinstance(previous, KineticChain):
+                momentum = previous.momentum[-len(image) :]
+            else:
+                noise = preconditioner.perturbation(image, generator)
+                momentum = per_image(temperature.sqrt(), noise) * noise
+            return KineticChain(
                 problem,
                 prior,
                 image,
                 level,
                 generator,
+                momentum=momentum,
+                persistence=0.0 if passing else s.persistence,
+                temperature=temperature,
                 step_size=tau,
-                noise=2 * tau * temperature,
                 preconditioner=preconditioner,
-                direction=direction,
-                perturbation=before,
+                curvature=curvature,
             )
         if s.step_size is None and isinstance(previous, MetropolisChain):
             tau = previous.step_size[-problem.batch :].repeat(len(image) // problem.batch)
@@ -139,6 +152,6 @@ class PreconditionedLangevin(Sampler):
             temperature=temperature,
             step_size=tau,
             adapt=s.step_size is None,
-            preconditioner=Shifted(problem, shift, min(s.cg_tolerance, EXACT), 10 * s.cg_iterations),
-            direction=direction,
+            preconditioner=Shifted(problem, curvature[0], min(s.cg_tolerance, EXACT), 10 * s.cg_iterations),
+            curvature=curvature,
         )

@@ -53,9 +53,8 @@ class LangevinChain(Chain):
     Parameters
     ----------
     step_size : τ per image
+    curvature : largest of E per image, and its direction, where they were measured; for the chain at the next level
     noise : v per image; 2τT for the Euler-Maruyama step of the diffusion whose stationary law is exp(−C/T)
-    perturbation : that of the step before, M^{-1/2}z. With it every step has the mean of its own and the one before,
-        which makes the law of a Gaussian posterior exact (Leimkuhler and Matthews 2013, doi:10.1093/amrx/abs010)
     """
 
     def __init__(
@@ -69,21 +68,17 @@ class LangevinChain(Chain):
         step_size: Tensor,
         noise: Tensor,
         preconditioner: Preconditioner | None = None,
-        direction: Tensor | None = None,
-        perturbation: Tensor | None = None,
+        curvature: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.problem, self.prior, self.image, self.level, self.generator = problem, prior, image, level, generator
         self.step_size, self.noise = step_size, noise
         self.preconditioner = preconditioner or Preconditioner()
-        self.direction = direction  # of the largest curvature, for the chain at the next level
-        self.perturbation = perturbation
+        self.curvature = curvature
         self.back_projection = problem.back_projection()
 
     def step(self) -> None:
         self.energy, self.gradient = self.evaluate(self.image)
         noise = self.preconditioner.perturbation(self.image, self.generator)
-        if self.perturbation is not None:
-            self.perturbation, noise = noise, 0.5 * (self.perturbation + noise)
         rhs = per_image(self.noise.sqrt(), noise) * noise - per_image(self.step_size, noise) * self.gradient
         self.image = self.image + self.preconditioner.apply(rhs)
 
@@ -94,6 +89,38 @@ class LangevinChain(Chain):
             return None, data + self.prior.gradient(image, self.level)
         energy, gradient = self.prior.energy_and_gradient(image, self.level)
         return energy, data + gradient
+
+
+class KineticChain(LangevinChain):
+    r"""Langevin dynamics with a momentum p of mass M⁻¹, one gradient and one solve in a step of length h = √(2τ):
+
+    .. math:: p' = p − h∇C(x),\quad q = ρp' + \sqrt{(1 − ρ^2)T}\,M^{-1/2}z,\quad
+        x ← x + \tfrac h2 M(p' + q),\quad p ← q
+
+    This is the splitting BAOAB (Leimkuhler and Matthews 2013, doi:10.1093/amrx/abs010): the law of x is exact for a
+    Gaussian posterior, whatever ρ and the step, stable for τg < 2 with g the eigenvalues of M∇²C. With ρ = 0 it is the
+    overdamped x ← x − τM∇C(x) + √(2τT)·M^{1/2}(z + z')/2, where z is that of the step before.
+
+    Parameters
+    ----------
+    temperature : T per image
+    momentum : p, of covariance TM⁻¹ per real component when stationary
+    persistence : ρ
+    """
+
+    def __init__(
+        self, *args: object, temperature: Tensor, momentum: Tensor, persistence: float, **more: object
+    ) -> None:
+        super().__init__(*args, noise=(1 - persistence**2) * temperature, **more)  # type: ignore[arg-type]
+        self.momentum, self.persistence = momentum, persistence
+
+    def step(self) -> None:
+        self.energy, self.gradient = self.evaluate(self.image)
+        noise = self.preconditioner.perturbation(self.image, self.generator)
+        length = per_image((2 * self.step_size).sqrt(), noise)
+        pulled = self.momentum - length * self.gradient
+        self.momentum = self.persistence * pulled + per_image(self.noise.sqrt(), noise) * noise
+        self.image = self.image + 0.5 * length * self.preconditioner.apply(pulled + self.momentum)
 
 
 class MetropolisChain(LangevinChain):
@@ -115,7 +142,7 @@ class MetropolisChain(LangevinChain):
 
     @property
     def acceptance(self) -> Tensor | None:
-        return self.accepted / max(self.proposals, 1)
+        return self.accepted / self.proposals if self.proposals else None
 
     def begin(self) -> None:
         self.adapting = False

@@ -10,7 +10,8 @@ from torch import Tensor
 from mriinv import Chain, InverseProblem, Prior, Sampler, SettingsError, largest_curvature, setting
 from mriinv_langevin.chains import LangevinChain
 
-SAFE = 0.5  # of what the curvature allows: α = 0.5/h where α < 2/h is stable
+SAFE = 0.5  # α = 0.5/h, where α < 2/h is stable
+FLAT = 1e-4  # of ‖A‖², the least curvature that a preconditioner takes a prior to have
 
 
 class Langevin(Sampler):
@@ -98,13 +99,13 @@ class Langevin(Sampler):
     ) -> LangevinChain:
         s = self.settings
         temperature = self.temperature(problem, prior).repeat(len(image) // problem.batch)
-        direction = None
+        curvature = None
         if s.form == "eq11":
             alpha = torch.full_like(temperature, 0.5 * s.epsilon**2)
         elif s.step_size is not None:
             alpha = torch.full_like(temperature, s.step_size)
         else:
-            alpha, direction = stable_step(problem, prior, image, level, generator, previous)
+            alpha, curvature = stable_step(problem, prior, image, level, generator, previous)
         return LangevinChain(
             problem,
             prior,
@@ -113,7 +114,7 @@ class Langevin(Sampler):
             generator,
             step_size=alpha,
             noise=2 * alpha * temperature,
-            direction=direction,
+            curvature=curvature,
         )
 
 
@@ -125,15 +126,32 @@ def measured_curvature(
     generator: torch.Generator,
     previous: Chain | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the largest curvature of E per state, and its direction; measured on one chain of each image."""
-    first = image[: problem.batch]
-    own = level[: problem.batch] if isinstance(level, Tensor) and level.ndim else level
-    known = previous.direction if isinstance(previous, LangevinChain) else None
-    known = None if known is None else known[: problem.batch]
+    """Return the largest curvature of E per state, and its direction; measured on one chain of each image.
+
+    At least 1e-4 of ‖A‖², and as it was in `previous` where that had the same level.
+    """
+    batch, floor = problem.batch, FLAT * problem.operator.norm_bound**2
+    own = level[:batch] if isinstance(level, Tensor) and level.ndim else level
+    known = None
+    if isinstance(previous, LangevinChain) and previous.curvature is not None:
+        known = previous.curvature
+        if _same(previous.level, own, batch):
+            return known[0][-len(image) :], known[1]
     curvature, direction = largest_curvature(
-        lambda x: prior.gradient(x, own), first, generator, iterations=8 if known is None else 1, initial=known
+        lambda x: prior.gradient(x, own),
+        image[:batch],
+        generator,
+        iterations=8 if known is None else 1,
+        initial=None if known is None else known[1][:batch],
     )
-    return curvature.double().clamp_min(1e-12).repeat(len(image) // problem.batch), direction
+    return curvature.double().clamp_min(floor).repeat(len(image) // batch), direction
+
+
+def _same(before: Any, now: Any, batch: int) -> bool:
+    """Say whether two chains have the same level."""
+    if isinstance(before, Tensor) and isinstance(now, Tensor):
+        return torch.equal(before[:batch], now)
+    return before is now
 
 
 def stable_step(
@@ -143,7 +161,7 @@ def stable_step(
     level: Tensor | float | None,
     generator: torch.Generator,
     previous: Chain | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return α = 0.5/(‖A‖² + curvature of E), at most 1, per state, and the direction of that curvature."""
-    curvature, direction = measured_curvature(problem, prior, image, level, generator, previous)
-    return (SAFE / (problem.operator.norm_bound**2 + curvature)).clamp(max=1.0), direction
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return α = 0.5/(‖A‖² + curvature of E), at most 1, per state, and what `measured_curvature` says."""
+    curvature = measured_curvature(problem, prior, image, level, generator, previous)
+    return (SAFE / (problem.operator.norm_bound**2 + curvature[0])).clamp(max=1.0), curvature

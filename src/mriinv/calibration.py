@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,7 @@ class Calibration(_Record):
     prior: str
     prior_settings: dict[str, JsonValue] = Field(description="those that may differ from the training")
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    operator: str = Field(description="that measured what it was fitted on")
     solver: str
     solver_settings: dict[str, JsonValue] = Field(description="without those that leave the law of the draws alone")
     temperature: Positive = Field(description="factor, the sampler's setting of this name")
@@ -59,8 +61,13 @@ class Calibration(_Record):
     coverage: tuple[MaskCoverage, ...]
     remarks: tuple[str, ...] = ()
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the content."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
     def applies(self, sampling: Sampling) -> bool:
-        """Say whether there are intervals for such masks."""
+        """Say whether there are intervals for such masks; without a conformal scale they are for all."""
         return self.scale is None or sampling in self.scale
 
     def half_width(self, samples: Samples, level: float, sampling: Sampling) -> Tensor:
@@ -77,18 +84,24 @@ class Calibration(_Record):
             kappa = _fitted(f"scale.{sampling}", self.scale.get(sampling), level)
         return kappa * (1 + 1 / draws) ** 0.5 * samples.magnitude_std
 
-    def psnr_bound(self, samples: Samples, level: float, support: Support | None = None) -> float:
-        """Return the PSNR (dB) that the mean image reaches with probability `level`, without a reference."""
+    def psnr_bound(self, samples: Samples, level: float, support: Support | None) -> float:
+        """Return the PSNR (dB) that the mean image reaches on `support` with probability `level`, without a reference.
+
+        `support` is that of the operator, as in the fit, or None where it has none; both cropped as the result is.
+        """
         return predicted_psnr(samples, support) - _fitted("psnr_margin", self.psnr_margin, level)
 
-    def mismatch(self, checksum: str, prior: Mapping[str, object], sampler: Mapping[str, object]) -> str:
-        """Say what differs from what was calibrated: the weights, or settings of prior and sampler; or ""."""
+    def mismatch(self, checksum: str, operator: str, prior: Mapping[str, object], sampler: Mapping[str, object]) -> str:
+        """Say what differs from what was calibrated: weights, operator, or settings of prior and sampler; or ""."""
         if checksum != self.weights_sha256:
             return "it was fitted for other weights"
-        for stored, now in ((self.prior_settings, prior), (self.solver_settings, sampler)):
-            for name, value in stored.items():
-                if now.get(name) != value:
-                    return f"{name}: found {now.get(name)}; it was fitted for {value}"
+        if operator != self.operator:
+            return f"operator: found {operator}; it was fitted for {self.operator}"
+        known = sampler.keys() - UNRELATED | self.solver_settings.keys()  # a setting may be newer than the file
+        for stored, now, names in ((self.prior_settings, prior, ()), (self.solver_settings, sampler, known)):
+            for name in sorted({*stored, *names}):
+                if name not in stored or now.get(name) != stored[name]:
+                    return f"{name}: found {now.get(name)}; it was fitted for {stored.get(name, 'none')}"
         return ""
 
 

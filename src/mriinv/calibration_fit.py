@@ -155,7 +155,7 @@ def calibrate(
     test_after = test_before if temperature == 1 else at(temperature, test)
     after = now | test_after
     if unmixed := sum(not one.mixed for slices in after.values() for one in slices):
-        remarks.append(f"{unmixed} of {sum(map(len, after.values()))} times the chains have not mixed (split-R̂)")
+        remarks.append(f"{unmixed} of {sum(map(len, after.values()))} times the chains were not seen to mix (split-R̂)")
     sampling = {mask: slices[0].sampling for mask, slices in {**fit, **test}.items()}
     errors = _errors(before | test_before), _errors(after)
     fitted = Fit(temperature, tuple(fit), sampling, *errors, None, None, tuple(remarks))
@@ -268,6 +268,7 @@ def calibrate_weights(
         prior=chosen.name,
         prior_settings={name: settings[name] for name in sorted(prior.adjustable)},
         weights_sha256=checksum or sha256(path),
+        operator=config.operator.name,
         solver=config.solver.name,
         solver_settings=sampler.settings.model_dump(mode="json", exclude=UNRELATED),
         temperature=found.temperature,

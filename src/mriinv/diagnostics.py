@@ -17,7 +17,8 @@ from mriinv.numerics.fft import fft2c
 REGIONS = 3  # along each axis
 BANDS = (0.05, 0.15, 0.5)  # upper radii of the bands of k-space, in cycles per pixel
 MIXED, UNMIXED = 1.01, 1.1  # split-R̂ up to which chains agree (Vehtari 2021), and from which they plainly do not
-SHORTEST_HALVES, SHORTEST = 4, 32  # steps from which split-R̂ and effective samples mean anything
+SHORTEST = 32  # steps from which split-R̂ and effective samples mean anything
+CONSTANT = 1e-12  # standard deviation relative to the mean that rounding explains
 FEWEST = 100.0  # effective samples for a mean that is known to a tenth of the standard deviation
 FARTHEST = 3.0  # standard deviations that a longer chain may be away
 
@@ -78,7 +79,9 @@ class Diagnosis:
 
     Attributes
     ----------
-    split_rhat, effective_samples : by quantity, per image; empty for chains of fewer than 4 and 32 steps
+    split_rhat : by quantity, per image; of the longer chain alone where the chains have fewer than 32 steps, and empty
+        where it has as well
+    effective_samples : by quantity, per image; empty for chains of fewer than 32 steps
     drift : by quantity, per image: how far the last part of a longer chain is from the mean of the chains, in standard
         deviations of the quantity over chains and steps; empty without a longer chain
     """
@@ -102,11 +105,14 @@ class Diagnosis:
     def remarks(self) -> tuple[str, ...]:
         """Say in words what is wrong with the worst image; nothing when all is well."""
         found = []
-        if self.split_rhat:
+        if not self.split_rhat:
+            found.append(f"too few steps to say whether the chains have mixed (expected {SHORTEST}): take more samples")
+        else:
             name, rhat = _worst(self.split_rhat, 1)
             if rhat > MIXED:
-                state = "have not mixed" if rhat > UNMIXED else "have nearly mixed"
-                found.append(f"the chains {state}: split-R̂ of {name} is {rhat:.2f}, expected at most {MIXED:g}")
+                whose = "the chains have" if self.effective_samples else "the longer chain has"
+                state = "not mixed" if rhat > UNMIXED else "nearly mixed"
+                found.append(f"{whose} {state}: split-R̂ of {name} is {rhat:.2f}, expected at most {MIXED:g}")
         if self.effective_samples:
             name, samples = _worst(self.effective_samples, -1)
             if samples < FEWEST:
@@ -128,23 +134,46 @@ def diagnose(traces: Traces, longer: Traces | None = None, last: int = 1) -> Dia
     longer : the same of one chain that went on, ``(1, step, batch)``; None or empty without
     last : number of its steps that are compared
     """
+    steps = next(iter(traces.values())).shape[1]
+    enough = steps >= SHORTEST
+    rhat = {
+        name: split_rhat(values)
+        for name, values in (traces if enough else longer or {}).items()
+        if values.shape[1] >= SHORTEST
+    }
+    effective = {name: effective_samples(values) for name, values in traces.items()} if enough else {}
+    drift = {}
+    for name, values in (longer or {}).items():
+        short = traces[name]
+        if not enough and len(short) == 1:
+            continue  # a few steps of one chain do not show its spread
+        moved = (values[:, -last:].mean((0, 1)) - short.mean((0, 1))).abs()
+        both = torch.cat([short.flatten(0, 1), values.flatten(0, 1)]).unsqueeze(0)
+        drift[name] = torch.where(_constant(both), 0.0, moved / short.std((0, 1), correction=0))
+    return Diagnosis(rhat, effective, drift)
+
+
+def split_rhat(values: Float[Tensor, "chain step batch"]) -> PerImage:
+    """Return R̂ of the halves of all chains, one chain included; 1 for what does not change (Vehtari 2021, eq. 4)."""
     from arviz_stats.base import array_stats  # takes a second
 
-    chains, steps, _ = next(iter(traces.values())).shape
-    rhat, effective, drift = {}, {}, {}
-    for name, values in traces.items():
-        if steps >= SHORTEST_HALVES:
-            by_image = values.permute(2, 0, 1).numpy()
-            constant = values.std((0, 1)) == 0  # nothing that could mix, such as the energy of a single mode
-            with np.errstate(divide="ignore", invalid="ignore"):
-                found = torch.as_tensor(array_stats.rhat(by_image, chain_axis=1, draw_axis=2, method="split"))
-            rhat[name] = torch.where(constant, 1.0, found)
-        if steps >= SHORTEST:
-            effective[name] = torch.as_tensor(array_stats.ess(by_image, chain_axis=1, draw_axis=2, method="mean"))
-        if longer and name in longer and chains * steps > 1:
-            moved = longer[name][:, -last:].mean((0, 1)) - values.mean((0, 1))
-            drift[name] = moved.abs() / values.std((0, 1)).clamp_min(1e-30)
-    return Diagnosis(rhat, effective, drift)
+    half = values.shape[1] // 2
+    halves = torch.cat([values[:, :half], values[:, -half:]]).permute(2, 0, 1).numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = torch.as_tensor(array_stats.rhat(halves, chain_axis=1, draw_axis=2, method="identity"))
+    return torch.where(_constant(values), 1.0, found)
+
+
+def effective_samples(values: Float[Tensor, "chain step batch"]) -> PerImage:
+    """Return the effective sample size of the mean (Vehtari 2021)."""
+    from arviz_stats.base import array_stats
+
+    return torch.as_tensor(array_stats.ess(values.permute(2, 0, 1).numpy(), chain_axis=1, draw_axis=2, method="mean"))
+
+
+def _constant(values: Float[Tensor, "chain step batch"]) -> Tensor:
+    """Return, per image, whether nothing but rounding changes, such as the energy of a single mode."""
+    return values.std((0, 1), correction=0) <= CONSTANT * values.abs().amax((0, 1))
 
 
 def _worst(by_quantity: Mapping[str, PerImage], sign: int) -> tuple[str, float]:

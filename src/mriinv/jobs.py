@@ -99,11 +99,11 @@ def calibrated(config: RunConfig) -> tuple[RunConfig, Calibration | None, str]:
     reconstruction = combine(config)
     assert reconstruction.prior is not None
     settings = [part.settings.model_dump(mode="json") for part in (reconstruction.prior, reconstruction.solver)]
-    if different := found.mismatch(checksum or sha256(weights), *settings):
+    if different := found.mismatch(checksum or sha256(weights), config.operator.name, *settings):
         return config, None, f"{path.name} is not used: {different}"
     at = solver.model_copy(update={"settings": {**solver.settings, "temperature": found.temperature}})
     masks = ", ".join(one.mask for one in found.coverage if one.fitted)
-    remark = f"half_width_90 is calibrated by {path.name}, for {masks or 'its masks'}"
+    remark = f"calibrated by {path.name}, fitted on {masks or 'its masks'}"
     return config.model_copy(update={"solver": at}), found, remark
 
 

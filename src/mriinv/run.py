@@ -123,6 +123,7 @@ def _reconstruct(
         reconstruction.device,
         config.seed,
         weights=weights_record(config),
+        calibration=calibration and calibration.checksum,
         source=report.source,
         files=job.files,
     )

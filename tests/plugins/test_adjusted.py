@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from mriinv import make_solver
 from mriinv.core.problem import InverseProblem
 from mriinv.data.noise import complex_noise
-from mriinv.testing.analytic import QuadraticPrior, gaussian_problem
-from mriinv_langevin.chains import LangevinChain, MetropolisChain, Shifted
+from mriinv.testing.analytic import DenseOperator, QuadraticPrior, gaussian_problem
+from mriinv_langevin.chains import KineticChain, LangevinChain, MetropolisChain, Shifted
 from mriinv_sense.operator import SenseOperator
 
 NOISE = 0.1
@@ -79,33 +80,54 @@ def test_without_the_correction_the_same_step_is_biased(name):
     assert (centred.T @ centred.conj() / 1000 - exact).norm() > 0.15 * exact.norm()
 
 
+@pytest.mark.parametrize("persistence", [0.0, 0.7])
 @pytest.mark.parametrize("step", [0.4, 1.0])
-def test_the_preconditioned_chain_is_exact_for_gaussians(step):
-    """With the mean of two perturbations, at every step; with one of its own each, τ = 1 is off by more than half."""
-    samples, exact = sampled("preconditioned-langevin", step_size=step, cg_tolerance=1e-8)
+def test_the_preconditioned_chain_is_exact_for_gaussians(step, persistence):
+    """At every step and persistence; with a perturbation of its own in each step, τ = 1 is off by more than half."""
+    samples, exact = sampled(
+        "preconditioned-langevin", step_size=step, persistence=persistence, cg_tolerance=1e-8, thinning=10
+    )
     assert (covariance(samples) - exact).norm() < 0.06 * exact.norm()
 
 
-def test_successive_steps_share_a_perturbation():
-    """Where nothing pulls, x moves by √v times the mean of the perturbation before and its own."""
+def test_a_step_moves_by_the_momentum_before_and_after_it():
+    """Where nothing pulls, p ← ρp + √((1 − ρ²)T)·z and x moves by h/2 times the sum of the two."""
     problem, prior, _ = posterior()
     ones, start = torch.ones(1, dtype=torch.float64), torch.ones(1, 2, 3, dtype=torch.complex128)
-    chain = LangevinChain(
-        problem,
+    chain = KineticChain(
+        replace(problem, data=0 * problem.data),
         prior,
-        start,
+        0 * start,
         None,
         torch.Generator().manual_seed(0),
-        step_size=0 * ones,
-        noise=4 * ones,
-        perturbation=start,
+        step_size=2 * ones,
+        temperature=4 * ones,
+        momentum=start,
+        persistence=0.6,
     )
-    other = torch.Generator().manual_seed(0)
-    first, second = (complex_noise(start.shape, 1.0, other, start.dtype) for _ in range(2))
     chain.step()
-    torch.testing.assert_close(chain.image, start + start + first)
-    chain.step()
-    torch.testing.assert_close(chain.image, start + start + 2 * first + second)
+    kicked = 0.6 * start + 0.8 * 2 * complex_noise(start.shape, 1.0, torch.Generator().manual_seed(0), start.dtype)
+    torch.testing.assert_close(chain.image, start + kicked)
+    torch.testing.assert_close(chain.momentum, kicked)
+
+
+@pytest.mark.parametrize(("persistence", "bound"), [(0.0, 0.83), (0.7, 0.38)])
+def test_momentum_explores_what_nothing_determines_well(persistence, bound):
+    """States ten steps apart, along a direction fifty times weaker than the preconditioner takes it for."""
+    h, g = 2**0.5, 0.02
+    step = np.array(
+        [[1 - h * h * g * (1 + persistence) / 2, h * (1 + persistence) / 2], [-persistence * h * g, persistence]]
+    )
+    alike = np.linalg.matrix_power(step, 10)[0] @ [1, h * g / 2]  # E px = (hg/2) E x² before the last half kick
+    assert alike < bound
+    operator = DenseOperator(torch.tensor([[1, 0]], dtype=torch.complex128), (1, 2))
+    problem = InverseProblem(operator, torch.zeros(1, 1).to(operator.matrix), noise_std=torch.ones(1).double())
+    prior = QuadraticPrior(torch.tensor([[1, 0], [0, 0.02]]).to(operator.matrix))
+    settings = {"chains": 2000, "batch": 2000, "burn_in": 150, "thinning": 10, "long_run": 0}
+    solver = make_solver("preconditioned-langevin", samples=4000, persistence=persistence, **settings)
+    first, second = solver(problem, prior).draws[:, :, 0, 0, 1].unbind(1)
+    found = float((first.conj() * second).real.mean() / first.abs().square().mean())
+    assert found == pytest.approx(alike, abs=0.04)
 
 
 def test_the_perturbation_is_exact_for_many_coils():

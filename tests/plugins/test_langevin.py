@@ -122,6 +122,24 @@ def test_divergence_is_reported():
         make_solver("langevin", step_size=60.0).advance(problem, prior, problem.sense(), 400, generator)
 
 
+def test_divergence_in_the_last_steps_is_reported_too():
+    class Late(QuadraticPrior):
+        """Not finite from the 13th step on, after the eight evaluations of a measured curvature."""
+
+        steps = 0
+
+        def energy_and_gradient(self, image, noise_level=None, **more):
+            self.steps += 1
+            energy, gradient = super().energy_and_gradient(image, noise_level, **more)
+            return energy, gradient * (1 if self.steps < 8 + 13 else torch.inf)
+
+    problem, prior, _ = gaussian_problem()
+    solver = make_solver("langevin", samples=1, burn_in=15, step_size=0.1, long_run=0)
+    assert torch.isfinite(solver(problem, QuadraticPrior(prior.matrix)).draws).all()
+    with pytest.raises(MriinvError, match="langevin diverged after 15 steps"):
+        solver(problem, Late(prior.matrix))
+
+
 def test_monitor_counts_all_steps():
     problem, prior, _ = gaussian_problem()
     seen = []

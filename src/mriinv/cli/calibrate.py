@@ -72,8 +72,9 @@ def calibrate(
     chosen = config.prior
     assert chosen is not None
     weights, _ = find_weights(chosen.name, chosen.weights)
-    for folder in (out, *([weights.parent] if beside and weights else [])):
-        make_folder(folder)
+    if weights is not None and weights.is_file():  # what is refused below leaves no folder behind
+        for folder in (out, *([weights.parent] if beside else [])):
+            make_folder(folder)
     with progress() as observer:
         found, fitted = calibrate_weights(
             config,

@@ -65,7 +65,7 @@ class Sampler(Solver):
     """
 
     class Settings(ComponentSettings):
-        samples: int = setting(16, "samples in all", ge=1)
+        samples: int = setting(16, "samples in all, at least: as many of each chain", ge=1)
         chains: int | None = setting(None, f"independent chains that draw them; none: at most {MOST_CHAINS}", ge=1)
         batch: int = setting(8, "chains advanced at once (memory)", ge=1)
         temperature: float = setting(
@@ -185,6 +185,7 @@ class Sampler(Solver):
             traces.append(trace.stacked())
             if chain.acceptance is not None:
                 acceptance += chain.acceptance.view(count, batch)
+            report.check(chain)
         assert chain is not None
         merged = {name: torch.cat([one[name] for one in traces]) for name in traces[0]}
         longer = self._longer(problem, prior, chain, traces[-1], levels, generator, report)
@@ -192,7 +193,7 @@ class Sampler(Solver):
         stack, numbers = torch.stack(draws), diagnosis.numbers()
         return Samples(
             stack.mean((0, 1)),
-            numbers.get("split_rhat", torch.zeros(batch)) <= UNMIXED,
+            numbers.get("split_rhat", torch.full((batch,), torch.inf)) <= UNMIXED,
             torch.full((batch,), self._first(levels) + (draws_each - 1) * s.thinning),
             notes=diagnosis.remarks(),
             draws=stack,
@@ -256,13 +257,11 @@ class Sampler(Solver):
         report: _Report,
     ) -> dict[str, Tensor]:
         """Return the trace of one chain that goes on to `long_run` times the length of annealing and burn-in."""
-        gone = next(iter(trace.values())).shape[1]
-        more = int(self.settings.long_run * self._first(levels)) - self._first(levels) - gone
-        if not self.settings.long_run:
-            return {}
         own = {name: values[-1:] for name, values in trace.items()}
+        gone = next(iter(own.values())).shape[1] - 1  # the first state is that at the end of the burn-in
+        more = int(self.settings.long_run * self._first(levels)) - self._first(levels) - gone
         if more <= 0:
-            return own
+            return {}
         one = self.chain(problem, prior, chain.image[-problem.batch :], levels[-1], generator, previous=chain)
         one.begin()
         going = Trace(problem.operator.support)
@@ -285,10 +284,11 @@ class _Report:
             self.now(chain)
 
     def now(self, chain: Chain) -> None:
-        if chain.gradient is None:
-            return
-        size = float(chain.gradient.abs().square().mean().sqrt())
-        if not size < float("inf"):
+        self.check(chain)
+        if self._monitor is not None and chain.gradient is not None:
+            self._monitor(self._steps, {"gradient_rms": float(chain.gradient.abs().square().mean().sqrt())})
+
+    def check(self, chain: Chain) -> None:
+        """Refuse a chain whose image or last gradient is not finite."""
+        if not all(values.isfinite().all() for values in (chain.image, chain.gradient) if values is not None):
             raise MriinvError(f"{self._name} diverged after {self._steps} steps; set a smaller solver.step_size")
-        if self._monitor is not None:
-            self._monitor(self._steps, {"gradient_rms": size})
