@@ -51,14 +51,15 @@ class EvaluationCase:
     case: Case
 
 
-def evaluation_cases(data_folder: Path, scans: tuple[str, ...] = ()) -> Iterator[EvaluationCase]:
+def evaluation_cases(data_folder: Path, scans: tuple[str, ...] = (), device: str = "cpu") -> Iterator[EvaluationCase]:
     """Give every slice under every mask, scan by scan; `scans` selects among them, ``siat200`` and ``heads``.
 
     Scans are prepared as the command line does it (whitened), and coil maps come from the undersampled data.
     """
     for scan in scans or (*REAL_SCANS, "siat200", "heads"):
         groups: dict[str, Slices] = {"siat200": semi_synthetic_slices, "heads": simulated_heads}
-        slices = list(groups[scan](data_folder)) if scan in groups else [real_scan(data_folder, scan)]
+        found = groups[scan](data_folder) if scan in groups else [real_scan(data_folder, scan)]
+        slices = [one.to(torch.device(device)) for one in found]
         for label, (name, acceleration) in MASKS.items():
             for full in slices:
                 mask = mask_for(MaskChoice(name=name, acceleration=acceleration), full)

@@ -1,6 +1,7 @@
 """Samplers compared: steps and network evaluations per sample, parameters, seconds, PSNR of the mean, coverage.
 
     OMP_NUM_THREADS=1 python -m benchmarks.posterior DATA [--scan bart_full8] [--mask "2D 6×"] [--only NAME]
+        [--device cuda] [--out FOLDER]
 
 Every row draws from the same posterior problems in one process, one after another, with the weights that ship. DPS and
 DDS run twice: with the diffusion model that ships, and with the denoiser of the energy, so that samplers can be told
@@ -8,8 +9,8 @@ from networks. Seconds are those per sample, times 100; burn-in is in them, so t
 the share of pixels of the support within the 90 % interval of the magnitude (`mriinv.uncertainty`); calibrated, within
 the interval of the calibration that ships, for the settings that it was fitted for; its scale was fitted on
 bart_full8 and chiew_sense16 under Poisson 4× masks and lines, so that siat200 and 6× test it. Evaluations are those
-of the network, each view of an energy by itself. Writes benchmarks/results/posterior.csv and posterior.md; with
---only, other rows stay.
+of the network, each view of an energy by itself. Writes posterior.csv and posterior.md to --out, benchmarks/results
+unless told otherwise; rows that did not run stay.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import Tensor
 from mriinv import Prior, Samples, Solver, make_prior, make_solver
 from mriinv.calibration import calibration_path, read_calibration
 from mriinv.compose import find_weights
+from mriinv.files import make_folder
 from mriinv.metrics import psnr
 from mriinv.uncertainty import correlation, coverage, deviations
 
@@ -110,7 +112,7 @@ def calibrated_coverage(case: EvaluationCase, prior: Prior, solver: Solver, samp
 def measure(case: EvaluationCase, method: str) -> Row:
     """Draw samples, and compare them with the reference."""
     prior_name, solver_name, settings = METHODS[method]
-    prior = make_prior(prior_name)
+    prior = make_prior(prior_name).to(case.case.problem.data.device)
     solver = make_solver(solver_name, **settings)
     with counted(prior) as count:
         started = time.perf_counter()
@@ -173,11 +175,15 @@ def main() -> None:
     parser.add_argument("--scan", action="append", help="bart_full8, chiew_sense16 or siat200 (repeatable)")
     parser.add_argument("--mask", action="append", help=f"repeatable; default: {', '.join(MASKS)}")
     parser.add_argument("--only", action="append", choices=list(METHODS), help="methods to run (repeatable)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
     arguments = parser.parse_args()
-    path = RESULTS / "posterior.csv"
+    make_folder(arguments.out)
+    path = arguments.out / "posterior.csv"
     rows = {(row["scan"], row["mask"], row["method"]): row for row in read(path)}
     names = [field.name for field in fields(Row)]
-    for case in evaluation_cases(arguments.data, tuple(arguments.scan or ("bart_full8", "chiew_sense16"))):
+    scans = tuple(arguments.scan or ("bart_full8", "chiew_sense16"))
+    for case in evaluation_cases(arguments.data, scans, arguments.device):
         if case.mask not in (arguments.mask or MASKS):
             continue
         for method in arguments.only or METHODS:
@@ -189,7 +195,7 @@ def main() -> None:
                 writer = csv.DictWriter(file, names)
                 writer.writeheader()
                 writer.writerows(ordered)
-            (RESULTS / "posterior.md").write_text(table(ordered) + "\n")
+            (arguments.out / "posterior.md").write_text(table(ordered) + "\n")
 
 
 if __name__ == "__main__":

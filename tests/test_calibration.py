@@ -182,7 +182,8 @@ def calibration(**changes) -> Calibration:
         "weights_sha256": "0" * 64,
         "operator": "sense",
         "solver": "langevin",
-        "solver_settings": {"samples": 16, "epsilon": None, "form": "eq16"},
+        "solver_settings": {"epsilon": None, "form": "eq16"},
+        "draws": 16,
         "temperature": 1.3,
         "scale": {"2D": {0.5: 0.6, 0.9: 1.7}},
         "psnr_margin": {0.9: -0.5},
@@ -245,7 +246,9 @@ def test_the_half_width_is_that_of_the_coverage():
     samples = sampler(8)(case.problem, PRIOR)
     compared = deviations(samples, case.reference)
     error = (samples.draws.abs().mean((0, 1)) - case.reference.abs()).abs()
-    both = calibration(scale={"2D": {0.9: 1.2}, "lines": {0.9: 3.1}})
+    both = calibration(scale={"2D": {0.9: 1.2}, "lines": {0.9: 3.1}}, draws=8)
+    more = both.model_copy(update={"draws": 30}).half_width(samples, 0.9, "2D") / both.half_width(samples, 0.9, "2D")
+    torch.testing.assert_close(more, torch.full_like(more, quantile(0.9, 8) / quantile(0.9, 30)))  # of Student's t
     for record, sampling, limit in (
         (both, "2D", 1.2),
         (both, "lines", 3.1),

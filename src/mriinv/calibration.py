@@ -18,7 +18,7 @@ from mriinv.files import atomic_path, reason
 from mriinv.uncertainty import Support, predicted_psnr, quantile
 
 MAX_BYTES = 2**20
-UNRELATED = {"temperature", "batch", "long_run"}  # settings that leave the law of the draws at a given T
+UNRELATED = {"temperature", "samples", "batch", "long_run"}  # settings that leave the law of a draw at a given T
 
 Level = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -49,7 +49,8 @@ class Calibration(_Record):
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     operator: str = Field(description="that measured what it was fitted on")
     solver: str
-    solver_settings: dict[str, JsonValue] = Field(description="without those that leave the law of the draws alone")
+    solver_settings: dict[str, JsonValue] = Field(description="without those that leave the law of a draw alone")
+    draws: Annotated[int, Field(ge=2)] = Field(description="of each slice")
     temperature: Positive = Field(description="factor, the sampler's setting of this name")
     scale: dict[Sampling, dict[Level, Positive]] | None = Field(
         None, description="κ of the conformal intervals by level, for masks in 2D and of lines"
@@ -74,14 +75,14 @@ class Calibration(_Record):
         """Return half the width of the interval of `level` around the mean magnitude, ``(batch, y, x)``.
 
         κ·s√(1 + 1/n) with the standard deviation s of the n magnitudes, under a mask of this kind
-        (`Acquisition.sampling`); without a conformal scale κ is that of Gaussian magnitudes. `InputError` for a level
-        or a kind of mask that was not fitted.
+        (`Acquisition.sampling`). κ is that of Gaussian magnitudes (`uncertainty.quantile`), times what the conformal
+        scale is of it for the draws of the fit. `InputError` for a level or a kind of mask that was not fitted.
         """
         draws = samples.draws.shape[0] * samples.draws.shape[1]
-        if self.scale is None:
-            kappa = quantile(level, draws)
-        else:
-            kappa = _fitted(f"scale.{sampling}", self.scale.get(sampling), level)
+        kappa = quantile(level, draws)
+        if self.scale is not None:
+            fitted = _fitted(f"scale.{sampling}", self.scale.get(sampling), level)
+            kappa *= fitted / quantile(level, self.draws)
         return kappa * (1 + 1 / draws) ** 0.5 * samples.magnitude_std
 
     def psnr_bound(self, samples: Samples, level: float, support: Support | None) -> float:

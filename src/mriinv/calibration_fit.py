@@ -271,6 +271,7 @@ def calibrate_weights(
         operator=config.operator.name,
         solver=config.solver.name,
         solver_settings=sampler.settings.model_dump(mode="json", exclude=UNRELATED),
+        draws=next(iter(found.after.values()))[0].draws,
         temperature=found.temperature,
         scale=found.scale,
         psnr_margin=found.psnr_margin,
