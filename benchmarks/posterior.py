@@ -20,8 +20,10 @@ import csv
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.cases import EvaluationCase, evaluation_cases
@@ -53,7 +55,7 @@ METHODS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One sampler on one slice under one mask."""
+    """One sampler under one mask: means over the slices of a scan."""
 
     scan: str
     mask: str
@@ -140,6 +142,12 @@ def measure(case: EvaluationCase, method: str) -> Row:
     )
 
 
+def mean(rows: list[Row]) -> dict[str, Any]:
+    """Return the rows of several slices as one."""
+    columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
+    return {name: fmean(values) if isinstance(values[0], float) else values[0] for name, values in columns.items()}
+
+
 def read(path: Path) -> list[dict[str, str]]:
     """Return the rows of an earlier run; none without a file."""
     if not path.exists():
@@ -183,13 +191,15 @@ def main() -> None:
     rows = {(row["scan"], row["mask"], row["method"]): row for row in read(path)}
     names = [field.name for field in fields(Row)]
     scans = tuple(arguments.scan or ("bart_full8", "chiew_sense16"))
-    for case in evaluation_cases(arguments.data, scans, arguments.device):
-        if case.mask not in (arguments.mask or MASKS):
+    cases = evaluation_cases(arguments.data, scans, arguments.device)
+    for (scan, mask), slices in groupby(cases, lambda case: (case.scan, case.mask)):
+        if mask not in (arguments.mask or MASKS):
             continue
+        group = list(slices)
         for method in arguments.only or METHODS:
-            row = asdict(measure(case, method))
-            rows[case.scan, case.mask, method] = {n: "" if row[n] is None else str(row[n]) for n in names}
-            print(table([rows[case.scan, case.mask, method]]).splitlines()[-1], flush=True)
+            row = mean([measure(case, method) for case in group])
+            rows[scan, mask, method] = {n: "" if row[n] is None else str(row[n]) for n in names}
+            print(table([rows[scan, mask, method]]).splitlines()[-1], flush=True)
             ordered = sorted(rows.values(), key=lambda r: (r["scan"], r["mask"], list(METHODS).index(r["method"])))
             with path.open("w", newline="") as file:
                 writer = csv.DictWriter(file, names)
