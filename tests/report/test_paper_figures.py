@@ -142,8 +142,8 @@ def test_posteriors(scan, drawn, tmp_path):
     (figure,) = drawn
     check_png(path, figure)
     check_text(figure)
-    assert len(figure.axes) == 2 * (6 + 1)
-    assert [axes.get_title() for axes in figure.axes[:7]] == [
+    assert len(figure.axes) == 2 * (6 + 2)
+    assert [axes.get_title() for axes in figure.axes[:8]] == [
         "DEEPEN MAP\n" + score(sense, reference),
         "DEEPEN MMSE\n" + score(sense, reference),
         "DEEPEN uncertainty",
@@ -151,12 +151,13 @@ def test_posteriors(scan, drawn, tmp_path):
         "DPS MMSE\n" + score(zero_filled, reference),
         "DPS uncertainty",
         "",
+        "",
     ]
     upper, lower = figure.axes[2].images[0], figure.axes[5].images[0]
-    assert upper.get_clim() == lower.get_clim() == (0, display_limit(torch.stack([narrow, wide])))
+    assert upper.get_clim() == (0, display_limit(narrow)) and lower.get_clim() == (0, display_limit(wide))
     np.testing.assert_allclose(upper.get_array(), narrow, rtol=1e-6)
     np.testing.assert_allclose(lower.get_array(), wide, rtol=1e-6)
-    assert figure.axes[6].get_ylabel() == "standard deviation"
+    assert all(axes.get_ylabel() == "standard deviation" for axes in figure.axes[6:8])
 
 
 def test_errors_leave_no_file(scan, tmp_path):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
@@ -148,7 +147,7 @@ def comparison_figure(path: str | Path, settings: Sequence[Comparison], zoom: Zo
 
 
 def figure5(path: str | Path, blocks: Sequence[Posterior]) -> Path:
-    """Draw per setting a row for either method: MAP or original, MMSE, and the uncertainty on one colour scale.
+    """Draw per setting a row for either method: MAP or original, MMSE, and the uncertainty, each on a scale of its own.
 
     The paper shows variances; standard deviations have the units of the image.
 
@@ -188,11 +187,11 @@ def _sampled(block: SubFigure, posterior: Posterior) -> None:
         axes[0, 0], magnitude(posterior.map_image), limit, _scored(f"{methods[0]} MAP", posterior.map_image, posterior)
     )
     _show(axes[1, 0], magnitude(posterior.reference), limit, "original")
-    highest = display_limit(torch.stack([std for _, std in posterior.estimates.values()]))
     for row, (method, (mmse, std)) in zip(axes, posterior.estimates.items(), strict=True):
         _show(row[1], magnitude(mmse), limit, _scored(f"{method} MMSE", mmse, posterior))
+        highest = display_limit(std)
         colours = _show(row[2], magnitude(std), highest, f"{_short(method)} uncertainty", UNCERTAINTY_COLOURS)
-    block.colorbar(colours, ax=axes[:, 2], label="standard deviation")
+        block.colorbar(colours, ax=row[2], label="standard deviation", shrink=0.9)
 
 
 def _figure(width: float, height: float) -> Figure:
