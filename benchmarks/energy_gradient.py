@@ -2,8 +2,8 @@
 
 ½‖F(x/σ)‖² and its gradient, σ = 0.02, of a simulated head, on the CPU with one thread: autograd through the network in
 contiguous (NCHW) and in channels-last memory, the explicit backward of `mriinv`, and both under autocast to bfloat16;
-with --compile also what `torch.compile` makes of the explicit one. U-Net 32-64 has the weights that ship, the others
-random ones; `published` is the paper's five layers, |·| left out.
+with --compile also what `torch.compile` makes of the explicit one. U-Net 32-64-128 has the weights that ship, the
+others random ones; `published` is the paper's five layers, |·| left out.
 
 Speed is the CPU time of autograd NCHW over that of the variant: medians of interleaved runs, each right after an
 untimed one. Memory is the peak of one gradient in a new process over weights and image, relative to autograd NCHW.
@@ -61,7 +61,7 @@ def network(name: str, channels_last: bool) -> FeatureNetwork | PublishedNetwork
     if name == "published":
         return PublishedNetwork(64, "relu", "sum", (1, 1)).requires_grad_(False)
     made = (FeatureNetwork if channels_last else Contiguous)(WIDTHS[name], 2, 2, True, "silu")
-    if name == "U-Net 32-64":
+    if name == "U-Net 32-64-128":
         made.load_state_dict(make_prior("deepen").get_submodule("network").state_dict())
     return made.requires_grad_(False)
 

@@ -76,9 +76,10 @@ def cg_sense(case: Case, weight: float | None) -> Outcome:
     return Outcome(solution.image, int(solution.iterations))
 
 
-def sparse(prior: str) -> Run:
+def sparse(prior: str, robust: bool = False) -> Run:
     def run(case: Case, weight: float | None) -> Outcome:
-        solution = Reconstruction(make_prior(prior, weight=weight), "fista", "cpu")(case.problem)
+        problem = case.problem.robust() if robust else case.problem
+        solution = Reconstruction(make_prior(prior, weight=weight), "fista", "cpu")(problem)
         return Outcome(solution.image, int(solution.iterations))
 
     return run
@@ -120,8 +121,10 @@ def pics(problem: InverseProblem, options: list[str]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image))[None] * problem.scale.view(-1, 1, 1)
 
 
+ROBUST = "l1-wavelet, robust"  # with the data term of mm-cg
 OURS: dict[str, Run] = {"CG-SENSE": cg_sense, "TV": sparse("tv"), "l1-wavelet": sparse("l1-wavelet")}
-START = {"CG-SENSE": 0.006, "TV": 0.0015, "l1-wavelet": 0.0025}  # where the search for λ begins
+OURS[ROBUST] = sparse("l1-wavelet", robust=True)
+START = {"CG-SENSE": 0.006, "TV": 0.0015, "l1-wavelet": 0.0025, ROBUST: 0.001}  # where the search for λ begins
 
 
 def measure(one: EvaluationCase, method: str, run: Run, weight: float | None) -> Row:
@@ -148,17 +151,18 @@ def tuned(one: EvaluationCase, method: str, run: Run, start: float, most: int = 
 
 
 def compare(one: EvaluationCase, untuned: Mapping[str, Run], only: str | None) -> list[Row]:
-    """Return the rows of every method on one slice, or those of the untuned methods whose name begins with `only`."""
-    chosen = {name: run for name, run in untuned.items() if only is None or name.startswith(only)}
-    rows = [measure(one, name, run, None) for name, run in chosen.items()]
-    if only is not None:
-        return rows
+    """Return the rows of every method on one slice, or of those whose name begins with `only`, without BART's."""
+
+    def chosen(methods: Mapping[str, Run]) -> dict[str, Run]:
+        return {name: run for name, run in methods.items() if name.startswith(only or "")}
+
+    rows = [measure(one, name, run, None) for name, run in chosen(untuned).items()]
     best: dict[str, Row] = {}
-    for method, run in OURS.items():
+    for method, run in chosen(OURS).items():
         default = measure(one, method, run, None)
         best[method] = tuned(one, f"{method}, tuned", run, START[method])
         rows += [default, max(best[method], replace(default, method=best[method].method), key=lambda row: row.psnr)]
-    if shutil.which("bart") is not None:
+    if only is None and shutil.which("bart") is not None:
         for method, (options, counterpart) in BART.items():
             start = best[counterpart].weight
             assert start is not None
@@ -248,12 +252,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with bart_full8, chiew_sense16 and siat200")
     parser.add_argument("--scan", action="append", default=[], help="default: all")
-    parser.add_argument("--only", metavar="NAME", help="untuned methods that begin with NAME: zero-filled or DEEPEN")
+    parser.add_argument("--only", metavar="NAME", help="methods that begin with NAME, none of BART's")
     parser.add_argument("--energy", action="append", default=[], metavar="NAME=FILE", help="DEEPEN with other weights")
     parser.add_argument("--out", type=Path, default=RESULTS / "methods", help="name of the results without ending")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    untuned = {"zero-filled": zero_filled, "DEEPEN": deepen(), "DEEPEN, MM-CG as published": deepen(memory=0)}
+    untuned = {
+        "zero-filled": zero_filled,
+        "DEEPEN": deepen(),
+        "DEEPEN, squares": deepen(robust=False),
+        "DEEPEN, MM-CG as published": deepen(robust=False, memory=0),
+    }
     for name, _, file in (energy.partition("=") for energy in options.energy):
         untuned[f"DEEPEN, {name}"] = deepen(file)
     found: list[Row] = []

@@ -47,6 +47,10 @@ class MMCG(Solver):
     below what the data leave open, the mode of the posterior is sharper than anything they support; unless it is set,
     the last level is therefore the largest of the noise of the data, `FLOOR`, and the rms distance between the image
     and the start, which SENSE was wrong by.
+
+    With `robust` the data term is that of `InverseProblem.robust`: what no image explains, such as errors of the coil
+    maps or a line that went wrong, does not enter it squared.
+
     The stopping rule is the paper's: |C(x_{n+1}) − C(x_n)| ≤ `tolerance`·C(x_n), or `max_iterations`. The history has
     one row per step: cost, data term and energy (scale 1), length of the step relative to the image, L, noise level,
     CG iterations, gradients of E evaluated so far.
@@ -56,6 +60,7 @@ class MMCG(Solver):
     requires = (frozenset({"energy", "gradient"}),)
 
     class Settings(ComponentSettings):
+        robust: bool = setting(True, "count samples that noise does not explain less (Huber); false: as published")
         tolerance: float = setting(1e-6, "relative change of the cost at which to stop", gt=0)
         max_iterations: int = setting(500, "largest number of steps, those at higher noise levels included", ge=1)
         memory: int = setting(10, "earlier steps that accelerate; 0: MM-CG as published", ge=0)
@@ -85,7 +90,8 @@ class MMCG(Solver):
     ) -> Solution:
         assert prior is not None
         s = self.settings
-        state = State(problem, prior, problem.sense() if initial is None else initial.clone())
+        start = problem.sense() if initial is None else initial.clone()
+        state = State(self.posed(problem), prior, start)
         quasi_newton = QuasiNewton(s.memory) if s.memory else None
         count = self._count(prior)
         for number in range(1, count + 1):

@@ -25,6 +25,7 @@ from mriinv import (
     setting,
 )
 from mriinv_sense import calibration
+from mriinv_sense.robust import huber_weights
 
 UNIT_TOLERANCE = 1e-5  # of Σ|c|² from 1, above the rounding of single precision
 
@@ -134,7 +135,7 @@ class SenseOperator(Operator):
     def gram(self, image: Image) -> Image:
         self._check(image, "image")
         if not self._axes:
-            return image * self._weight
+            return image * self._weight * self._gram_mask
         if image.device.type != "cpu":
             return self._gram_batched(image)
         return torch.stack([self._add_gram(torch.zeros_like(one), one, index) for index, one in enumerate(image)])
@@ -171,6 +172,14 @@ class SenseOperator(Operator):
         solutions, iterations = [r.solution for r in results], [r.iterations for r in results]
         return CGResult(torch.cat(solutions), torch.cat(iterations), torch.cat(histories, 1))
 
+    def robust(self, residual: KSpace, noise_std: PerImage) -> tuple[SenseOperator, Tensor]:
+        weights = huber_weights(residual, self.mask, noise_std)
+        root = weights.sqrt()
+        weighted = copy.copy(self)
+        weighted._sampling = self._sampling * root
+        weighted._axes, weighted._gram_mask = _gram_mask(self.mask * weights, self.coil_maps.dtype)
+        return weighted, root[:, None]
+
     def fully_sampled_image(self, data: KSpace) -> Image:
         """Return Cᴴ Fᴴ y, the coil-combined image of fully sampled data."""
         everything = torch.ones(1, 1, self._shape[1], dtype=torch.bool, device=data.device)
@@ -196,9 +205,9 @@ class SenseOperator(Operator):
     def _add_gram(self, total: Tensor, image: Tensor, index: int) -> Tensor:
         """Add AᴴA of one image to `total`, in place; temporaries are one coil large and stay in the cache."""
         maps, conjugate = _select(self.coil_maps, index), _select(self._conjugate, index)
-        if not self._axes:
-            return total.addcmul_(image, _select(self._weight, index).to(image.dtype))
         mask = _select(self._gram_mask, index)
+        if not self._axes:
+            return total.addcmul_(image, mask * _select(self._weight, index))
         for coil, conjugate_coil in zip(maps, conjugate, strict=True):
             spectrum = torch.fft.fftn(coil * image, dim=self._axes).mul_(mask)
             total.addcmul_(torch.fft.ifftn(spectrum, dim=self._axes, norm="forward"), conjugate_coil)
@@ -225,8 +234,8 @@ def _select(per_image: Tensor, index: int) -> Tensor:
     return per_image[index if len(per_image) > 1 else 0]
 
 
-def _gram_mask(mask: Mask, dtype: torch.dtype) -> tuple[tuple[int, ...], Tensor]:
-    """Return the axes along which `mask` varies, and 1/N times the mask over them, in the order of `fft2`."""
+def _gram_mask(mask: Tensor, dtype: torch.dtype) -> tuple[tuple[int, ...], Tensor]:
+    """Return the axes along which `mask` or weights vary, and 1/N times these over them, in the order of `fft2`."""
     axes = tuple(axis for axis in (-2, -1) if (mask != mask.narrow(axis, 0, 1)).any())
     for axis in {-2, -1} - set(axes):
         mask = mask.narrow(axis, 0, 1)

@@ -68,7 +68,7 @@ class Case:
             values["psnr_lost"] = max(0.0, max(seen) - values["psnr"])
         history = solution.history
         if {"cost", "energy"} <= history.keys() and self.truth is not None:
-            normalised = self.problem.normalised()
+            normalised = solver.posed(self.problem.normalised())
             if normalised.noise_std is not None:
                 prior = prior.at_noise(torch.as_tensor(normalised.noise_std))
             levels = history["noise_level"][-1] if prior.noise_range and "noise_level" in history else None

@@ -77,6 +77,13 @@ class Operator(Component, ABC):
             max_iterations=max_iterations,
         )
 
+    def robust(self, residual: Tensor, noise_std: PerImage) -> tuple[Operator, Tensor] | None:
+        """Return W^½A and W^½ ``(batch, …)``, W ≤ 1 small where `residual` Ax − b is larger than its noise explains.
+
+        None where samples have no weights, the default.
+        """
+        return None
+
     def fully_sampled_image(self, data: Tensor) -> Image | None:
         """Return the image that fully sampled `data` show through this operator, None where that has no meaning."""
         return None

@@ -16,6 +16,7 @@ from mriinv.errors import InputError
 
 SCALE_QUANTILE = 0.99
 SENSE_REGULARISATION = 0.01
+ROBUST_REGULARISATION, ROBUST_TOLERANCE = 1e-4, 1e-4  # of the image whose residuals are looked at
 
 
 def reference_scale(image: Image) -> PerImage:
@@ -80,6 +81,28 @@ class InverseProblem:
         """
         shift = regularisation * self.operator.norm_bound**2
         return self.operator.solve_normal(self.back_projection(), shift, max_iterations=100).solution
+
+    def robust(self) -> InverseProblem:
+        r"""Return the problem ½‖W^½(Ax − b)‖², the weights W of Huber's loss in place of equal ones.
+
+        Noise is not all that measurements hold: errors of the coil maps, motion, single lines that went wrong. Samples
+        that the least-squares image leaves a residual ρ above the noise η are given the weight η/ρ, so that large
+        residuals count by their length and no longer by its square (Huber 1964, doi:10.1214/aoms/1177703732; one
+        step of reweighting). The operator finds ρ (`Operator.robust`); the problem itself is returned where it has no
+        weights, or where the noise is unknown or none.
+        """
+        noise = self.noise_std
+        if not isinstance(noise, Tensor) or not (noise > 0).all():
+            return self
+        shift = ROBUST_REGULARISATION * self.operator.norm_bound**2
+        image = self.operator.solve_normal(
+            self.back_projection(), shift, tolerance=ROBUST_TOLERANCE, max_iterations=100
+        ).solution
+        found = self.operator.robust(self.operator.forward(image) - self.data, noise)
+        if found is None:
+            return self
+        operator, root = found
+        return replace(self, operator=operator, data=root * self.data)
 
     def data_term(self, image: Image) -> PerImage:
         """Return ½‖A x − b‖² per image, summed in float64; the residual is formed first, so nothing cancels."""

@@ -59,6 +59,7 @@ class Sampler(Solver):
     a noise-conditional prior (annealing), through a burn-in, and on to the draws. It keeps what the diagnostics need,
     and lets one chain go on for a check of the long run.
 
+    C is ½‖Ax − b‖² + E(x); with `robust` the data term is that of `InverseProblem.robust`.
     T is `temperature` times the one at which exp(−C/T) is the posterior of the prior as it was learned
     (`Prior.temperature`). The samples are images at the last noise level: they have noise of this level where the data
     leave it open, which is what fully sampled images of the same noise have as well.
@@ -87,6 +88,7 @@ class Sampler(Solver):
         long_run: float = setting(
             10.0, "one chain goes on to so many times the length of annealing and burn-in; 0: no such check", ge=0
         )
+        robust: bool = setting(True, "count samples that noise does not explain less (Huber); false: squares alone")
 
     @abstractmethod
     def chain(
@@ -168,9 +170,10 @@ class Sampler(Solver):
         levels, report = self._levels(problem, prior), _Report(self.name, monitor)
         chain: Chain | None = None
         draws, traces, acceptance = list[Tensor](), list[dict[str, Tensor]](), list[Tensor]()
+        given, problem = problem, self.posed(problem)
         while len(draws) < chains:
             count = min(together, chains - len(draws))
-            start = self.first_state(problem, generator) if initial is None else initial
+            start = self.first_state(given, generator) if initial is None else initial
             if not draws:
                 self.check(problem, prior, start, levels[-1], generator)
             chain = self._annealed(problem, prior, start.repeat(count, 1, 1), levels, generator, report)

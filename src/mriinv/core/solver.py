@@ -71,6 +71,10 @@ class Solver(Component, ABC):
         support = problem.operator.support
         return solution.scaled(factor if support is None else factor * support)
 
+    def posed(self, problem: InverseProblem) -> InverseProblem:
+        """Return the problem that is solved: `InverseProblem.robust` where the solver has a setting ``robust``, on."""
+        return problem.robust() if getattr(self.settings, "robust", False) else problem
+
     @abstractmethod
     def solve(
         self,

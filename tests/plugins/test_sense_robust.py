@@ -1,0 +1,114 @@
+"""The robust data term: Huber's weights of k-space samples, and problems with them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mriinv import InverseProblem, Prior, complex_noise, make_mask, make_problem, make_solver, simulate_acquisition
+from mriinv.testing.analytic import gaussian_problem
+from mriinv.testing.operators import check_adjoint, check_gram, check_norm_bound
+from mriinv_sense.operator import SenseOperator
+from mriinv_sense.robust import huber_weights
+
+NOISE = 0.1
+
+
+class SmallEnergy(Prior):
+    """½·w‖x‖², so that MM-CG is regularised least squares."""
+
+    name = "small"
+    provides = frozenset({"energy"})
+
+    def energy(self, image, noise_level=None):
+        return 0.005 * image.abs().double().square().sum((1, 2))
+
+
+def drawn(*shape, scale=1.0):
+    return complex_noise(shape, scale, torch.Generator().manual_seed(sum(shape)), torch.complex128)
+
+
+def points(y, x, batch=1):
+    mask = torch.rand(batch, y, x, generator=torch.Generator().manual_seed(y + x)) < 0.6
+    mask[:, y // 2, x // 2] = True
+    return mask
+
+
+def by_hand(residual, mask, noise):
+    """Huber's weights, sample by sample."""
+    _, _, rows, columns = residual.shape
+    power = (residual.abs() ** 2 / 2).mean(1).numpy()
+    sampled = mask.expand(len(residual), rows, columns).numpy()
+    weights = np.ones(power.shape)
+    for image, row, column in np.argwhere(sampled):
+        near = [(r % rows, c % columns) for r in range(row - 1, row + 2) for c in range(column - 1, column + 2)]
+        values = [power[image, r, c] for r, c in near if sampled[image, r, c]]
+        weights[image, row, column] = min(1.0, noise[image] / np.sqrt(np.mean(values)))
+    return weights
+
+
+@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize("shape", [(8, 6), (7, 9)])
+def test_weights_are_those_of_the_definition(shape, lines):
+    mask = points(*shape)[:, :1] | (torch.arange(shape[1]) == 3) if lines else points(*shape)
+    noise = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    residual = mask[:, None] * drawn(2, 3, *shape)
+    found = huber_weights(residual, mask, noise)
+    expected = torch.from_numpy(by_hand(residual, mask, noise.numpy()))
+    where = mask.expand(found.shape)
+    torch.testing.assert_close(found[where], expected[where])
+    assert (found[where] < 1).any() and (found[where] == 1).any()
+
+
+@pytest.mark.parametrize("kind", ["points", "line", "full, one weight"])
+def test_the_weighted_operator_is_the_root_of_the_weights_times_the_operator(kind):
+    y, x = 7, 6
+    maps = drawn(1, 3, y, x)
+    maps = maps / maps.abs().square().sum(1, keepdim=True).sqrt()
+    mask = points(y, x) if kind == "points" else torch.ones(1, 1, x, dtype=torch.bool)
+    if kind == "line":
+        mask[..., ::3] = False
+    operator = SenseOperator(maps, mask)
+    residual = mask[:, None] * (drawn(1, 3, y, x) if kind != "full, one weight" else torch.ones(1, 3, y, x) + 0j)
+    weighted, root = operator.robust(residual.to(maps), torch.tensor([NOISE]))
+    image = drawn(1, y, x)
+    torch.testing.assert_close(weighted(image), root * operator(image))
+    check_adjoint(weighted, image, drawn(1, 3, y, x))
+    check_gram(weighted, image)
+    check_norm_bound(weighted, image)
+    assert (root < 1).any()
+
+
+def test_what_noise_explains_keeps_its_weight():
+    full = simulate_acquisition(shape=(48, 40), coils=6, seed=2)
+    problem = make_problem(full.undersampled(make_mask("poisson-2d", (48, 40), acceleration=3, seed=1)))
+    x = torch.randn(1, 48, 40, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    noise = complex_noise(problem.data.shape, NOISE, torch.Generator().manual_seed(1)) * problem.operator.mask[:, None]
+    data = problem.operator(x) + noise
+    weights = InverseProblem(problem.operator, data, NOISE).robust().data.abs() / data.abs().clamp_min(1e-12)
+    assert weights[data.abs() > 0].square().mean() > 0.99
+
+
+def test_a_line_that_went_wrong_hurts_less():
+    full = simulate_acquisition(shape=(64, 56), coils=8, seed=3)
+    scan = full.undersampled(make_mask("random-1d", (64, 56), acceleration=2, seed=3))
+    truth = make_problem(full).operator.fully_sampled_image(full.kspace)
+    wrong = scan.kspace.clone()
+    line = next(i for i in range(6, 56) if scan.mask[0, 0, i])
+    wrong[..., line] += 20 * float(full.noise_std) * torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    problem = make_problem(scan)
+    problem = InverseProblem(problem.operator, wrong, full.noise_std, problem.scale)
+    images = [make_solver("mm-cg", robust=robust, levels=1)(problem, SmallEnergy()).image for robust in (True, False)]
+    robust, squares = (float((image - truth).norm()) for image in images)
+    assert robust < 0.8 * squares
+
+
+def test_without_noise_or_weights_the_problem_stays():
+    acquisition = simulate_acquisition(shape=(32, 32), coils=4)
+    known = make_problem(acquisition)
+    for noise in (None, 0.0):
+        unknown = InverseProblem(known.operator, known.data, noise)
+        assert unknown.robust() is unknown
+    dense = replace(gaussian_problem((3, 3))[0], noise_std=0.1)
+    assert dense.robust() is dense
