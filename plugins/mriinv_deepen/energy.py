@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mriinv import ComponentSettings, FeatureNetwork, Prior, PublishedNetwork, from_channels, setting, to_channels
 
 NOISE_EXPONENT = 7 / 6  # fitted to three scans, whose noise differs 15-fold
+LEAST_NOISE = 5e-4  # per real component, image scale 1; data without any noise need a prior as well
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class DeepenEnergy(Prior):
         return {"data_noise_std": noise_std}
 
     def at_noise(self, noise_std: Tensor) -> DeepenEnergy:
-        """Return the energy times γ = (η/η₀)^`NOISE_EXPONENT`, η the noise of the data (the parameters are shared).
+        """Return the energy times γ = (η/η₀)^`NOISE_EXPONENT`, η ≥ `LEAST_NOISE` (the parameters are shared).
 
         With an exact prior the factor would be (η/η₀)², as eq. 6 absorbs the variance; since the prior is not, its
         error does not shrink with the noise, and an exponent little above 1 is what real scans ask for.
@@ -129,7 +130,7 @@ class DeepenEnergy(Prior):
         if trained is None:
             return self
         other = copy.copy(self)
-        other.noise_factor = (noise_std.double() / trained) ** NOISE_EXPONENT
+        other.noise_factor = (noise_std.double().clamp_min(LEAST_NOISE) / trained) ** NOISE_EXPONENT
         return other
 
     def temperature(self, noise_std: Tensor) -> Tensor:

@@ -104,6 +104,8 @@ class MaximumLikelihood(Trainer):
                 raise ValueError(f"true_noise_std: {self.true_noise_std} needs langevin.epsilon")
             if "noise_level" in self.langevin:
                 raise ValueError("langevin.noise_level: set the levels of the trainer instead")
+            if "robust" in self.langevin:
+                raise ValueError("langevin.robust: training data have noise alone, and squares")
             if self.levels is not None and self.true_noise_std is not None:
                 raise ValueError("true_noise_std: with levels, true images have the noise of their level")
             if self.pool % len(self.levels or (None,)):

@@ -31,7 +31,7 @@ Step = Callable[[State, Solve, float], StepTaken]
 class MMCG(Solver):
     r"""Majorise-minimise with conjugate gradients.
 
-    As published (``memory=0``), each step minimises the majoriser of eq. 14,
+    As published (``memory=0, robust=False``), each step minimises the majoriser of eq. 14,
 
     .. math:: x_{n+1} = (A^HA + L I)^{-1} (A^Hb + L x_n − ∇E(x_n)),
 
@@ -108,6 +108,9 @@ class MMCG(Solver):
                     break
         history = {name: torch.stack([row[name] for row in state.history]) for name in state.history[0]}
         return Solution(state.image, state.converged, state.iterations, history)
+
+    def posed(self, problem: InverseProblem) -> InverseProblem:
+        return problem.robust() if self.settings.robust else problem
 
     def _count(self, prior: Prior) -> int:
         """Return the number of noise levels; at least half of `max_iterations` is left for the last one."""

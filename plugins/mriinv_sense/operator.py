@@ -173,6 +173,10 @@ class SenseOperator(Operator):
         return CGResult(torch.cat(solutions), torch.cat(iterations), torch.cat(histories, 1))
 
     def robust(self, residual: KSpace, noise_std: PerImage) -> tuple[SenseOperator, Tensor]:
+        """Return the weighted operator and the roots ``(batch, 1, y, x)`` of `huber_weights`.
+
+        `mask` of the weighted operator stays that of the samples; its AᴴA transforms along both axes, lines too.
+        """
         weights = huber_weights(residual, self.mask, noise_std)
         root = weights.sqrt()
         weighted = copy.copy(self)
@@ -218,10 +222,10 @@ class SenseOperator(Operator):
         return torch.fft.ifftn(spectrum, dim=self._axes, norm="forward").mul_(self._conjugate).sum(1)
 
     def _check(self, value: Tensor, what: str) -> None:
-        batches = {len(value), len(self.coil_maps), len(self.mask)} - {1}
+        batches = {len(value), len(self.coil_maps), len(self._sampling)} - {1}
         expected = self._shape if what != "data" else (self.coil_maps.shape[1], *self._shape)
         if value.shape[1:] != expected or batches - {len(value)}:
-            batch = max(len(self.coil_maps), len(self.mask))
+            batch = max(len(self.coil_maps), len(self._sampling))
             raise InputError(
                 "sense operator",
                 what,

@@ -14,17 +14,19 @@ NEIGHBOURHOOD = 3  # samples along each axis over which residuals are averaged, 
 def huber_weights(residual: KSpace, mask: Mask, noise_std: PerImage) -> Tensor:
     """Return min(1, η/ρ), the weights of Huber's loss with the noise η as its threshold, real ``(batch, y, x)``.
 
-    ρ is the rms of the residual per real component, over the coils and the sampled neighbours in k-space, periodic.
+    ρ is the rms of the residual per real component, over the coils and the sampled neighbours in k-space, periodic. An
+    image without noise, η = 0, has no threshold: its weights are 1.
 
     Parameters
     ----------
-    residual : Ax − b, zero where nothing was sampled
+    residual : Ax − b; what `mask` leaves out is ignored
     noise_std : η per image, per real component
     """
     sampled = mask.to(residual.real.dtype).expand(-1, *residual.shape[-2:])
-    variance = _neighbours(0.5 * residual.abs().square().mean(1)) / _neighbours(sampled).clamp_min(1)
-    threshold = noise_std.to(variance).view(-1, 1, 1)
-    return threshold / torch.maximum(variance.sqrt(), threshold)
+    power = sampled * 0.5 * residual.abs().square().mean(1)
+    rms = (_neighbours(power) / _neighbours(sampled).clamp_min(1)).sqrt()
+    threshold = noise_std.to(rms).view(-1, 1, 1)
+    return torch.where(threshold > 0, threshold / torch.maximum(rms, threshold), 1)
 
 
 def _neighbours(samples: Tensor) -> Tensor:

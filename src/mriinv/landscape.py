@@ -79,7 +79,9 @@ def scan_case(config: RunConfig) -> Case:
 
 
 def case_landscape(prior: Prior, case: Case, *, seed: int, data: bool, **grid: Any) -> Landscape:
-    """Evaluate the energy, or with `data` the cost, around the reference of a case, at the noise of its data.
+    """Evaluate the energy, or with `data` the cost (eq. 6), around the reference of a case, at the noise of its data.
+
+    The data term is that of the paper, ½‖Ax − b‖², also for solvers that use `InverseProblem.robust` instead.
 
     Images are in units of the scale of the problem; z has the `seed`. The prior is on the device of the case, and
     `grid` goes on to `landscape`: ``gaussian``, ``structural``, ``points``.

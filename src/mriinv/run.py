@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mriinv.calibration import Calibration
-from mriinv.compose import Reconstruction, make_problem, with_reference
+from mriinv.compose import Reconstruction, make_problem, make_solver, with_reference
 from mriinv.config import RunConfig
 from mriinv.core.problem import Samples, Solution
 from mriinv.core.sampler import Sampler
@@ -235,7 +235,8 @@ class _Slice:
         prior = reconstruction.prior
         self.map_image: Tensor | None = None
         if isinstance(reconstruction.solver, Sampler) and prior is not None and "energy" in prior.provides:
-            map_estimate = Reconstruction(prior, MAP_SOLVER, str(reconstruction.device))
+            map_solver = make_solver(MAP_SOLVER, robust=reconstruction.solver.settings.robust)
+            map_estimate = Reconstruction(prior, map_solver, str(reconstruction.device))
             self.map_image = map_estimate(self.problem, seed=seed).image
         self.seconds = time.perf_counter() - started
         self.iterations, self.converged = int(self.solution.iterations[0]), bool(self.solution.converged[0])

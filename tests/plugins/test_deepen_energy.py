@@ -258,6 +258,12 @@ def test_energy_follows_the_noise_of_the_data_image_by_image():
     assert fixed.at_noise(torch.tensor([0.5, 0.5])) is fixed
 
 
+def test_data_without_noise_still_have_a_prior():
+    x, prior = image(), energy("residual", data_noise_std=0.01)
+    silent, least = (prior.at_noise(torch.full((2,), noise, dtype=torch.float64)) for noise in (0.0, 5e-4))
+    assert (silent.energy(x) > 0).all() and torch.equal(silent.energy(x), least.energy(x))
+
+
 def test_at_the_temperature_the_energy_is_that_of_the_training():
     """exp(-E/T) is the prior that was learned with the noise η₀, whatever the noise of the data."""
     noise, x = torch.tensor([0.002, 0.03], dtype=torch.float64), image()

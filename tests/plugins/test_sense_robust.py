@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from mriinv import InverseProblem, Prior, complex_noise, make_mask, make_problem, make_solver, simulate_acquisition
+from mriinv import (
+    InputError,
+    InverseProblem,
+    Prior,
+    complex_noise,
+    make_mask,
+    make_problem,
+    make_solver,
+    simulate_acquisition,
+)
 from mriinv.testing.analytic import gaussian_problem
 from mriinv.testing.operators import check_adjoint, check_gram, check_norm_bound
 from mriinv_sense.operator import SenseOperator
@@ -53,7 +62,7 @@ def by_hand(residual, mask, noise):
 def test_weights_are_those_of_the_definition(shape, lines):
     mask = points(*shape)[:, :1] | (torch.arange(shape[1]) == 3) if lines else points(*shape)
     noise = torch.tensor([0.5, 2.0], dtype=torch.float64)
-    residual = mask[:, None] * drawn(2, 3, *shape)
+    residual = drawn(2, 3, *shape)  # not zero where nothing was sampled
     found = huber_weights(residual, mask, noise)
     expected = torch.from_numpy(by_hand(residual, mask, noise.numpy()))
     where = mask.expand(found.shape)
@@ -78,6 +87,48 @@ def test_the_weighted_operator_is_the_root_of_the_weights_times_the_operator(kin
     check_gram(weighted, image)
     check_norm_bound(weighted, image)
     assert (root < 1).any()
+
+
+@pytest.mark.parametrize("map_batch", [1, 2])
+@pytest.mark.parametrize("lines", [False, True])
+def test_images_of_a_batch_have_weights_of_their_own(lines, map_batch):
+    y, x, noise = 7, 6, torch.tensor([0.5, 0.0], dtype=torch.float64)
+    maps = drawn(map_batch, 3, y, x)
+    mask = torch.arange(x).view(1, 1, x) % 3 > 0 if lines else points(y, x)
+    operator, residual, image = SenseOperator(maps, mask), drawn(2, 3, y, x), drawn(2, y, x)
+    weighted, root = operator.robust(residual, noise)
+    assert (root[0] < 1).any() and (root[1] == 1).all()
+    torch.testing.assert_close(weighted(image), root * operator(image))
+    check_adjoint(weighted, image, drawn(2, 3, y, x))
+    check_gram(weighted, image)
+    torch.testing.assert_close(weighted._gram_batched(image), weighted.gram(image))
+    with pytest.raises(InputError, match="image"):
+        weighted(drawn(3, y, x))
+
+
+def test_an_image_without_noise_leaves_the_weights_of_the_others():
+    y, x = 7, 6
+    operator, data = SenseOperator(drawn(1, 3, y, x), points(y, x)), drawn(2, 3, y, x)
+    both = InverseProblem(operator, data, torch.tensor([0.1, 0.0])).robust()
+    alone = InverseProblem(operator, data[:1], 0.1).robust()
+    torch.testing.assert_close(both.data[:1], alone.data)
+    torch.testing.assert_close(both.data[1], data[1])
+
+
+def test_samplers_solve_the_robust_problem_and_advance_the_given_one():
+    full = simulate_acquisition(shape=(24, 20), coils=4, seed=1)
+    problem = make_problem(full.undersampled(make_mask("random-1d", (24, 20), 1.5, 12, seed=1)))
+    problem = replace(problem, noise_std=problem.noise_std / 5)  # weights well below 1
+    assert problem.robust() is not problem
+    settings = {"samples": 2, "levels": 1, "burn_in": 2, "long_run": 0}
+    drawn_by = {on: make_solver("langevin", robust=on, **settings) for on in (True, False)}
+    images = {on: sampler(problem, SmallEnergy()).image for on, sampler in drawn_by.items()}
+    assert not torch.allclose(images[True], images[False])
+    chains = [
+        sampler.advance(problem, SmallEnergy(), images[True], 2, torch.Generator().manual_seed(0))
+        for sampler in drawn_by.values()
+    ]
+    assert torch.equal(*chains)
 
 
 def test_what_noise_explains_keeps_its_weight():

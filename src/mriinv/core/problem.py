@@ -88,11 +88,12 @@ class InverseProblem:
         Noise is not all that measurements hold: errors of the coil maps, motion, single lines that went wrong. Samples
         that the least-squares image leaves a residual ρ above the noise η are given the weight η/ρ, so that large
         residuals count by their length and no longer by its square (Huber 1964, doi:10.1214/aoms/1177703732; one
-        step of reweighting). The operator finds ρ (`Operator.robust`); the problem itself is returned where it has no
-        weights, or where the noise is unknown or none.
+        step of reweighting; a second call weights again). The operator finds ρ (`Operator.robust`); the problem itself
+        is returned where it has no weights, or where the noise is unknown or none.
         """
         noise = self.noise_std
-        if not isinstance(noise, Tensor) or not (noise > 0).all():
+        weighted = type(self.operator).robust is not Operator.robust
+        if not weighted or not isinstance(noise, Tensor) or not (noise > 0).any():
             return self
         shift = ROBUST_REGULARISATION * self.operator.norm_bound**2
         image = self.operator.solve_normal(

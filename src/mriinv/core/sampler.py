@@ -59,7 +59,8 @@ class Sampler(Solver):
     a noise-conditional prior (annealing), through a burn-in, and on to the draws. It keeps what the diagnostics need,
     and lets one chain go on for a check of the long run.
 
-    C is ½‖Ax − b‖² + E(x); with `robust` the data term is that of `InverseProblem.robust`.
+    C is ½‖Ax − b‖² + E(x); with `robust`, `solve` takes the data term of `InverseProblem.robust`, and `advance`, for
+    trainers, the problem as it is.
     T is `temperature` times the one at which exp(−C/T) is the posterior of the prior as it was learned
     (`Prior.temperature`). The samples are images at the last noise level: they have noise of this level where the data
     leave it open, which is what fully sampled images of the same noise have as well.
@@ -89,6 +90,9 @@ class Sampler(Solver):
             10.0, "one chain goes on to so many times the length of annealing and burn-in; 0: no such check", ge=0
         )
         robust: bool = setting(True, "count samples that noise does not explain less (Huber); false: squares alone")
+
+    def posed(self, problem: InverseProblem) -> InverseProblem:
+        return problem.robust() if self.settings.robust else problem
 
     @abstractmethod
     def chain(

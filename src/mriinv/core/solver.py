@@ -72,8 +72,8 @@ class Solver(Component, ABC):
         return solution.scaled(factor if support is None else factor * support)
 
     def posed(self, problem: InverseProblem) -> InverseProblem:
-        """Return the problem that is solved: `InverseProblem.robust` where the solver has a setting ``robust``, on."""
-        return problem.robust() if getattr(self.settings, "robust", False) else problem
+        """Return the problem whose data term counts: the given one, unless a solver replaces it."""
+        return problem
 
     @abstractmethod
     def solve(
