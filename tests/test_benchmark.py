@@ -583,7 +583,7 @@ def test_interrupted_processes_store_and_stay_silent(tmp_path: Path) -> None:
             time.sleep(0.1)
         before = [path.stat().st_mtime_ns for path in stored]
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate(timeout=240)
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
