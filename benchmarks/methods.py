@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.methods DATA [--scan bart_full8] [--only DEEPEN] [--energy "DSM only=FILE"]
 
-Writes benchmarks/results/methods.csv (a row per slice and method) and methods.md (means over slices); with --only, the
-other rows stay as they are. --energy adds DEEPEN with other weights. Tuned means the
+Writes benchmarks/results/methods.csv (a row per slice and method) and methods.md (means over slices, PSNR at a glance
+first); with --only, the other rows stay as they are. --energy adds DEEPEN with other weights. Tuned means the
 best of a hill climb over λ in factors of 1.6 by PSNR on the case itself: what a method could reach, not what a user
 gets. BART (``bart pics``) gets the same data, coil maps and scale, and climbs from the best λ of its counterpart; its
 seconds are those of the whole call. DEEPEN runs to convergence with the weights that ship; nothing of it is tuned.
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.cases import EvaluationCase, evaluation_cases, real_scan
+from benchmarks.cases import MASKS, EvaluationCase, evaluation_cases, real_scan
 from deepinv.models import TVDenoiser
 from torch import Tensor
 
@@ -35,6 +35,7 @@ from mriinv.validation import Case
 
 RESULTS = Path(__file__).parent / "results"
 RATIO, TRIALS, BART_TRIALS = 1.6, 9, 5
+TUNED = ", tuned"
 BART = {  # lines need these many iterations; -u is the penalty of ADMM at which it is quickest
     "BART -l2": (["-l2", "-i", "100", "-r", "{}"], "CG-SENSE"),
     "BART -R T": (["-m", "-u", "0.01", "-i", "200", "-R", "T:3:0:{}"], "TV"),
@@ -160,13 +161,13 @@ def compare(one: EvaluationCase, untuned: Mapping[str, Run], only: str | None) -
     best: dict[str, Row] = {}
     for method, run in chosen(OURS).items():
         default = measure(one, method, run, None)
-        best[method] = tuned(one, f"{method}, tuned", run, START[method])
+        best[method] = tuned(one, method + TUNED, run, START[method])
         rows += [default, max(best[method], replace(default, method=best[method].method), key=lambda row: row.psnr)]
     if only is None and shutil.which("bart") is not None:
         for method, (options, counterpart) in BART.items():
             start = best[counterpart].weight
             assert start is not None
-            rows.append(tuned(one, f"{method}, tuned", bart(options), start, BART_TRIALS))
+            rows.append(tuned(one, method + TUNED, bart(options), start, BART_TRIALS))
     return rows
 
 
@@ -183,14 +184,30 @@ def stored(path: Path) -> list[Row]:
 
 
 def merged(rows: list[Row], found: list[Row]) -> list[Row]:
-    """Return `rows` with those that were `found` again in their place, case by case in the order of the methods."""
+    """Return `rows` with those that were `found` again in their place; new ones come last among those of their case."""
 
-    def key(row: Row) -> tuple[str, str, str]:
+    def case(row: Row) -> tuple[str, str, str]:
         return row.scan, row.mask, row.slice
 
-    again = {(*key(row), row.method) for row in found}
-    kept = [row for row in rows if (*key(row), row.method) not in again]
-    return [row for case in dict.fromkeys(map(key, [*rows, *found])) for row in [*found, *kept] if key(row) == case]
+    again = {(*case(row), row.method): row for row in found}
+    kept = [again.pop((*case(row), row.method), row) for row in rows]
+    order = list(dict.fromkeys(map(case, [*rows, *found])))
+    return sorted([*kept, *again.values()], key=lambda row: order.index(case(row)))
+
+
+def overview(rows: list[Row]) -> str:
+    """Return the Markdown table of mean PSNR, a column per mask; "a / b": with the defaults, and tuned on the case."""
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in rows:
+        values.setdefault((row.scan, row.method), {}).setdefault(row.mask, []).append(row.psnr)
+    lines = [f"| scan | method | {' | '.join(MASKS)} |", "|" + "---|" * (2 + len(MASKS))]
+    for scan, method in values:
+        if (scan, method.removesuffix(TUNED)) in values and method.endswith(TUNED):
+            continue
+        both = [found for name in (method, method + TUNED) if (found := values.get((scan, name)))]
+        cells = [" / ".join(f"{statistics.mean(found[mask]):.2f}" for found in both if mask in found) for mask in MASKS]
+        lines.append(f"| {scan} | {method} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def table(rows: list[Row]) -> str:
@@ -275,7 +292,7 @@ def main() -> None:
         writer = csv.DictWriter(file, vars(rows[0]))
         writer.writeheader()
         writer.writerows(vars(row) for row in rows)
-    text = f"{table(rows)}\n{proximal_map_speed(options.data)}"
+    text = f"{overview(rows)}\n{table(rows)}\n{proximal_map_speed(options.data)}"
     options.out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -24,8 +24,8 @@ COMMANDS = [line for block in BLOCKS["sh"][2:] for line in block.splitlines()]
 def folder(tmp_path_factory):
     """A folder with the files that the README names."""
     folder = tmp_path_factory.mktemp("readme")
-    full = simulate_acquisition(shape=(64, 56), coils=4)
-    scans = {"scan.h5": full, "undersampled.h5": full.undersampled(make_mask("poisson-2d", (64, 56), 3, 18, 0))}
+    full = simulate_acquisition(shape=(48, 40), coils=4)
+    scans = {"scan.h5": full, "undersampled.h5": full.undersampled(make_mask("poisson-2d", (48, 40), 3, 16, 0))}
     (folder / "scans").mkdir()
     scans["scans/first.h5"] = full
     for name, scan in scans.items():

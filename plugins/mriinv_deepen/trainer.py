@@ -94,7 +94,9 @@ class MaximumLikelihood(Trainer):
         curvature_weight: float = setting(0.0, "weight of the penalty on the curvature of the energy", ge=0)
         curvature_limit: float = setting(1.0, "curvature from which on it is penalised", gt=0)
         langevin: dict[str, Any] = setting({}, "settings of the `langevin` solver that advances the chains")
-        chain_precision: Literal["float32", "bfloat16"] = setting("bfloat16", "arithmetic of the network in the chains")
+        chain_precision: Literal["float32", "bfloat16"] | None = setting(
+            None, "arithmetic of the network in the chains; none: bfloat16 where the device has it, as emulation is slow"
+        )
 
         @model_validator(mode="after")
         def _settings_agree(self) -> MaximumLikelihood.Settings:
@@ -171,8 +173,9 @@ class MaximumLikelihood(Trainer):
         position = self._position(step)
         level, sampler = self._levels[position], self._samplers[position]
         prepare = (step // len(self._levels)) % PREPARE_EVERY == 0 or position not in self._prepared
-        device, norms = chain.true.device.type, list[float]()
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=s.chain_precision == "bfloat16"):
+        device, norms = chain.true.device, list[float]()
+        lower = has_bfloat16(device) if s.chain_precision is None else s.chain_precision == "bfloat16"
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=lower):
             if prepare:
                 self._prepared[position] = sampler.prepared(problem, prior, chain.fake, generator)
             chain.fake = self._prepared[position].advance(
@@ -258,6 +261,14 @@ class MaximumLikelihood(Trainer):
             if (step_size := state.get(f"step_size.{position}")) is not None:
                 langevin = {**self.settings.langevin, "step_size": float(step_size)}
                 self._prepared[position] = _langevin(langevin, noise_level=level)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 itself; emulation is two to three times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last one: Arm
 
 
 def _langevin(settings: dict[str, Any], **more: Any) -> Sampler:

@@ -67,7 +67,7 @@ class MMCG(Solver):
         cg_iterations: int = setting(15, "largest number of conjugate-gradient iterations in a step", ge=1)
         cg_tolerance: float = setting(1e-3, "residual at which they stop, relative to the right-hand side", gt=0)
         initial_curvature: float | None = setting(None, "first L; none: 0.5 of the measured curvature of E", gt=0)
-        levels: int = setting(9, "noise levels of the continuation, the last one included; 1: none", ge=1)
+        levels: int = setting(5, "noise levels of the continuation, the last one included; 1: none", ge=1)
         steps_per_level: int | None = setting(None, "steps at each level but the last; none: 1, as published 3", ge=1)
         highest_level: float | None = setting(
             0.1, "first noise level; none: the highest trained", gt=0, unit="std per real component, image scale 1"
@@ -149,13 +149,14 @@ class MMCG(Solver):
         if self.settings.initial_curvature is not None:
             state.curvature = torch.full_like(state.cost, self.settings.initial_curvature)
         elif measure:
-            iterations = 3 if state.direction is None else 1  # the direction changes little between levels
+            # the majoriser needs the largest curvature from the start, which changes little between levels
+            iterations = 1 if self.settings.memory or state.direction is not None else 3
             curvature, state.direction = largest_curvature(
                 lambda x: state.prior.gradient(x, level),
                 state.image,
                 generator,
                 iterations=iterations,
-                initial=state.direction,
+                initial=state.descent if state.direction is None else state.direction,
                 base=state.gradient,
             )
             state.gradients += iterations

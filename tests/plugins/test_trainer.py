@@ -233,6 +233,29 @@ def test_the_gradient_along_the_chain_is_logged():
     assert loss.log["chain_gradient"] == pytest.approx(gradient.abs().square().mean().sqrt().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("processor", "asked", "lowered"),
+    [
+        ({"avx512_bf16": True}, None, True),
+        ({"avx512_f": True, "avx512_bf16": False}, None, False),
+        ({"avx512_bf16": True}, "float32", False),
+        ({}, "bfloat16", True),
+    ],
+)
+def test_chains_use_bfloat16_where_the_processor_has_it(monkeypatch, processor, asked, lowered):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
+    seen = []
+
+    class Watching(QuadraticPrior):
+        def energy_and_gradient(self, *arguments, **more):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().energy_and_gradient(*arguments, **more)
+
+    learner = trainer(chain_steps=2, chain_precision=asked)
+    learner.loss(Watching(), GaussianProblems(), 0, torch.Generator().manual_seed(0))
+    assert (True in seen) == lowered
+
+
 def test_a_restored_trainer_goes_on_bit_for_bit():
     prior, generator = QuadraticPrior(), torch.Generator().manual_seed(0)
     settings = {"pool": 2, "batch": 3, "refresh": 0.2, "langevin": {"epsilon": 0.1}}
