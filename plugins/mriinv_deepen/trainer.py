@@ -95,7 +95,8 @@ class MaximumLikelihood(Trainer):
         curvature_limit: float = setting(1.0, "curvature from which on it is penalised", gt=0)
         langevin: dict[str, Any] = setting({}, "settings of the `langevin` solver that advances the chains")
         chain_precision: Literal["float32", "bfloat16"] | None = setting(
-            None, "arithmetic of the network in the chains; none: bfloat16 where the device has it, as emulation is slow"
+            None,
+            "arithmetic of the network in the chains; none: bfloat16 where the device has it, as emulation is slow",
         )
 
         @model_validator(mode="after")
