@@ -261,6 +261,8 @@ def test_the_half_width_is_that_of_the_coverage():
     assert not calibration().applies("lines")
     with pytest.raises(InputError, match=r"scale.lines: found no level 0\.9; expected none: calibrate"):
         calibration().half_width(samples, 0.9, "lines")
+    with pytest.raises(InputError, match="samples: found one draw; expected two at least"):
+        both.half_width(sampler(1)(case.problem, PRIOR), 0.9, "2D")
     with pytest.raises(InputError, match="calibrate with --conformal, on such masks and enough slices"):
         calibration(psnr_margin=None).psnr_bound(samples, 0.9, None)
 

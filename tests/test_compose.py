@@ -29,6 +29,7 @@ from mriinv.errors import SettingsError, UnknownNameError
 from mriinv.manifest import WeightEntry
 from mriinv.registry import Component, Registry
 from mriinv.testing.analytic import DenseOperator
+from mriinv_sense.operator import SenseOperator
 
 SHAPE = (48, 40)
 
@@ -246,3 +247,26 @@ def test_a_learned_prior_without_weights_is_refused_unless_asked_for():
         make_prior("deepinv-denoiser", model="DnCNN")
     assert make_prior("deepinv-denoiser", weights="none", model="DnCNN", options={"depth": 2, "nf": 2}) is not None
     make_prior("deepinv-denoiser", model="TVDenoiser")  # has nothing to learn
+
+
+@pytest.mark.parametrize(
+    ("prior", "solver", "settings"),
+    [
+        ("deepen", "mm-cg", {"max_iterations": 3}),
+        ("muse", "muse-mm", {"max_iterations": 2}),
+        ("cnn-denoiser", "ista", {"max_iterations": 2}),
+        ("elder", "end-to-end", {}),
+        ("diffusion", "dds", {"steps": 2, "samples": 1}),
+    ],
+)
+def test_double_precision_data_take_single_precision_weights(
+    problem: InverseProblem, prior: str, solver: str, settings: dict[str, object]
+) -> None:
+    maps = problem.operator.exported_maps()["coil_maps"].to(torch.complex128)
+    operator = SenseOperator(maps, problem.operator.mask)
+    double = InverseProblem(operator, problem.data.to(torch.complex128), problem.noise_std)
+    image = make_solver(solver, **settings)(double, make_prior(prior)).image
+    assert image.dtype == torch.complex128 and image.isfinite().all()
+    if solver != "dds":  # which draws other random numbers
+        single = make_solver(solver, **settings)(problem, make_prior(prior)).image
+        assert (image - single).norm() < 0.01 * single.norm()

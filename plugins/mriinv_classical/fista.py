@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, Solver, setting
+from mriinv import (
+    ComponentSettings,
+    InverseProblem,
+    Monitor,
+    Prior,
+    Solution,
+    Solver,
+    inner_product,
+    per_image,
+    setting,
+)
 
 LARGEST_MOMENTUM = 0.9  # without a limit, the error of an inexact proximal map is amplified more and more
 
@@ -55,25 +65,19 @@ class FISTA(Solver):
         while len(history) < s.max_iterations and not stopped.all():
             target = prior.proximal(y - step * (gram_y - projected), step, memory)
             moved = torch.where(stopped.view(-1, 1, 1), 0, target - x)
-            restart = _inner(y - target, moved) > 0
+            restart = inner_product(y - target, moved) > 0
             time, previous = torch.where(restart, 1.0, 0.5 * (1 + (1 + 4 * time.square()).sqrt())), time
             momentum = torch.where(restart, 0, (previous - 1) / time).clamp_max(LARGEST_MOMENTUM)
-            momentum = momentum.to(x.real.dtype).view(-1, 1, 1)
+            momentum = per_image(momentum, x)
             x = x + moved
             gram_x, gram_before = gram(x), gram_x
             y, gram_y = x + momentum * moved, gram_x + momentum * (gram_x - gram_before)
 
             iterations += ~stopped
-            change = (_inner(moved, moved) / _inner(x, x).clamp_min(torch.finfo(time.dtype).tiny)).sqrt()
-            row = {"change": change, "data": constant + _inner(x, 0.5 * gram_x - projected)}
+            change = (inner_product(moved, moved) / inner_product(x, x).clamp_min(torch.finfo(time.dtype).tiny)).sqrt()
+            row = {"change": change, "data": constant + inner_product(x, 0.5 * gram_x - projected)}
             history.append(row)
             stopped = stopped | (change <= s.tolerance)
             if monitor is not None:
                 monitor(len(history), {name: float(value.mean()) for name, value in row.items()})
         return Solution(x, stopped, iterations, {name: torch.stack([r[name] for r in history]) for name in history[0]})
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Return Re⟨a, b⟩ per image in float64."""
-    products = torch.view_as_real(a).double() * torch.view_as_real(b).double()
-    return products.flatten(1).sum(1)

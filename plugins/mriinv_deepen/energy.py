@@ -148,7 +148,7 @@ class DeepenEnergy(Prior):
         if create_graph:
             return super().energy_and_gradient(image, noise_level, create_graph=True)
         potential, gradient = self._potential_and_gradient(image, self._level(image, noise_level))
-        factor = self._factor().detach()
+        factor = self._factor().detach().to(image.device)
         return factor * potential, factor.to(image.real.dtype).view(-1, 1, 1) * gradient
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:

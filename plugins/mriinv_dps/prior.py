@@ -78,5 +78,6 @@ class Diffusion(Prior):
         rows, columns = image.shape[-2:]
         channels = functional.pad(channels, (0, -columns % MULTIPLE, 0, -rows % MULTIPLE))
         # forward() would cut sizes that are no multiple of 8 into overlapping tiles
-        out = self.network.forward_unet(channels.contiguous(memory_format=torch.channels_last))
+        weights = next(self.network.parameters())
+        out = self.network.forward_unet(channels.to(weights.dtype, memory_format=torch.channels_last))
         return from_channels(out[..., :rows, :columns].to(image.real.dtype))

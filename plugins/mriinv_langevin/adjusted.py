@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mriinv import Chain, InverseProblem, Prior, Sampler, setting
-from mriinv_langevin.chains import KineticChain, LangevinChain, MetropolisChain, Shifted, per_image
+from mriinv import Chain, InverseProblem, Prior, Sampler, per_image, setting
+from mriinv_langevin.chains import KineticChain, LangevinChain, MetropolisChain, Shifted
 from mriinv_langevin.sampler import measured_curvature, stable_step
 
 EXACT = 1e-6  # tolerance of conjugate gradients under the Metropolis correction, which trusts M

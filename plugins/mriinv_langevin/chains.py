@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mriinv import Chain, InverseProblem, Prior, complex_noise
+from mriinv import Chain, InverseProblem, Prior, complex_noise, inner_product, per_image
 
 ACCEPTANCE = 0.574  # the best share of accepted Langevin proposals in many dimensions (Roberts 1998)
 
@@ -154,8 +154,8 @@ class MetropolisChain(LangevinChain):
         move = per_image(self.noise.sqrt(), noise) * self.preconditioner.apply(noise)
         move = move - per_image(self.step_size, move) * drift
         there = self._everything(self.image + move)
-        ratio = cost - there[0] + 0.5 * _inner(move, gradient + there[2])
-        ratio = ratio - 0.25 * self.step_size * (_inner(there[2], there[3]) - _inner(gradient, drift))
+        ratio = cost - there[0] + 0.5 * inner_product(move, gradient + there[2])
+        ratio = ratio - 0.25 * self.step_size * (inner_product(there[2], there[3]) - inner_product(gradient, drift))
         probability = (ratio / self.temperature).exp().clamp(max=1.0).nan_to_num(0.0)  # what is not finite is refused
         draw = torch.rand(len(probability), generator=self.generator, device=probability.device, dtype=torch.float64)
         taken = draw < probability
@@ -176,13 +176,3 @@ class MetropolisChain(LangevinChain):
         energy, gradient = self.evaluate(image)
         assert energy is not None
         return self.problem.data_term(image) + energy, energy, gradient, self.preconditioner.apply(gradient)
-
-
-def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """Return one value per image in the precision of `like`, to be multiplied with images."""
-    return values.to(like.real.dtype).view(-1, 1, 1)
-
-
-def _inner(first: Tensor, second: Tensor) -> Tensor:
-    """Return Re⟨first, second⟩ per image, summed in float64."""
-    return (torch.view_as_real(first).double() * torch.view_as_real(second).double()).flatten(1).sum(1)

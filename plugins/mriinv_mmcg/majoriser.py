@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mriinv import CGResult
-from mriinv_mmcg.state import TINY, State, StepTaken, inner, relative_length
+from mriinv import CGResult, inner_product
+from mriinv_mmcg.state import TINY, State, StepTaken, relative_length
 
 GROWTH, DECAY = 1.6, 0.9  # of L after a refused and after an accepted step
 MAX_REFUSALS = 40  # L grows 1e8-fold: the step is then below rounding
@@ -28,9 +28,9 @@ def majorise(state: State, solve: Solve, tolerance: float) -> StepTaken:
         cg = solve(state.descent, state.curvature)
         step, candidate = cg.solution, state.image + cg.solution
         if promise is None:
-            promise = 0.5 * inner(state.descent, step) / state.cost.clamp_min(TINY)
+            promise = 0.5 * inner_product(state.descent, step) / state.cost.clamp_min(TINY)
         cost, energy, gradient = state.evaluate(candidate)
-        bound = state.energy + inner(state.gradient, step) + 0.5 * state.curvature * inner(step, step)
+        bound = state.energy + inner_product(state.gradient, step) + 0.5 * state.curvature * inner_product(step, step)
         accepted = pending & (energy <= bound) & (cost <= state.cost)
         used = torch.where(pending, state.curvature, used)
         state.accept(accepted, candidate, cost, energy, gradient)

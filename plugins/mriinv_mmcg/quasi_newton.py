@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mriinv import inner_product, per_image
 from mriinv_mmcg.majoriser import Solve
-from mriinv_mmcg.state import TINY, State, StepTaken, inner, relative_length
+from mriinv_mmcg.state import TINY, State, StepTaken, relative_length
 
 SUFFICIENT = 1e-4  # share of the decrease promised by the slope that a step must reach (Armijo)
 SHORTEST, LONGEST = 0.1, 0.5  # factors by which a refused step may shrink
@@ -48,11 +49,11 @@ class QuasiNewton:
         pending, used = ~state.stopped, state.curvature
         before, cost_before = state.image, state.cost
         gradient_before, descent_before = state.gradient, state.descent
-        slope = -inner(state.descent, direction)
+        slope = -inner_product(state.descent, direction)
         promise = -0.5 * slope / state.cost.clamp_min(TINY)
         fraction = torch.ones_like(slope)
         for _ in range(MAX_TRIALS):
-            candidate = before + _scaled(fraction, direction)
+            candidate = before + per_image(fraction, direction) * direction
             cost, energy, gradient = state.evaluate(candidate)
             accepted = pending & (cost <= cost_before + SUFFICIENT * fraction * slope)
             state.accept(accepted, candidate, cost, energy, gradient)
@@ -72,13 +73,14 @@ class QuasiNewton:
         """Return the two-loop recursion on −∇C, and plain MM where that is no descent."""
         direction, shares = state.descent, []
         for pair in reversed(self._pairs):
-            shares.append(pair.weight * inner(pair.step, direction))
-            direction = direction - _scaled(shares[-1], pair.change)
+            shares.append(pair.weight * inner_product(pair.step, direction))
+            direction = direction - per_image(shares[-1], direction) * pair.change
         cg = solve(direction, state.curvature)
         direction = cg.solution
         for pair, share in zip(self._pairs, reversed(shares), strict=True):
-            direction = direction + _scaled(share - pair.weight * inner(pair.change, direction), pair.step)
-        ascent = inner(state.descent, direction) <= 0
+            missing = share - pair.weight * inner_product(pair.change, direction)
+            direction = direction + per_image(missing, direction) * pair.step
+        ascent = inner_product(state.descent, direction) <= 0
         if (ascent & ~state.stopped).any():
             cg = solve(state.descent, state.curvature)
             direction = torch.where(ascent.view(-1, 1, 1), cg.solution, direction)
@@ -88,13 +90,9 @@ class QuasiNewton:
 
     def _learn(self, state: State, step: Tensor, change: Tensor, energy_change: Tensor) -> None:
         """Keep the pair where C curves upwards along it, and follow the curvature of E."""
-        squared, product = inner(step, step), inner(step, change)
+        squared, product = inner_product(step, step), inner_product(step, change)
         weight = torch.where(product > 1e-8 * squared, 1 / product, 0.0)
         self._pairs = [*self._pairs, Pair(step, change, weight)][-self.memory :]
-        measured = 2 * inner(step, energy_change) / squared.clamp_min(TINY)
+        measured = 2 * inner_product(step, energy_change) / squared.clamp_min(TINY)
         followed = measured.maximum(state.curvature / LARGEST_CHANGE).minimum(state.curvature * LARGEST_CHANGE)
         state.curvature = torch.where(squared > 0, followed.clamp_min(SMALLEST_CURVATURE), state.curvature)
-
-
-def _scaled(factor: Tensor, image: Tensor) -> Tensor:
-    return factor.to(image.real.dtype).view(-1, 1, 1) * image

@@ -24,7 +24,6 @@ from mriinv_mmcg.quasi_newton import QuasiNewton
 from mriinv_mmcg.state import State, StepTaken
 
 STEPS_PER_LEVEL, PUBLISHED_STEPS_PER_LEVEL = 1, 3
-FLOOR = 0.01  # of the last noise level: finer texture of real tissue is unlike that of any training
 Step = Callable[[State, Solve, float], StepTaken]
 
 
@@ -43,10 +42,9 @@ class MMCG(Solver):
     that raises the cost is not taken, L is per image, and an image that has converged is left alone.
 
     A noise-conditional energy is approached through a falling noise level: the first iterates minimise C with E_σ for
-    σ from `highest_level` down to `lowest_level`, a few steps each; then the last level runs to convergence. At a level
-    below what the data leave open, the mode of the posterior is sharper than anything they support; unless it is set,
-    the last level is therefore the largest of the noise of the data, `FLOOR`, and the rms distance between the image
-    and the start, which SENSE was wrong by.
+    σ from `highest_level` down to `lowest_level`, a few steps each; then the last level runs to convergence. Unless it
+    is set, the last level is the largest of the noise of the data, 0.01 (`Prior.level_range`), and the rms distance
+    between the image and the start, which SENSE was wrong by.
 
     With `robust` the data term is that of `InverseProblem.robust`: what no image explains, such as errors of the coil
     maps or a line that went wrong, does not enter it squared.
@@ -121,17 +119,13 @@ class MMCG(Solver):
     def _level(self, state: State, position: float) -> Tensor | None:
         """Return the noise level of each image at a `position` from 0 (highest) to 1 (lowest); None without levels.
 
-        The lowest one follows what is not known: it is not below the noise of the data, nor below the way that the
-        image has come, which is what the start was wrong by.
+        What is open is the larger of the noise of the data and the way that the image has come from the start.
         """
-        if state.prior.noise_range is None:
+        s, open_std = self.settings, state.distance().maximum(state.noise_std)
+        found = state.prior.level_range(s.highest_level, s.lowest_level, open_std)
+        if found is None:
             return None
-        s, (trained_low, trained_high) = self.settings, state.prior.noise_range
-        high = min(max(s.highest_level or trained_high, trained_low), trained_high)
-        low = state.distance().clamp_min(FLOOR).maximum(state.noise_std)
-        if s.lowest_level is not None:
-            low = torch.full_like(low, s.lowest_level)
-        low = low.clamp(trained_low, high)
+        high, low = found
         return high * (low / high) ** position
 
     @property

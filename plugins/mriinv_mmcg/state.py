@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mriinv import InverseProblem, Prior
+from mriinv import InverseProblem, Prior, inner_product
 
 TINY = 1e-300
 
@@ -107,10 +107,5 @@ class StepTaken:
     cg_iterations: Tensor
 
 
-def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Return Re⟨a, b⟩ per image in float64."""
-    return (torch.view_as_real(a).double() * torch.view_as_real(b).double()).flatten(1).sum(1)
-
-
 def relative_length(step: Tensor, image: Tensor) -> Tensor:
-    return (inner(step, step) / inner(image, image).clamp_min(TINY)).sqrt()
+    return (inner_product(step, step) / inner_product(image, image).clamp_min(TINY)).sqrt()

@@ -12,6 +12,7 @@ from mriinv import ImageNetwork, NetworkSettings, Prior, setting
 
 INPUT_SCALE = 0.1  # brings noise of the trained levels to the size that networks work at
 REFERENCE_NOISE = 0.007  # of the measurements for which `weight` is meant, per real component
+LEAST_NOISE = 5e-4  # that the energy follows; data without any noise need a prior as well
 
 
 class MuseEnergy(Prior):
@@ -22,8 +23,7 @@ class MuseEnergy(Prior):
     with f the network and σ₀ = 0.1. Training by `denoising` lets ∇(½‖x − ψ(x)‖²) predict white noise of any level up
     to 0.1, without being told the level. Such a gradient is σ² times a score, and no single weight is right for all
     levels: w, which also holds the η² that eq. 6 absorbs, was tuned on two simulated heads at noise η₀ = 0.007 and 4×
-    Poisson discs (0.06 for `mm-cg`, 0.09 for `muse-mm`), and follows the noise of the measurements linearly, as that of
-    `deepen`.
+    Poisson discs (0.06 for `mm-cg`, 0.09 for `muse-mm`), and follows the noise of the measurements linearly.
     """
 
     name = "muse"
@@ -39,10 +39,14 @@ class MuseEnergy(Prior):
         self.network = ImageNetwork(self.settings)
 
     def at_noise(self, noise_std: Tensor) -> MuseEnergy:
-        """Return the energy for measurements with noise η (the parameters are shared)."""
+        """Return the energy for measurements with noise η ≥ `LEAST_NOISE` (the parameters are shared)."""
         other = copy.copy(self)
-        other.noise_factor = noise_std.double() / REFERENCE_NOISE
+        other.noise_factor = noise_std.double().clamp_min(LEAST_NOISE) / REFERENCE_NOISE
         return other
+
+    def temperature(self, noise_std: Tensor) -> Tensor:
+        """Return ηη₀, where E/T is the same energy at every noise; the likelihood is then that of noise √(ηη₀)."""
+        return REFERENCE_NOISE**2 * torch.ones_like(noise_std) * self.noise_factor
 
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
         return self.settings.weight * self.noise_factor * self._potential(image)

@@ -78,6 +78,7 @@ class SenseOperator(Operator):
         y, x = self._shape = (coil_maps.shape[-2], coil_maps.shape[-1])
         q, p = (phase.to(coil_maps.device) for phase in centring_phases(self._shape, coil_maps.dtype))
         self._q, self._sampling = q, p * mask / (y * x) ** 0.5
+        self._density: Tensor = mask  # squares of the weights of the samples
         self._axes, self._gram_mask = _gram_mask(mask, coil_maps.dtype)
 
     @classmethod
@@ -181,7 +182,8 @@ class SenseOperator(Operator):
         root = weights.sqrt()
         weighted = copy.copy(self)
         weighted._sampling = self._sampling * root
-        weighted._axes, weighted._gram_mask = _gram_mask(self.mask * weights, self.coil_maps.dtype)
+        weighted._density = self._density * weights
+        weighted._axes, weighted._gram_mask = _gram_mask(weighted._density, self.coil_maps.dtype)
         return weighted, root[:, None]
 
     def fully_sampled_image(self, data: KSpace) -> Image:

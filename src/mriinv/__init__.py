@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from mriinv.numerics.fixed_point import Iterated as Iterated
     from mriinv.numerics.fixed_point import equilibrium as equilibrium
     from mriinv.numerics.fixed_point import unroll as unroll
+    from mriinv.numerics.images import inner_product as inner_product
+    from mriinv.numerics.images import per_image as per_image
     from mriinv.numerics.normal import normal_map as normal_map
     from mriinv.numerics.normal import regularised_inverse as regularised_inverse
     from mriinv.training.losses import denoising_score_matching as denoising_score_matching
@@ -129,6 +131,8 @@ _HOME = {
     "Iterated": "numerics.fixed_point",
     "equilibrium": "numerics.fixed_point",
     "unroll": "numerics.fixed_point",
+    "inner_product": "numerics.images",
+    "per_image": "numerics.images",
     "normal_map": "numerics.normal",
     "regularised_inverse": "numerics.normal",
     "denoising_score_matching": "training.losses",

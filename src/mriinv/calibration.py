@@ -76,9 +76,12 @@ class Calibration(_Record):
 
         κ·s√(1 + 1/n) with the standard deviation s of the n magnitudes, under a mask of this kind
         (`Acquisition.sampling`). κ is that of Gaussian magnitudes (`uncertainty.quantile`), times what the conformal
-        scale is of it for the draws of the fit. `InputError` for a level or a kind of mask that was not fitted.
+        scale is of it for the draws of the fit. `InputError` for a level or a kind of mask that was not fitted, and for
+        a single draw.
         """
         draws = samples.draws.shape[0] * samples.draws.shape[1]
+        if draws < 2:
+            raise InputError("calibration", "samples", "one draw", "two at least, for a standard deviation")
         kappa = quantile(level, draws)
         if self.scale is not None:
             fitted = _fitted(f"scale.{sampling}", self.scale.get(sampling), level)

@@ -304,7 +304,7 @@ def _scans(config: RunConfig, count: int) -> Iterator[Acquisition]:
             if scan is None:
                 yield from (simulate_acquisition(seed=config.seed + number) for number in range(count))
             else:
-                yield from map(scan.read, middle_slices(len(job.slices), count))
+                yield from (scan.read(job.slices[number]) for number in middle_slices(len(job.slices), count))
 
 
 def _cases(mask: MaskChoice, full: Sequence[Acquisition], config: RunConfig) -> list[Case]:

@@ -120,8 +120,9 @@ class FeatureNetwork(nn.Module):
             self.outlet.weight.mul_(0.05)  # start near the energy 0: inputs are large at low noise levels
 
     def forward(self, u: Tensor, log_level: Tensor) -> Tensor:
-        """Map ``(batch, 2, y, x)`` and ``(batch,)`` to ``(batch, 2, y, x)``."""
-        return self._join(self.outlet(self.body(self.inlet(self._input(u, log_level)))), u)
+        """Map ``(batch, 2, y, x)`` and ``(batch,)`` to ``(batch, 2, y, x)``, in the precision of the weights."""
+        h = self._input(u, log_level).to(self.outlet.weight.dtype)
+        return self._join(self.outlet(self.body(self.inlet(h))), u).to(u.dtype)
 
     def half_square(self, image: Image, level: PerImage) -> PerImage:
         """Return ½‖F(x/σ, log σ)‖² of complex images ``(batch, y, x)``, summed in float64."""
@@ -173,7 +174,7 @@ class PublishedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, 2, y, x)`` to ``(batch,)`` in float64."""
-        return self._head(self.convolutions(self._checked(x)))
+        return self._head(self.convolutions(self._checked(x).to(self.linear.weight.dtype)))
 
     @torch.no_grad()
     def value_and_gradient(self, x: Tensor) -> tuple[PerImage, Tensor]:
@@ -243,7 +244,10 @@ class ImageNetwork(nn.Module):
         self.network = nn.Sequential(*layers, ACTIVATIONS[activation](), conv3x3(width, 2, bias=True))
 
     def forward(self, image: Image, log_level: PerImage | None = None) -> Image:
-        """Map images ``(batch, y, x)``, given log σ per image where the network is conditional."""
+        """Map images ``(batch, y, x)``, given log σ per image where the network is conditional.
+
+        Computed in the precision of the weights, returned in that of the images.
+        """
         channels = to_channels(image)
         if log_level is None and self.conditional:
             raise TypeError("a conditional network needs the level")
@@ -254,5 +258,6 @@ class ImageNetwork(nn.Module):
         else:
             if self.conditional:
                 channels = with_level(channels, log_level)
-            out = self.network(channels.contiguous(memory_format=torch.channels_last))
+            weights = next(self.network.parameters())
+            out = self.network(channels.to(weights.dtype, memory_format=torch.channels_last)).to(channels.dtype)
         return from_channels(out)

@@ -232,13 +232,13 @@ class _Slice:
         self.problem = make_problem(acquired, config.operator.name, seed=seed, **config.operator.settings)
         self.operator = self.problem.operator
         self.solution: Solution = reconstruction(self.problem, seed=seed, monitor=monitor)
+        self.seconds = time.perf_counter() - started
         prior = reconstruction.prior
         self.map_image: Tensor | None = None
         if isinstance(reconstruction.solver, Sampler) and prior is not None and "energy" in prior.provides:
             map_solver = make_solver(MAP_SOLVER, robust=reconstruction.solver.settings.robust)
             map_estimate = Reconstruction(prior, map_solver, str(reconstruction.device))
             self.map_image = map_estimate(self.problem, seed=seed).image
-        self.seconds = time.perf_counter() - started
         self.iterations, self.converged = int(self.solution.iterations[0]), bool(self.solution.converged[0])
         self.sampling = self.solution.numbers() if isinstance(self.solution, Samples) else {}
         self.reference = full.reference
@@ -273,7 +273,9 @@ class _Slice:
                 "quantiles": self._cropped(samples.quantiles(QUANTILES))[:, 0],
             }
             sampling = self.acquisition.sampling
-            if self.calibration is not None and self.calibration.applies(sampling):
+            if self.calibration is not None and samples.draws.shape[:2].numel() < 2:
+                self.remarks.append("no half_width_90: one sample has no standard deviation")
+            elif self.calibration is not None and self.calibration.applies(sampling):
                 maps["half_width_90"] = self._cropped(self.calibration.half_width(samples, INTERVAL, sampling))[0]
             elif self.calibration is not None:
                 self.remarks.append(f"no half_width_90: nothing was calibrated for masks of this kind ({sampling})")

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mriinv import (
     InverseProblem,
@@ -298,3 +299,15 @@ def test_solvers_bring_the_energy_to_the_noise_of_the_problem():
 
     torch.testing.assert_close(first_energy(1.0, 2.0), 2 ** (7 / 6) * first_energy(1.0, 1.0), rtol=1e-3, atol=0)
     torch.testing.assert_close(first_energy(50.0, 1.0), first_energy(1.0, 1.0), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_everything_stays_on_the_device_of_the_image(form):
+    """With tensors that have a device and no values, as a machine without CUDA can have them."""
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            prior = make_prior("deepen", weights="none", **FORMS[form])
+        x = torch.zeros(2, 9, 12, dtype=torch.complex64, device="cuda")
+        noisy = prior.at_noise(torch.full((2,), 0.01, device="cuda"))
+        found = [*prior.energy_and_gradient(x), *noisy.energy_and_gradient(x), prior.energy(x)]
+    assert {one.device.type for one in found} == {"cuda"}

@@ -147,3 +147,29 @@ def test_monitor_counts_all_steps():
     solver(problem, prior, monitor=lambda step, values: seen.append((step, *values)))
     assert [step for step, *_ in seen] == [10, 20, 30, 40]
     assert all(name == "gradient_rms" for _, name in seen)
+
+
+def test_chains_from_noise_start_apart_whatever_the_batch():
+    problem, prior, _ = gaussian_problem()
+    for batch in (1, 4):
+        samples = make_solver("langevin", samples=4, chains=4, batch=batch, burn_in=0, start="noise")(problem, prior)
+        apart = (samples.draws[:, None] - samples.draws[None]).abs().flatten(2).mean(2)
+        assert (apart + torch.eye(4) > 0.5).all()
+
+
+def test_chains_that_never_move_have_not_converged():
+    problem, prior, _ = gaussian_problem()
+    settings = {"samples": 80, "chains": 2, "burn_in": 0, "long_run": 0}
+    stuck = make_solver("mala", step_size=1e6, **settings)(problem, prior)
+    assert (stuck.acceptance == 0).all() and not stuck.converged.any()
+    assert "a chain has not moved" in stuck.notes[0]
+    assert not any("has not moved" in one for one in make_solver("mala", **settings)(problem, prior).notes)
+
+
+def test_a_level_for_a_prior_without_levels_is_refused():
+    problem, prior, _ = gaussian_problem()
+    for solver, setting in (("langevin", "noise_level"), ("mm-cg", "lowest_level")):
+        with pytest.raises(
+            SettingsError, match=r"found 0\.05; prior 'quadratic' has no noise levels"
+        ):
+            make_solver(solver, **{setting: 0.05})(problem, prior)

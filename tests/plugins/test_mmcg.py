@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mriinv import InverseProblem, MriinvError, complex_noise, make_solver
+from mriinv import InverseProblem, MriinvError, complex_noise, inner_product, make_solver
 from mriinv.testing.analytic import DenseOperator, QuadraticPrior, gaussian_problem
 
 
@@ -140,6 +140,8 @@ def test_last_level_is_what_the_data_leave_open(mmcg):
     assert distance.min() > 0.01 and distance.max() < 0.2
     lowest = mmcg(lowest_level=0.03)(near, Conditional(prior.matrix)).history["noise_level"][-1]
     torch.testing.assert_close(lowest, torch.full((3,), 0.03, dtype=torch.float64))
+    above = mmcg(highest_level=0.05, lowest_level=0.12)(near, Conditional(prior.matrix)).history["noise_level"]
+    assert (above == 0.12).all()  # what is set for the last level counts, above the first one too
 
 
 def test_solution_does_not_depend_on_the_units_of_the_data(mmcg):
@@ -226,14 +228,14 @@ def test_acceleration_reaches_the_same_minimum_with_a_third_of_the_gradients():
 def test_a_direction_that_does_not_descend_is_replaced():
     """Pairs of another cost make the quasi-Newton direction an ascent; the step of the majoriser takes over."""
     from mriinv_mmcg.quasi_newton import Pair, QuasiNewton
-    from mriinv_mmcg.state import State, inner
+    from mriinv_mmcg.state import State
 
     problem, prior, _ = gaussian_problem(batch=2)
     state = State(problem, prior, torch.ones(2, 3, 4, dtype=torch.complex128))
     state.enter(None)
     state.curvature = torch.ones(2, dtype=torch.float64)
     quasi_newton, cost = QuasiNewton(3), state.cost
-    wrong = Pair(state.descent, -state.descent, torch.tensor([-2.0, 0.0]) / inner(state.descent, state.descent))
+    wrong = Pair(state.descent, -state.descent, torch.tensor([-2.0, 0.0]) / inner_product(state.descent, state.descent))
     quasi_newton._pairs = [wrong]
     taken = quasi_newton(state, lambda rhs, shift: problem.operator.solve_normal(rhs, shift), 1e-6)
     assert not taken.refused.any() and (state.cost < cost).all()

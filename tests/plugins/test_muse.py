@@ -48,6 +48,10 @@ def test_linear_network_gives_the_quadratic_energy():
     torch.testing.assert_close(prior.denoise(image, 0.1).flatten(1), flat - flat @ normal.T)
     half = prior.at_noise(torch.tensor([0.0035, 0.007, 0.014], dtype=torch.float64))
     torch.testing.assert_close(half.energy(image), energy * torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64))
+    noise = torch.tensor([0.0, 0.002, 0.014], dtype=torch.float64)
+    follows = prior.at_noise(noise)
+    assert (follows.energy(image) > 0).all()  # without noise too
+    torch.testing.assert_close(follows.energy(image) / follows.temperature(noise), energy / 0.007**2)
 
 
 @pytest.mark.parametrize("settings", [{"activation": "softplus"}, {"network": "unet", "widths": (4, 6)}])

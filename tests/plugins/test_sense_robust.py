@@ -163,3 +163,15 @@ def test_without_noise_or_weights_the_problem_stays():
         assert unknown.robust() is unknown
     dense = replace(gaussian_problem((3, 3))[0], noise_std=0.1)
     assert dense.robust() is dense
+
+
+def test_a_problem_that_is_weighted_already_is_weighted_again():
+    full = simulate_acquisition(shape=(64, 56), coils=4, seed=3)
+    scan = full.undersampled(make_mask("random-1d", (64, 56), acceleration=2, seed=3))
+    scan.kspace[..., 28] += 20 * float(full.noise_std) * torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    once = make_problem(scan).normalised().robust()
+    twice = once.robust()
+    assert (twice.data.abs() < 0.9 * once.data.abs()).any()
+    image = torch.randn(1, 64, 56, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+    operator = twice.operator
+    torch.testing.assert_close(operator.gram(image), operator.adjoint(operator.forward(image)), rtol=1e-4, atol=1e-5)

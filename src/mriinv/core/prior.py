@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from mriinv.core.component import Component
 from mriinv.core.types import Image, PerImage
-from mriinv.errors import CompatibilityError
+from mriinv.errors import CompatibilityError, SettingsError
 
 if TYPE_CHECKING:
     from mriinv.core.problem import InverseProblem, Solution
     from mriinv.core.solver import Monitor
+
+LEVEL_FLOOR = 0.01  # of the last noise level: finer texture of real tissue is unlike that of any training
 
 
 class Prior(Component, nn.Module, ABC):
@@ -56,6 +58,32 @@ class Prior(Component, nn.Module, ABC):
         The data term of eq. 6 is the negative log-likelihood times the variance of the noise, which is the default.
         """
         return noise_std.square()
+
+    def level_range(
+        self, highest: float | None, lowest: float | None, open_std: PerImage
+    ) -> tuple[float, PerImage] | None:
+        """Return the first and, per image, the last noise level of a solver; None for a prior without levels.
+
+        Below the level that the data leave open the posterior is sharper than anything they support: the last level
+        is the larger of `open_std` and `LEVEL_FLOOR`, unless the user sets it. All are held within the trained range.
+
+        Parameters
+        ----------
+        highest, lowest : what the user sets, None for the highest trained and for what `open_std` asks for
+        open_std : rms of what is not known of each image, per real component, at scale 1
+
+        Raises
+        ------
+        SettingsError : `lowest` is set, and the prior has no levels
+        """
+        if self.noise_range is None:
+            if lowest is not None:
+                raise SettingsError(f"last noise level: found {lowest:g}; prior '{self.name}' has no noise levels")
+            return None
+        trained_low, trained_high = self.noise_range
+        high = min(max(highest or trained_high, lowest or trained_low, trained_low), trained_high)
+        low = open_std.clamp_min(LEVEL_FLOOR) if lowest is None else torch.full_like(open_std, lowest)
+        return high, low.clamp(trained_low, high)
 
     def energy(self, image: Image, noise_level: float | Tensor | None = None) -> PerImage:
         """Return E(x) per image in float64: the negative log-prior with η² absorbed (paper, eq. 4 and 6)."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mriinv.core.component import ComponentSettings, setting
-from mriinv.core.prior import Prior
+from mriinv.core.prior import LEVEL_FLOOR, Prior
 from mriinv.core.problem import InverseProblem, Samples
 from mriinv.core.solver import Monitor, Solver
 from mriinv.core.types import Image, PerImage
@@ -21,8 +21,8 @@ from mriinv.errors import MriinvError
 Level = Float[Tensor, " #batch"] | float | None
 REPORT_EVERY = 10
 MOST_CHAINS = 8  # unless more are asked for
-FLOOR = 0.01  # of the noise level: finer texture of real tissue is unlike that of any training
 UNKNOWN_NOISE = 0.007  # per real component, image scale 1
+STUCK = "a chain has not moved: none of its proposals was accepted; set a smaller solver.step_size"
 
 
 class Chain(ABC):
@@ -79,7 +79,7 @@ class Sampler(Solver):
         )
         noise_level: float | None = setting(
             None,
-            f"last of them, where samples are drawn; none: that of the data, at least {FLOOR:g}",
+            f"last of them, where samples are drawn; none: that of the data, at least {LEVEL_FLOOR:g}",
             gt=0,
             unit="std per real component, image scale 1",
         )
@@ -128,12 +128,12 @@ class Sampler(Solver):
             noise = torch.full((problem.batch,), UNKNOWN_NOISE, device=problem.data.device)
         return self.settings.temperature * prior.temperature(torch.as_tensor(noise).double())
 
-    def first_state(self, problem: InverseProblem, generator: torch.Generator) -> Image:
-        """Return where a chain starts."""
+    def first_state(self, problem: InverseProblem, generator: torch.Generator, chains: int = 1) -> Image:
+        """Return where `chains` chains of each image start, ``(chains·batch, y, x)``."""
         if self.settings.start == "sense":
-            return problem.sense()
-        back_projection = problem.back_projection()
-        return complex_noise(back_projection.shape, 1.0, generator, back_projection.dtype)
+            return problem.sense().repeat(chains, 1, 1)
+        one = problem.back_projection()
+        return complex_noise((chains * len(one), *one.shape[1:]), 1.0, generator, one.dtype)
 
     def prepared(self, problem: InverseProblem, prior: Prior, image: Image, generator: torch.Generator) -> Sampler:
         """Return this sampler with what it measures before it starts (a stable step) fixed; itself by default."""
@@ -153,7 +153,8 @@ class Sampler(Solver):
         report = _Report(self.name, monitor)
         for _ in range(steps):
             report.step(chain)
-        report.now(chain)
+        if steps % REPORT_EVERY:
+            report.now(chain)
         return chain.image
 
     def solve(
@@ -177,10 +178,10 @@ class Sampler(Solver):
         given, problem = problem, self.posed(problem)
         while len(draws) < chains:
             count = min(together, chains - len(draws))
-            start = self.first_state(given, generator) if initial is None else initial
+            start = self.first_state(given, generator, count) if initial is None else initial.repeat(count, 1, 1)
             if not draws:
-                self.check(problem, prior, start, levels[-1], generator)
-            chain = self._annealed(problem, prior, start.repeat(count, 1, 1), levels, generator, report)
+                self.check(problem, prior, start[:batch], levels[-1], generator)
+            chain = self._annealed(problem, prior, start, levels, generator, report)
             trace, kept = Trace(problem.operator.support), list[Tensor]()
             for number in range(1 + (draws_each - 1) * s.thinning):
                 if number:
@@ -197,12 +198,16 @@ class Sampler(Solver):
         merged = {name: torch.cat([one[name] for one in traces]) for name in traces[0]}
         longer = self._longer(problem, prior, chain, traces[-1], levels, generator, report)
         diagnosis = diagnose(merged, longer, self._first(levels))
-        stack, numbers = torch.stack(draws), diagnosis.numbers()
+        stack, device = torch.stack(draws), chain.image.device
+        mixed = diagnosis.numbers().get("split_rhat", torch.full((batch,), torch.inf)) <= UNMIXED
+        notes = diagnosis.remarks()
+        if acceptance and not (moved := torch.stack(acceptance).amin(0).cpu() > 0).all():
+            mixed, notes = mixed & moved, (STUCK, *notes)
         return Samples(
             stack.mean((0, 1)),
-            numbers.get("split_rhat", torch.full((batch,), torch.inf)) <= UNMIXED,
-            torch.full((batch,), self._first(levels) + (draws_each - 1) * s.thinning),
-            notes=diagnosis.remarks(),
+            mixed.to(device),
+            torch.full((batch,), self._first(levels) + (draws_each - 1) * s.thinning, device=device),
+            notes=notes,
             draws=stack,
             traces=merged,
             diagnosis=diagnosis,
@@ -212,14 +217,13 @@ class Sampler(Solver):
     def _levels(self, problem: InverseProblem, prior: Prior) -> list[Tensor] | list[None]:
         """Return the noise levels of the annealing, per image, the last one included; [None] for a prior without."""
         s = self.settings
-        if prior.noise_range is None:
+        noise = torch.zeros(problem.batch, device=problem.data.device)
+        if problem.noise_std is not None:
+            noise = torch.as_tensor(problem.noise_std).to(noise)
+        found = prior.level_range(s.highest_level, s.noise_level, noise)
+        if found is None:
             return [None]
-        lowest, highest = prior.noise_range
-        last = torch.full((problem.batch,), s.noise_level or FLOOR, device=problem.data.device)
-        if s.noise_level is None and problem.noise_std is not None:
-            last = last.maximum(torch.as_tensor(problem.noise_std).to(last))
-        high = min(max(s.highest_level or highest, lowest), highest)
-        last = last.clamp(lowest, high)
+        high, last = found
         steps = max(s.levels - 1, 1)
         return [high * (last / high) ** (number / steps) for number in range(s.levels - 1)] + [last]
 

@@ -1,0 +1,16 @@
+"""Arithmetic on batches of images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def inner_product(first: Tensor, second: Tensor) -> Tensor:
+    """Return Re⟨first, second⟩ per image of two complex ``(batch, …)``, summed in float64."""
+    return (torch.view_as_real(first).double() * torch.view_as_real(second).double()).flatten(1).sum(1)
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """Return one number per image in the precision of the images `like`, to be multiplied with them."""
+    return values.to(like.real.dtype).view(-1, 1, 1)

@@ -1,0 +1,26 @@
+"""Curvature of an energy from its gradients."""
+
+import torch
+
+from mriinv import complex_noise, largest_curvature, make_prior
+
+
+def test_is_the_largest_eigenvalue_of_a_quadratic_energy():
+    generator = torch.Generator().manual_seed(0)
+    root = complex_noise((12, 12), 1.0, generator, torch.complex128)
+    matrix = root @ root.mH
+    image = complex_noise((2, 3, 4), 1.0, generator, torch.complex128)
+    found, _ = largest_curvature(lambda x: (x.flatten(1) @ matrix.T).view_as(x), image, generator, iterations=300)
+    expected = torch.linalg.eigvalsh(matrix)[-1].expand(2)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_an_empty_image_has_the_curvature_of_its_surroundings():
+    """In single precision too, where a tiny step would be lost in rounding."""
+    prior, generator = make_prior("deepen"), torch.Generator().manual_seed(0)
+    image = torch.zeros(1, 24, 20, dtype=torch.complex64)
+    found, _ = largest_curvature(lambda x: prior.gradient(x, 0.02), image, generator)
+    precise = prior.double()
+    exact, _ = largest_curvature(lambda x: precise.gradient(x, 0.02), image.to(torch.complex128), generator)
+    assert exact > 1e-2
+    torch.testing.assert_close(found.double(), exact, rtol=0.05, atol=0)
