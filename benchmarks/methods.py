@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,11 +151,11 @@ def tuned(one: EvaluationCase, method: str, run: Run, start: float, most: int = 
     return trials[best]
 
 
-def compare(one: EvaluationCase, untuned: Mapping[str, Run], only: str | None) -> list[Row]:
-    """Return the rows of every method on one slice, or of those whose name begins with `only`, without BART's."""
+def compare(one: EvaluationCase, untuned: Mapping[str, Run], only: Sequence[str]) -> list[Row]:
+    """Return the rows of every method on one slice, or of those in `only`, without BART's."""
 
     def chosen(methods: Mapping[str, Run]) -> dict[str, Run]:
-        return {name: run for name, run in methods.items() if name.startswith(only or "")}
+        return {name: run for name, run in methods.items() if not only or name in only}
 
     rows = [measure(one, name, run, None) for name, run in chosen(untuned).items()]
     best: dict[str, Row] = {}
@@ -163,7 +163,7 @@ def compare(one: EvaluationCase, untuned: Mapping[str, Run], only: str | None) -
         default = measure(one, method, run, None)
         best[method] = tuned(one, method + TUNED, run, START[method])
         rows += [default, max(best[method], replace(default, method=best[method].method), key=lambda row: row.psnr)]
-    if only is None and shutil.which("bart") is not None:
+    if not only and shutil.which("bart") is not None:
         for method, (options, counterpart) in BART.items():
             start = best[counterpart].weight
             assert start is not None
@@ -269,7 +269,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with bart_full8, chiew_sense16 and siat200")
     parser.add_argument("--scan", action="append", default=[], help="default: all")
-    parser.add_argument("--only", metavar="NAME", help="methods that begin with NAME, none of BART's")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="not all, none of BART's; repeatable"
+    )
     parser.add_argument("--energy", action="append", default=[], metavar="NAME=FILE", help="DEEPEN with other weights")
     parser.add_argument("--out", type=Path, default=RESULTS / "methods", help="name of the results without ending")
     options = parser.parse_args()
@@ -282,16 +284,15 @@ def main() -> None:
     }
     for name, _, file in (energy.partition("=") for energy in options.energy):
         untuned[f"DEEPEN, {name}"] = deepen(file)
-    found: list[Row] = []
-    for one in evaluation_cases(options.data, tuple(options.scan)):
-        found += compare(one, untuned, options.only)
-        print(one.case.name, one.mask, sep=", ", flush=True)
     path = options.out.with_suffix(".csv")
-    rows = merged(stored(path) if options.only and path.exists() else [], found)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, vars(rows[0]))
-        writer.writeheader()
-        writer.writerows(vars(row) for row in rows)
+    rows = stored(path) if options.only and path.exists() else []
+    for one in evaluation_cases(options.data, tuple(options.scan)):
+        rows = merged(rows, compare(one, untuned, options.only))
+        print(one.case.name, one.mask, sep=", ", flush=True)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, vars(rows[0]))
+            writer.writeheader()
+            writer.writerows(vars(row) for row in rows)
     text = f"{overview(rows)}\n{table(rows)}\n{proximal_map_speed(options.data)}"
     options.out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)

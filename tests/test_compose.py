@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ from mriinv import (
     make_problem,
     make_solver,
     make_trainer,
+    prepare_acquisition,
     simulate_acquisition,
 )
 from mriinv.compose import find_weights, resolve_device
@@ -270,3 +274,53 @@ def test_double_precision_data_take_single_precision_weights(
     if solver != "dds":  # which draws other random numbers
         single = make_solver(solver, **settings)(problem, make_prior(prior)).image
         assert (image - single).norm() < 0.01 * single.norm()
+
+
+def test_arrays_and_other_objects_are_refused_in_words() -> None:
+    """Without the type checks of the other tests."""
+    program = """
+import torch, mriinv
+full = mriinv.simulate_acquisition(shape=(32, 32), coils=4)
+mask = torch.ones(1, 32, 32)
+mriinv.Acquisition(full.kspace, mask)  # ones instead of True
+for attempt in (
+    lambda: mriinv.Acquisition(full.kspace.numpy(), mask),
+    lambda: mriinv.Acquisition(full.kspace, mask.numpy()),
+    lambda: mriinv.Acquisition(full.kspace, 2 * mask),
+    lambda: full.undersampled(mask.numpy()),
+    lambda: mriinv.make_problem(full.kspace),
+    lambda: mriinv.Reconstruction(None, "cg-sense")(full.kspace),
+    lambda: mriinv.make_prior("deepen").energy(full.kspace[0, 0]),
+    lambda: mriinv.make_prior("deepen").energy(full.kspace[0].abs()),
+):
+    try:
+        attempt()
+    except mriinv.InputError as error:
+        print(error)
+"""
+    text = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert [line.split(": ", 1)[1] for line in text.splitlines()] == [
+        "kspace: found ndarray; expected a torch tensor (torch.from_numpy)",
+        "mask: found ndarray; expected a torch tensor (torch.from_numpy)",
+        "mask: found torch.float32 with other values than 0 and 1; expected bool, or 0 and 1",
+        "mask: found ndarray; expected a torch tensor (torch.from_numpy)",
+        "acquisition: found Tensor; expected an Acquisition",
+        "problem: found Tensor; expected an InverseProblem or an Acquisition",
+        "image: found torch.complex64 (32, 32); expected complex (batch, y, x)",
+        "image: found torch.float32 (4, 32, 32); expected complex (batch, y, x)",
+    ]
+
+
+def test_an_acquisition_is_prepared_before_it_is_reconstructed(acquisition: Acquisition) -> None:
+    untold = replace(acquisition.undersampled(make_mask("poisson-2d", SHAPE, 3.0, 16)), noise_std=None)
+    reconstruct = Reconstruction("tv", "fista", "cpu")
+    prepared = reconstruct(make_problem(prepare_acquisition(untold)))
+    assert torch.equal(reconstruct(untold).image, prepared.image)
+    assert not torch.equal(reconstruct(make_problem(untold)).image, prepared.image)
+
+
+def test_what_holds_tensors_is_one_line(problem: InverseProblem, acquisition: Acquisition) -> None:
+    solution = make_solver("cg-sense")(problem)
+    for one in (problem, acquisition, solution):
+        assert "\n" not in repr(one) and len(repr(one)) < 150
+    assert repr(solution).startswith("Solution(image complex64 (1, 48, 40), converged [True]")

@@ -64,11 +64,13 @@ def test_command(line, folder, monkeypatch):
     assert run(line, folder, monkeypatch).strip()
 
 
-def test_python_examples(capsys):
+def test_python_examples(capsys, folder, monkeypatch):
+    monkeypatch.chdir(folder)
     names = {}
     for block in BLOCKS["python"]:
         exec(compile(block, "README.md", "exec"), names)
     assert "torch.Size([1, 96, 80]) True" in capsys.readouterr().out
+    assert names["result"].image.shape == (1, 48, 40)
     assert names["solution"].image.shape == (1, 96, 80)
 
 

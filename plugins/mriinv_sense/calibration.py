@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mriinv import Acquisition, InputError
+from mriinv import Acquisition, InputError, open_scan
 from mriinv_sense.espirit import EspiritResult, espirit
 
 FIELD = "coil_maps"
@@ -67,8 +67,8 @@ def _require_region(source: str, index: int, region: Tensor, kernel_width: int, 
             "kspace",
             f"nothing to calibrate from in slice {index}: the fully sampled centre has {region.shape[1]}×"
             f"{region.shape[2]} samples (y×x, calibration_width {width})" + (", all zero" if silent else ""),
-            f"at least {least}×{least}, twice the kernel_width; acquire a wider centre, lower kernel_width, "
-            "or give maps=<file with coil maps>",
+            f"at least {least}×{least}, twice operator.kernel_width; take a wider centre (of a mask that is drawn: "
+            f"--calibration {least}) or a smaller operator.kernel_width, or give operator.maps=<file with coil maps>",
         )
 
 
@@ -117,7 +117,7 @@ def calibration_region(mask: Tensor, width: int) -> tuple[slice, slice]:
 
 
 def load_maps(path: str, shape: tuple[int, ...]) -> Tensor:
-    """Return the maps ``(1, coil, y, x)`` in an ``.npz`` or HDF5 file (entry `coil_maps`) or an ``.npy`` file.
+    """Return the maps ``(1, coil, y, x)`` in an ``.npz`` or HDF5 file (entry `coil_maps`), an ``.npy`` or a BART pair.
 
     Parameters
     ----------
@@ -130,14 +130,20 @@ def load_maps(path: str, shape: tuple[int, ...]) -> Tensor:
     try:
         maps = _read(path)
     except (OSError, ValueError, EOFError) as error:
-        expected = f".npy, or .npz or HDF5 with '{FIELD}', without pickled objects"
-        raise InputError(path, "", f"no readable coil maps ({error})", expected) from None
+        why = getattr(error, "strerror", None)  # NumPy's advice on pickled objects helps nobody
+        expected = f".npy, .npz or HDF5 with '{FIELD}', or BART's .cfl and .hdr; no pickled objects"
+        raise InputError(path, "", "no readable coil maps" + (f" ({why})" if why else ""), expected) from None
     if not (np.issubdtype(maps.dtype, np.complexfloating) and maps.shape == shape):
         raise InputError(path, FIELD, f"{maps.dtype} {maps.shape}", f"complex {shape} (coil, y, x), as the k-space")
     return torch.from_numpy(maps.astype(np.result_type(maps.dtype, np.complex64)))[None]
 
 
 def _read(path: str) -> np.ndarray:
+    if Path(path).suffix in (".cfl", ".hdr"):
+        with open_scan(Path(path)) as pair:  # the axes of maps are those of k-space
+            if len(pair) != 1:
+                raise InputError(path, FIELD, f"{len(pair)} slices", "maps of one slice")
+            return pair.read(0).kspace[0].numpy()
     if Path(path).is_file() and h5py.is_hdf5(path):
         with h5py.File(path) as file:
             return _entry(path, file)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from mriinv.data.acquisition import Acquisition as Acquisition
     from mriinv.data.masks import make_mask as make_mask
     from mriinv.data.noise import complex_noise as complex_noise
+    from mriinv.data.preparation import Preparation as Preparation
+    from mriinv.data.preparation import prepare_acquisition as prepare_acquisition
     from mriinv.data.readers import Scan as Scan
     from mriinv.data.readers import open_scan as open_scan
     from mriinv.data.simulate import simulate_acquisition as simulate_acquisition
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from mriinv.interop.deepinv import as_denoiser as as_denoiser
     from mriinv.interop.deepinv import as_physics as as_physics
     from mriinv.interop.deepinv import as_prior as as_prior
+    from mriinv.metrics import evaluate as evaluate
     from mriinv.networks import FeatureNetwork as FeatureNetwork
     from mriinv.networks import ImageNetwork as ImageNetwork
     from mriinv.networks import NetworkSettings as NetworkSettings
@@ -106,6 +109,8 @@ _HOME = {
     "complex_noise": "data.noise",
     "Scan": "data.readers",
     "open_scan": "data.readers",
+    "Preparation": "data.preparation",
+    "prepare_acquisition": "data.preparation",
     "simulate_acquisition": "data.simulate",
     "ProblemSource": "data.training",
     "CompatibilityError": "errors",
@@ -120,6 +125,7 @@ _HOME = {
     "as_prior": "interop.deepinv",
     "from_channels": "numerics.channels",
     "to_channels": "numerics.channels",
+    "evaluate": "metrics",
     "FeatureNetwork": "networks",
     "ImageNetwork": "networks",
     "NetworkSettings": "networks",

@@ -16,6 +16,7 @@ from mriinv.core.problem import InverseProblem, Solution, reference_scale
 from mriinv.core.solver import Monitor, Solver
 from mriinv.core.trainer import Trainer
 from mriinv.data.acquisition import Acquisition
+from mriinv.data.preparation import prepare_acquisition
 from mriinv.discovery import package_folder
 from mriinv.errors import InputError, SettingsError, UnknownNameError
 from mriinv.manifest import WeightEntry
@@ -88,6 +89,8 @@ def make_problem(
 ) -> InverseProblem:
     """Build the inverse problem of an acquisition: its k-space, or its image where the operator measures images.
 
+    Noise is taken as the acquisition tells it; `prepare_acquisition` whitens and estimates it before.
+
     In the latter case (`Operator.measures_images`) the scale is that of the regularised least-squares image, since
     that of Aᴴb may be far from the scale of the image.
 
@@ -100,6 +103,8 @@ def make_problem(
     ------
     InputError : undersampled k-space without reference, for an operator that measures images
     """
+    if not isinstance(acquisition, Acquisition):
+        raise InputError("make_problem", "acquisition", type(acquisition).__name__, "an Acquisition")
     built = make_operator(operator, acquisition, **settings) if isinstance(operator, str) else operator
     if not built.measures_images:
         return InverseProblem(built, acquisition.kspace, acquisition.noise_std)
@@ -172,9 +177,11 @@ class Reconstruction:
         initial: torch.Tensor | None = None,
         monitor: Monitor | None = None,
     ) -> Solution:
-        """Reconstruct a problem, or an acquisition through the SENSE operator."""
+        """Reconstruct a problem, or through SENSE an acquisition, prepared as `prepare_acquisition` does by default."""
+        if not isinstance(problem, Acquisition | InverseProblem):
+            raise InputError("Reconstruction", "problem", type(problem).__name__, "an InverseProblem or an Acquisition")
         if isinstance(problem, Acquisition):
-            problem = make_problem(problem.to(self.device))
+            problem = make_problem(prepare_acquisition(problem.to(self.device)))
         elif problem.data.device != self.device:
             problem = _moved(problem, self.device)
         if initial is not None:

@@ -29,6 +29,13 @@ def with_level(channels: Tensor, log_level: Tensor) -> Tensor:
     return torch.cat([channels, torch.ones_like(level), level], dim=1)
 
 
+def _channels(image: Image) -> Tensor:
+    """Return complex ``(batch, y, x)`` as real ``(batch, 2, y, x)`` (`InputError` for other images)."""
+    if image.ndim != 3 or not image.is_complex():
+        raise InputError("network", "image", f"{image.dtype} {tuple(image.shape)}", "complex (batch, y, x)")
+    return to_channels(image)
+
+
 def _precision(channels: Tensor) -> torch.dtype:
     """Return the type that convolutions of `channels` compute in, which autocast may lower."""
     device = channels.device.type
@@ -126,7 +133,7 @@ class FeatureNetwork(nn.Module):
 
     def half_square(self, image: Image, level: PerImage) -> PerImage:
         """Return ½‖F(x/σ, log σ)‖² of complex images ``(batch, y, x)``, summed in float64."""
-        return _half_square(self(to_channels(image) / level.view(-1, 1, 1, 1), level.log()))
+        return _half_square(self(_channels(image) / level.view(-1, 1, 1, 1), level.log()))
 
     @torch.no_grad()
     def half_square_and_gradient(self, image: Image, level: PerImage) -> tuple[PerImage, Image]:
@@ -134,7 +141,7 @@ class FeatureNetwork(nn.Module):
 
         Faster than autograd and with half of its memory. Under `torch.autocast` the network runs in its precision.
         """
-        u = to_channels(image) / level.view(-1, 1, 1, 1)
+        u = _channels(image) / level.view(-1, 1, 1, 1)
         h, pullback = chained((self.inlet, self.body, self.outlet), self._input(u, level.log()).to(_precision(u)))
         features = h * self._split(torch.ones_like(u[:1], dtype=h.dtype))  # patches of F; nothing beyond the image
         gradient = self._join(pullback(features)[:, : h.shape[1]], u)
@@ -248,7 +255,7 @@ class ImageNetwork(nn.Module):
 
         Computed in the precision of the weights, returned in that of the images.
         """
-        channels = to_channels(image)
+        channels = _channels(image)
         if log_level is None and self.conditional:
             raise TypeError("a conditional network needs the level")
         if log_level is None:

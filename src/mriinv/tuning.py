@@ -198,6 +198,8 @@ def _tunable(config: RunConfig, parameter: str | None) -> tuple[str, Bounds | No
         for name, field in registry().load(part, choice.name).Settings.model_fields.items() if choice else ():
             extra = field.json_schema_extra
             settings[f"{part}.{name}"] = extra.get("tune") if isinstance(extra, dict) else None
+    if not settings:
+        raise SettingsError("what to tune: neither prior nor solver has settings")
     if parameter is None:
         declaring = [name for name, declared in settings.items() if declared]
         declaring = [name for name in declaring if name.startswith("prior.")] or declaring

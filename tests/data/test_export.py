@@ -83,7 +83,7 @@ def test_bart_reads_a_cfl(tmp_path):
 @pytest.mark.parametrize("format", ["nii", "nii.gz"])
 def test_nifti_in_scanner_coordinates(tmp_path, format):
     image, std, places = random(SLICES, Y, X), torch.rand(SLICES, Y, X), stack(OBLIQUE)
-    path = result(tmp_path / "scan.a.h5", image, places, std=std)
+    path = result(tmp_path / "scan.a.h5", image, places, magnitude_std=std)
     written = export_result(path, format)
     assert written == [tmp_path / f"scan.a.{format}", tmp_path / f"scan.a_std.{format}"]
     volume, uncertainty = (nibabel.load(name) for name in written)

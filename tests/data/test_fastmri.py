@@ -237,3 +237,23 @@ def test_a_failure_while_writing_keeps_the_older_file(
     with pytest.raises(InputError, match="No space left on device"):
         write_fastmri(tmp_path / "a.h5", scan)
     assert [path.name for path in tmp_path.iterdir()] == ["a.h5"] and (tmp_path / "a.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", [("reconstruction_esc",), ("ismrmrd_header",)])
+def test_files_of_one_coil_have_no_axis_for_it(
+    tmp_path: Path, folder: Path, scan: Acquisition, kept: tuple[str]
+) -> None:
+    with h5py.File(folder / "full.h5") as several, h5py.File(tmp_path / "one.h5", "w") as one:
+        one["kspace"] = several["kspace"][:, 0]
+        one["reconstruction_esc"] = np.zeros((SLICES, *SHAPE), np.float32)
+        several.copy("ismrmrd_header", one)
+        one.attrs["acquisition"] = "AXT2"
+        for name in {"reconstruction_esc", "ismrmrd_header"} - {*kept}:
+            del one[name]
+    with open_scan(tmp_path / "one.h5") as opened:
+        assert opened.describe()["coils"] == 1 and len(opened) == SLICES
+        torch.testing.assert_close(opened.read(1).kspace, scan.kspace[1:2, :1])
+    with h5py.File(tmp_path / "one.h5", "a") as one:
+        del one[kept[0]]
+    with pytest.raises(InputError, match="with an axis for a single coil too"):
+        open_scan(tmp_path / "one.h5")

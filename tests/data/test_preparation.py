@@ -130,7 +130,8 @@ def test_crop_of_a_fully_sampled_scan_crops_its_image(wanted):
     assert_close(ifft2c(cropped.kspace), centre_crop(ifft2c(scan.kspace), wanted))
     assert_consistent(cropped)
     assert cropped.geometry == scan.geometry
-    assert cropped.remarks == (f"image cropped from 13×12 to {expected[0]}×{expected[1]} (y×x)",)
+    assert cropped.remarks[0] == f"image cropped from 13×12 to {expected[0]}×{expected[1]} (y×x)"
+    assert len(cropped.remarks) == 1 + (expected != wanted)
 
 
 LINES = torch.tensor([[[0, 1, 0, 1, 1, 1, 1, 0, 1, 0, 0, 0]]]).bool()
@@ -159,7 +160,10 @@ def test_crop_leaves_what_it_cannot_or_need_not_crop():
     cropped = crop(scan, (6, 6))
     assert cropped.kspace is scan.kspace
     assert len(cropped.remarks) == 2
-    assert crop(scan, (12, 20)).remarks == ()
+    assert crop(scan, (12, 12)) == scan
+    larger = crop(scan, (12, 20))
+    assert larger.kspace is scan.kspace
+    assert larger.remarks == ("the image is 12×12 (y×x), smaller than the crop to 12×20, and is not extended",)
 
 
 def test_crop_keeps_the_noise_level():

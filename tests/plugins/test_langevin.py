@@ -169,7 +169,5 @@ def test_chains_that_never_move_have_not_converged():
 def test_a_level_for_a_prior_without_levels_is_refused():
     problem, prior, _ = gaussian_problem()
     for solver, setting in (("langevin", "noise_level"), ("mm-cg", "lowest_level")):
-        with pytest.raises(
-            SettingsError, match=r"found 0\.05; prior 'quadratic' has no noise levels"
-        ):
+        with pytest.raises(SettingsError, match=r"found 0\.05; prior 'quadratic' has no noise levels"):
             make_solver(solver, **{setting: 0.05})(problem, prior)

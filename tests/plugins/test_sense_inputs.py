@@ -89,6 +89,17 @@ def test_external_maps_come_first(tmp_path, suffix):
     torch.testing.assert_close(operator.coil_maps, own.to(torch.complex64))
 
 
+def test_external_maps_of_bart(tmp_path):
+    external = unit_maps(1, 3, 6, 5).to(torch.complex64)
+    (tmp_path / "maps.hdr").write_text("# Dimensions\n6 5 1 3\n")
+    external[0].permute(1, 2, 0).numpy().ravel(order="F").tofile(tmp_path / "maps.cfl")
+    operator = SenseOperator.from_acquisition(acquisition(), maps=str(tmp_path / "maps.cfl"))
+    torch.testing.assert_close(operator.coil_maps, external)
+    (tmp_path / "maps.hdr").write_text("# Dimensions\n3 5 1 3 1 1 1 1 1 1 1 1 1 2\n")
+    with pytest.raises(InputError, match="2 slices; expected maps of one slice"):
+        SenseOperator.from_acquisition(acquisition(), maps=str(tmp_path / "maps.cfl"))
+
+
 def test_unreadable_external_maps_are_named(tmp_path):
     def refused(path, found):
         with pytest.raises(InputError) as caught:
@@ -102,9 +113,9 @@ def test_unreadable_external_maps_are_named(tmp_path):
     np.savez(tmp_path / "other.npz", sensitivities=np.ones(3))
     refused(tmp_path / "other.npz", "entries sensitivities")
     (tmp_path / "text.npz").write_text("not an archive")
-    refused(tmp_path / "text.npz", "pickle")
+    refused(tmp_path / "text.npz", "no readable coil maps; expected")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    refused(tmp_path / "objects.npy", "pickle")
+    refused(tmp_path / "objects.npy", "no pickled objects")
     with h5py.File(tmp_path / "group.h5", "w") as file:
         file.create_group("coil_maps")
     refused(tmp_path / "group.h5", "a group")

@@ -54,7 +54,11 @@ Command = Callable[..., Any]
 def combination_options(command: Command) -> Command:
     """Add the options that say what to reconstruct with and from which samples, for `combination`."""
     options = (
-        click.option("--recipe", metavar="NAME", help="Named combination to start from  [default: deepen-map]"),
+        click.option(
+            "--recipe",
+            metavar="NAME",
+            help="Combination to start from  [default: deepen-map, without --solver]",
+        ),
         click.option("--config", "run_file", type=file_type, help="YAML run file; options override it."),
         click.option("--prior", metavar="NAME"),
         click.option("--solver", metavar="NAME"),

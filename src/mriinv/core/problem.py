@@ -19,6 +19,11 @@ SENSE_REGULARISATION = 0.01
 ROBUST_REGULARISATION, ROBUST_TOLERANCE = 1e-4, 1e-4  # of the image whose residuals are looked at
 
 
+def described(values: Tensor) -> str:
+    """Return type and shape in words."""
+    return f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
+
+
 def reference_scale(image: Image) -> PerImage:
     """Return the 99th percentile of |image| per image: the declared scale that learned priors expect to be 1."""
     magnitude = image.abs().flatten(1)
@@ -27,7 +32,7 @@ def reference_scale(image: Image) -> PerImage:
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InverseProblem:
     """Recover x from b = A x + n.
 
@@ -57,6 +62,10 @@ class InverseProblem:
             object.__setattr__(self, "noise_std", noise)
         if self.scale is None:
             object.__setattr__(self, "scale", reference_scale(self.operator.adjoint(self.data)))
+
+    def __repr__(self) -> str:
+        noise = "unknown" if self.noise_std is None else str(torch.as_tensor(self.noise_std).tolist())
+        return f"InverseProblem({self.operator.name}, data {described(self.data)}, noise_std {noise})"
 
     @property
     def batch(self) -> int:
@@ -116,7 +125,7 @@ class InverseProblem:
         return self.operator.gram(image) - projected
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution:
     """A point estimate.
 
@@ -136,12 +145,16 @@ class Solution:
     history: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        state = f"converged {self.converged.tolist()}, iterations {self.iterations.tolist()}"
+        return f"{type(self).__name__}(image {described(self.image)}, {state})"
+
     def scaled(self, factor: Tensor) -> Solution:
         """Return the solution with its image multiplied by `factor`, broadcast to ``(batch, y, x)``."""
         return replace(self, image=self.image * factor)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Samples(Solution):
     """Draws from a posterior; `image` is their mean (the MMSE estimate).
 

@@ -12,16 +12,17 @@ from mriinv.data.geometry import Geometry
 from mriinv.errors import InputError
 
 Sampling = Literal["2D", "lines"]
+TENSORS = ("kspace", "mask", "coil_maps", "reference", "noise_covariance")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Acquisition:
     """Multi-coil Cartesian k-space of one or more slices of equal size.
 
     Attributes
     ----------
     kspace : complex ``(batch, coil, y, x)``, centred, orthonormal FFT, zero where nothing was sampled
-    mask : bool ``(batch|1, y|1, x)``, True where sampled; ``y == 1`` means whole columns
+    mask : bool, or zeros and ones, ``(batch|1, y|1, x)``: where sampled; ``y == 1`` means whole columns
     coil_maps : complex ``(batch|1, coil, y, x)`` when the file brings maps or the simulation knows them
     reference : complex ``(batch, y, x)`` image to compare with, when one exists
     noise_std : standard deviation of the noise per real component of a k-space sample, in the units of `kspace`;
@@ -34,7 +35,7 @@ class Acquisition:
 
     Raises
     ------
-    InputError : shapes that do not fit together
+    InputError : shapes that do not fit together; arrays that are no torch tensors
     """
 
     kspace: KSpace
@@ -49,6 +50,10 @@ class Acquisition:
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in TENSORS:
+            if (value := getattr(self, name)) is not None:
+                self._require_tensor(name, value)
+        object.__setattr__(self, "mask", self._as_mask(self.mask))
         shape = tuple(self.kspace.shape)
         if len(shape) != 4 or min(shape) < 1 or not self.kspace.is_complex():
             raise InputError(self.source, "kspace", f"{self.kspace.dtype} {shape}", "complex (batch, coil, y, x)")
@@ -60,6 +65,23 @@ class Acquisition:
             self._check("reference", self.reference, [(batch,), (y,), (x,)], "(batch, y, x)")
         if self.noise_covariance is not None:
             self._check("noise_covariance", self.noise_covariance, [(coils,), (coils,)], "(coil, coil)")
+
+    def __repr__(self) -> str:
+        sampled = f"acceleration {self.acceleration:.2f}, noise_std {self.noise_std}"
+        return f"Acquisition({self.source}, kspace {tuple(self.kspace.shape)}, {sampled})"
+
+    def _require_tensor(self, name: str, value: object) -> None:
+        if not isinstance(value, torch.Tensor):
+            raise InputError(self.source, name, type(value).__name__, "a torch tensor (torch.from_numpy)")
+
+    def _as_mask(self, mask: torch.Tensor) -> Mask:
+        """Return a mask as bool; zeros and ones of another type are one as well."""
+        self._require_tensor("mask", mask)
+        if mask.dtype == torch.bool:
+            return mask
+        if not ((mask == 0) | (mask == 1)).all():
+            raise InputError(self.source, "mask", f"{mask.dtype} with other values than 0 and 1", "bool, or 0 and 1")
+        return mask == 1
 
     def _check(self, name: str, value: torch.Tensor, allowed: list[tuple[int, ...]], axes: str) -> None:
         """Compare the shape of `value` with the sizes allowed along each axis."""
@@ -111,6 +133,7 @@ class Acquisition:
         Zero padding around the samples, common in fastMRI brain data, is allowed and stays outside the mask.
         """
         y, x = self.kspace.shape[-2:]
+        mask = self._as_mask(mask)
         if mask.ndim != 3 or mask.shape[-1] != x or mask.shape[-2] not in (1, y):
             raise InputError(self.source, "mask", f"shape {tuple(mask.shape)}", f"(1, {y}, {x}) or (1, 1, {x})")
         if not self.gapless:
@@ -128,9 +151,5 @@ class Acquisition:
 
     def to(self, device: torch.device | str) -> Acquisition:
         """Return this acquisition on `device`."""
-        moved = {
-            name: value.to(device)
-            for name in ("kspace", "mask", "coil_maps", "reference", "noise_covariance")
-            if (value := getattr(self, name)) is not None
-        }
+        moved = {name: value.to(device) for name in TENSORS if (value := getattr(self, name)) is not None}
         return replace(self, **moved)

@@ -47,7 +47,8 @@ def compress_coils(acquisition: Acquisition, coils: int, method: Method = "svd")
     if coils < 1:
         raise InputError("coil compression", "coils", str(coils), "at least 1")
     if coils >= physical:
-        return acquisition
+        remark = f"not compressed to {coils} virtual coils: there are {physical}"
+        return acquisition if coils == physical else replace(acquisition, remarks=(*acquisition.remarks, remark))
     if method == "svd":
         axis = -2
         matrices = torch.stack([svd_matrix(one, coils)[None] for one in kspace])

@@ -37,8 +37,9 @@ def export_result(path: str | Path, format: str, out: str | Path | None = None) 
     where these are unknown as well, 1 without a unit.
     ``png``: a grey image per slice, ``_<slice>``; magnitudes from 0 to the 99.5th percentile of the exported slices.
 
-    Files are named after the result, ``<stem>.partial`` when it is incomplete. With posterior samples, cfl and NIfTI
-    get a second file ``_std``, their pixelwise standard deviation.
+    Files are named after the result, ``<stem>.partial`` when it is incomplete. With posterior samples there is a second
+    file ``_std``, the pixelwise standard deviation of what is in the first: of complex values in cfl, of magnitudes in
+    NIfTI.
 
     Parameters
     ----------
@@ -96,7 +97,9 @@ def _write_nifti(result: Result, base: Path, suffix: str) -> list[Path]:
     order, affine = list(range(len(result.slices))), None
     if sized and all(one.centre is not None and one.axes is not None for one in geometry):
         order, affine = _placement(geometry, result.image.shape[1:], base)
-    volumes = {"": result.image.abs()} | ({"_std": result.arrays["std"]} if "std" in result.arrays else {})
+    volumes = {"": result.image.abs()}
+    if "magnitude_std" in result.arrays:
+        volumes["_std"] = result.arrays["magnitude_std"]
     written = []
     for kind, values in volumes.items():
         image = nibabel.Nifti1Image(values[order].numpy().astype(np.float32).transpose(2, 1, 0), None)

@@ -114,12 +114,16 @@ def crop(acquisition: Acquisition, shape: tuple[int, int]) -> Acquisition:
     """
     before = (acquisition.kspace.shape[-2], acquisition.kspace.shape[-1])
     larger = tuple(axis for axis in (-2, -1) if before[axis] > shape[axis])
+    smaller = before[0] < shape[0] or before[1] < shape[1]
     axes = tuple(axis for axis in larger if axis in fully_sampled_axes(acquisition.mask))
     remarks = [
         f"k-space is not fully sampled along {name}: there it is the reconstructed image that is cropped"
         for axis, name in ((-2, "y"), (-1, "x"))
         if axis in larger and axis not in axes
     ]
+    if smaller:
+        asked = f"the crop to {shape[0]}×{shape[1]}"
+        remarks.append(f"the image is {before[0]}×{before[1]} (y×x), smaller than {asked}, and is not extended")
     if axes:
         kept = (shape[0] if -2 in axes else before[0], shape[1] if -1 in axes else before[1])
         maps, reference = acquisition.coil_maps, acquisition.reference

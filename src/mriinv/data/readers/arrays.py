@@ -79,6 +79,10 @@ class ArrayScan(FileScan):
             "geometry": in_words(self.geometry),
         }
 
+    def _has_one_coil(self) -> bool:
+        """Whether k-space of three axes is that of one coil, (slices, y, x)."""
+        return False
+
     def _check_kspace(self) -> None:
         name = next((name for name in self.kspace_names if name in self.fields), None)
         axes = AXES + (" or (coil, y, x)" if self.single_slice else "")
@@ -88,8 +92,11 @@ class ArrayScan(FileScan):
         shape, dtype = self._known(name)
         if dtype.kind != "c":
             raise InputError(self.path, name, f"dtype {dtype}", "complex values")
+        self._one_coil = len(shape) == 3 and self._has_one_coil()
+        if self._one_coil:
+            shape = (shape[0], 1, *shape[1:])
         if len(shape) != 4 and not (self.single_slice and len(shape) == 3):
-            raise InputError(self.path, name, f"shape {shape}", axes)
+            raise InputError(self.path, name, f"shape {shape}", f"{axes}, with an axis for a single coil too")
         if min(shape) < 1:
             raise InputError(self.path, name, f"shape {shape}", f"at least one of each of {axes}")
         coils, y, x = shape[-3:]
@@ -132,9 +139,11 @@ class ArrayScan(FileScan):
             raise InputError(self.path, name, f"shape {shape}", f"{one} or {(slices, *one)}")
 
     def _slice(self, name: str, index: int) -> np.ndarray:
-        per_slice = len(self._array(name).shape) == (3 if name == "reference" else 4)
+        one_coil = name == self.kspace_name and self._one_coil
+        per_slice = len(self._array(name).shape) == (3 if name == "reference" or one_coil else 4)
         with self._readable(name):
-            return self._load(name, index if per_slice else None)
+            values = self._load(name, index if per_slice else None)
+        return values[None] if one_coil else values
 
     def _known(self, name: str) -> Array:
         with self._readable(name):

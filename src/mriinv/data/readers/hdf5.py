@@ -16,6 +16,9 @@ from mriinv.data.readers.mrd_header import MAX_HEADER, parse_header, pixel_size,
 class Hdf5Scan(ArrayScan):
     """HDF5 with ``kspace`` (slices, coil, y, x), y along the readout: fastMRI train, validation and test files.
 
+    Files of one coil, (slices, y, x), are read where they are fastMRI's: with ``reconstruction_esc``, or with
+    ``ismrmrd_header`` and the attribute ``acquisition``.
+
     Optional: ``mask`` (x,) or (y, x), ``coil_maps`` (slices, coil, y, x) or (coil, y, x), ``noise_cov`` (coil, coil),
     ``reference`` (slices, y, x), and ``ismrmrd_header``, which gives the size of a pixel and without which, or with a
     bad one, the file is read as well; the attribute ``geometry`` of simulated scans tells the place of the slices too.
@@ -45,6 +48,10 @@ class Hdf5Scan(ArrayScan):
 
     def _load(self, name: str, index: int | None) -> np.ndarray:
         return np.asarray(stored(self._file, name)[() if index is None else index])
+
+    def _has_one_coil(self) -> bool:
+        headed = "ismrmrd_header" in self.fields and "acquisition" in self._file.attrs
+        return headed or "reconstruction_esc" in self.fields
 
     def _read_header(self) -> None:
         acquisition = self._file.attrs.get("acquisition")
