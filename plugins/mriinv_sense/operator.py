@@ -64,7 +64,9 @@ class SenseOperator(Operator):
         crop: float = setting(
             0.9, "eigenvalue below which a pixel is outside the support", unit="eigenvalue, 0 to 1", ge=0, lt=1
         )
-        maps: str | None = setting(None, "file with coil maps (.npz, .npy, HDF5; 'coil_maps', (coil, y, x))")
+        maps: str | None = setting(
+            None, "file with coil maps (coil, y, x): 'coil_maps' in .npz or HDF5, .npy, BART's .cfl"
+        )
 
     def __init__(self, coil_maps: CoilMaps, mask: Mask) -> None:
         _validate(coil_maps, mask)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mriinv import Chain, InputError, Sampler
+from mriinv import Chain, InputError, Sampler, SettingsError
 from mriinv.core.sampler import Level
 from mriinv.data.noise import complex_noise
 from mriinv.testing.analytic import GaussianMixture, MixturePrior
@@ -202,8 +202,8 @@ def test_the_law_is_that_of_the_level_where_samples_are_drawn():
     assert measure(lazy(posterior.law(0.3)), posterior, {**options, "noise_level": 0.3}).agrees
     assert not measure(lazy(posterior.law(0.3)), posterior, options).agrees
     assert measure(lazy(posterior.law(0.01)), posterior, {**options, "noise_level": 0.001}).agrees  # the lowest known
-    ignored = CASES["gaussian"]
-    assert measure(lazy(ignored.law()), ignored, {**options, "noise_level": 0.3}).agrees
+    with pytest.raises(SettingsError, match="has no noise levels"):
+        measure("langevin", CASES["gaussian"], {**options, "noise_level": 0.3})
 
 
 def test_effective_samples_of_short_autoregressive_chains():
