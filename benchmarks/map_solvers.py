@@ -25,7 +25,7 @@ MEMORY = {"published": 0, "accelerated": 10}
 
 
 def minimise(case: Case, prior: Prior, level: float, memory: int) -> tuple[Solution, float]:
-    settings = {"levels": 1, "lowest_level": level, "tolerance": 1e-9, "max_iterations": 500, "memory": memory}
+    settings = {"levels": 1, "lowest_level": level, "tolerance": 1e-9, "max_iterations": 250, "memory": memory}
     started = time.perf_counter()
     return make_solver("mm-cg", **settings)(case.problem, prior), time.perf_counter() - started
 

@@ -92,10 +92,12 @@ class MMCG(Solver):
         state = State(self.posed(problem), prior, start)
         quasi_newton = QuasiNewton(s.memory) if s.memory else None
         count = self._count(prior)
+        # power iterations for L at the first level and at later ones; quasi-Newton steps correct a rough L on the way
+        first, later = (3 if count == 1 else 1, 0) if quasi_newton else (3, 1)
         for number in range(1, count + 1):
             last = number == count
             level = self._level(state, 1.0 if last else (number - 1) / (count - 1))
-            self._enter(state, level, generator, measure=number == 1 or quasi_newton is None)
+            self._enter(state, level, generator, first if number == 1 else later)
             if quasi_newton is not None:
                 quasi_newton.forget()
             for _ in range(s.max_iterations - len(state.history) if last else self._steps_per_level):
@@ -133,8 +135,8 @@ class MMCG(Solver):
         s = self.settings
         return s.steps_per_level or (STEPS_PER_LEVEL if s.memory else PUBLISHED_STEPS_PER_LEVEL)
 
-    def _enter(self, state: State, level: Tensor | None, generator: torch.Generator, *, measure: bool) -> None:
-        """Set the noise level; measure the curvature of the energy there."""
+    def _enter(self, state: State, level: Tensor | None, generator: torch.Generator, iterations: int) -> None:
+        """Set the noise level; measure the curvature of the energy there by so many power iterations."""
         state.enter(level)
         if not torch.isfinite(state.cost).all():
             raise MriinvError(
@@ -142,9 +144,7 @@ class MMCG(Solver):
             )
         if self.settings.initial_curvature is not None:
             state.curvature = torch.full_like(state.cost, self.settings.initial_curvature)
-        elif measure:
-            # the majoriser needs the largest curvature from the start, which changes little between levels
-            iterations = 1 if self.settings.memory or state.direction is not None else 3
+        elif iterations:
             curvature, state.direction = largest_curvature(
                 lambda x: state.prior.gradient(x, level),
                 state.image,
