@@ -29,6 +29,12 @@ PLUGINS = Path(__file__).resolve().parents[1] / "plugins"
 CHECKED += [folder.name for folder in PLUGINS.glob("mriinv_*") if folder.name != "mriinv_sense"]
 install_import_hook(CHECKED, "mriinv_test_checker.check")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, so that no process is left alone with them in the end."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 RunMriinv = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -128,10 +128,10 @@ def test_last_level_is_what_the_data_leave_open(mmcg):
     levels = mmcg(levels=3)(near, Conditional(prior.matrix)).history["noise_level"]
     torch.testing.assert_close(levels[-1], torch.tensor([0.01, 0.05, 0.1], dtype=torch.float64))
     start = torch.zeros(3, 3, 4, dtype=torch.complex128)
-    solver = mmcg(levels=2, steps_per_level=1, max_iterations=8, highest_level=0.2)
+    solver = mmcg(levels=2, steps_per_level=1, max_iterations=8, highest_level=0.2, initial_curvature=0.5)
     far, first = (
         InverseProblem(problem.operator, 0.05 * problem.data, None, one),
-        mmcg(max_iterations=1, highest_level=0.2, lowest_level=0.2),
+        mmcg(max_iterations=1, highest_level=0.2, lowest_level=0.2, initial_curvature=0.5),
     )
     moved = first(far, Conditional(prior.matrix), initial=start).image  # the one step at the first level
     distance = torch.view_as_real(moved).square().flatten(1).mean(1).sqrt()
