@@ -11,7 +11,16 @@ import torch
 from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
-from mriinv import ComponentSettings, FeatureNetwork, Prior, PublishedNetwork, from_channels, setting, to_channels
+from mriinv import (
+    ComponentSettings,
+    FeatureNetwork,
+    Prior,
+    PublishedNetwork,
+    from_channels,
+    per_image,
+    setting,
+    to_channels,
+)
 
 NOISE_EXPONENT = 7 / 6  # fitted to three scans, whose noise differs 15-fold
 LEAST_NOISE = 5e-4  # per real component, image scale 1; data without any noise need a prior as well
@@ -149,7 +158,7 @@ class DeepenEnergy(Prior):
             return super().energy_and_gradient(image, noise_level, create_graph=True)
         potential, gradient = self._potential_and_gradient(image, self._level(image, noise_level))
         factor = self._factor().detach().to(image.device)
-        return factor * potential, factor.to(image.real.dtype).view(-1, 1, 1) * gradient
+        return factor * potential, per_image(factor, image) * gradient
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
         """Return x − ∇(½‖σF(x/σ)‖²), the denoiser that denoising score matching trains."""
@@ -180,7 +189,7 @@ class DeepenEnergy(Prior):
         for view in views:
             if isinstance(self.network, PublishedNetwork):
                 value, channels = self.network.value_and_gradient(to_channels(view.of(image)))
-                slope = value.sign().to(channels.dtype).view(-1, 1, 1) * from_channels(channels)
+                slope = per_image(value.sign(), image) * from_channels(channels)
             else:
                 value, slope = self.network.half_square_and_gradient(view.of(image), level)
             potential += value.abs() / len(views)

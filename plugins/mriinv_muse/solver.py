@@ -15,6 +15,7 @@ from mriinv import (
     Solution,
     Solver,
     largest_curvature,
+    per_image,
     setting,
 )
 
@@ -81,7 +82,7 @@ class MuseMM(Solver):
             pending, change = ~stopped, torch.zeros_like(cost)
             iterations += pending
             for _ in range(MAX_REFUSALS):
-                candidate = x - direction / growth.to(x.real.dtype).view(-1, 1, 1)
+                candidate = x - direction / per_image(growth, x)
                 new_cost, new_gradient = self._evaluate(problem, prior, candidate)
                 accepted = pending & (new_cost <= cost)
                 change = torch.where(accepted, (cost - new_cost) / cost.clamp_min(TINY), change)
