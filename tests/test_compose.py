@@ -117,6 +117,19 @@ def test_trainers_are_made_by_name() -> None:
     assert make_trainer("maximum-likelihood", steps=7).steps == 7
 
 
+def test_the_solver_is_that_of_the_priors_first_recipe_unless_one_is_given() -> None:
+    by_name, by_object = Reconstruction("tv", device="cpu"), Reconstruction(make_prior("tv"), device="cpu")
+    assert by_name.solver.name == by_object.solver.name == "fista"
+    muse = Reconstruction("muse", device="cpu").solver
+    assert muse.name == "mm-cg" and muse.settings.robust is False
+    assert Reconstruction("muse", "mm-cg", device="cpu").solver.settings.robust is True
+
+    class Unregistered(Prior):
+        name = "unregistered"
+
+    assert Reconstruction(Unregistered(), device="cpu").solver.name == "mm-cg"
+
+
 # What cannot be combined
 
 

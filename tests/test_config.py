@@ -11,6 +11,7 @@ from mriinv import ComponentSettings, InputError, MriinvError, setting
 from mriinv.config import RunConfig, build_config, build_train_config
 from mriinv.core.component import validate_settings
 from mriinv.errors import SettingsError, UnknownNameError
+from mriinv.manifest import Choice
 
 SCAN = {"input": [Path("scan.h5")]}
 
@@ -106,6 +107,22 @@ def test_a_solver_by_itself_brings_no_prior(tmp_path: Path) -> None:
     assert config(solver="langevin").prior is None
     assert config(file=run_file(tmp_path, "solver: langevin")).prior is None
     assert config(prior="deepen").solver.name == "mm-cg"
+
+
+@pytest.mark.parametrize(
+    ("prior", "solver"),
+    [
+        ("tv", Choice(name="fista")),
+        ("mriinv:elder", Choice(name="end-to-end")),
+        ("muse", Choice(name="mm-cg", settings={"robust": False})),
+        ("deepinv-denoiser", Choice(name="mm-cg")),  # no recipe has it
+        ("not-a-prior", Choice(name="mm-cg")),  # refused later, by name
+    ],
+)
+def test_a_prior_by_itself_brings_the_solver_of_its_first_recipe(tmp_path: Path, prior: str, solver: Choice) -> None:
+    assert config(prior=prior).solver == config(file=run_file(tmp_path, {"prior": prior})).solver == solver
+    assert config(prior=prior, recipe="deepen-posterior").solver.name == "preconditioned-langevin"
+    assert config("solver.max_iterations=3", prior=prior).solver.settings == {**solver.settings, "max_iterations": 3}
 
 
 def test_recipes_are_not_changed_by_use() -> None:

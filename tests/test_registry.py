@@ -481,6 +481,15 @@ def test_a_recipe_means_the_components_of_its_own_distribution(site: Site) -> No
     assert (recipe.prior.name, recipe.solver.name, recipe.solver.settings) == ("deepen", "two:same", {"a": 1})
 
 
+def test_the_usual_recipe_of_a_prior_is_found_under_its_plain_and_its_full_name(site: Site) -> None:
+    prior = "components: [{kind: prior, name: mine, target: 'one:P', summary: s}]\n"
+    recipes = "recipes: {r: {summary: s, prior: mine, solver: fista}, again: {summary: s, prior: mine, solver: ista}}\n"
+    site.add("one", {"one/__init__.py": "", "one/registry.yaml": prior + recipes}, "one")
+    found = site.registry()
+    assert found.usual_recipe("mine") is found.usual_recipe("one:mine") is found.recipe("one:r")
+    assert found.usual_recipe("other:mine") is None and registry().usual_recipe("mriinv:tv") is registry().recipe("tv")
+
+
 @pytest.mark.parametrize(("value", "expected"), [("", []), ("two", ["two"]), (" two , one", ["one", "two"])])
 def test_the_environment_chooses_the_distributions(
     site: Site, monkeypatch: pytest.MonkeyPatch, value: str, expected: list[str]

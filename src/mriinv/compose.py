@@ -19,7 +19,7 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.discovery import package_folder
 from mriinv.errors import InputError, SettingsError, UnknownNameError
-from mriinv.manifest import WeightEntry
+from mriinv.manifest import Choice, WeightEntry
 from mriinv.registry import registry
 from mriinv.weights import load_prior
 
@@ -148,12 +148,19 @@ def _moved(problem: InverseProblem, device: torch.device) -> InverseProblem:
     return replace(problem, operator=operator, data=data, scale=problem.scale.to(device))
 
 
+def usual_solver(prior: str) -> Choice:
+    """Return the solver, with settings, of a prior's first recipe; ``mm-cg`` for a prior that has none."""
+    recipe = registry().usual_recipe(prior)
+    return recipe.solver if recipe else Choice(name="mm-cg")
+
+
 class Reconstruction:
     """A prior and a solver, combined; call it with a problem.
 
     Parameters
     ----------
-    prior, solver : registered names or objects; a solver such as ``cg-sense`` takes no prior
+    prior : registered name or object; None for a solver such as ``cg-sense``, which takes none
+    solver : registered name or object; None takes that of the prior's first recipe, or ``mm-cg``
 
     Examples
     --------
@@ -161,11 +168,17 @@ class Reconstruction:
     >>> solution = reconstruct(make_problem(simulate_acquisition()))  # doctest: +SKIP
     """
 
-    def __init__(self, prior: str | Prior | None = None, solver: str | Solver = "mm-cg", device: str = "auto") -> None:
-        if isinstance(solver, str) and (prior is None or isinstance(prior, str)):
-            registry().match(prior, solver)  # before anything heavy
+    def __init__(
+        self, prior: str | Prior | None = None, solver: str | Solver | None = None, device: str = "auto"
+    ) -> None:
+        if solver is None:
+            solver = usual_solver(prior if isinstance(prior, str) else getattr(prior, "name", ""))
+        elif isinstance(solver, str):
+            solver = Choice(name=solver)
+        if isinstance(solver, Choice) and (prior is None or isinstance(prior, str)):
+            registry().match(prior, solver.name)  # before anything heavy
         self.device = resolve_device(device)
-        self.solver = make_solver(solver) if isinstance(solver, str) else solver
+        self.solver = make_solver(solver.name, **solver.settings) if isinstance(solver, Choice) else solver
         built = make_prior(prior) if isinstance(prior, str) else prior
         self.prior = None if built is None else built.to(self.device)
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from mriinv.core.component import explain
 from mriinv.data.preparation import Preparation
 from mriinv.errors import InputError, SettingsError
-from mriinv.manifest import Choice, ChoiceField, PriorChoiceField, RecipeEntry, load_yaml, parse_yaml
+from mriinv.manifest import Choice, ChoiceField, PriorChoiceField, load_yaml, parse_yaml
 from mriinv.registry import registry
 
 DEFAULT_RECIPE = "deepen-map"
@@ -128,7 +128,8 @@ def build_config(
 
     Parameters
     ----------
-    recipe : name of a recipe; when None the run file's ``recipe``, else ``deepen-map`` unless a solver is named
+    recipe : name of a recipe; when None the run file's ``recipe``, else, unless a solver is named, the first one of the
+        prior that is, or ``deepen-map``
     run_file : YAML with the fields of `RunConfig`
     options : fields given on the command line; None means not given
     assignments : ``solver.max_iterations=50``; ``mask.seed=3``; values are YAML
@@ -141,11 +142,13 @@ def build_config(
     given = {key: value for key, value in options.items() if value is not None}
     in_file = content.pop("recipe", None)
     name = recipe or in_file
-    if name is None and "solver" not in given and "solver" not in content:
-        name = DEFAULT_RECIPE
+    entry = registry().recipe(str(name)) if name else None
+    if entry is None and "solver" not in given and "solver" not in content:
+        prior = (_merge(content, given).get("prior") or {}).get("name", "")
+        entry = registry().usual_recipe(prior) or registry().recipe(DEFAULT_RECIPE)
     simulated = not (given.get("input") or content.get("input"))
     merged: dict[str, Any] = {"preparation": {}, **({"mask": dict(SIMULATION_MASK)} if simulated else {})}
-    for layer in (_of_recipe(registry().recipe(str(name))) if name else {}, content, given):
+    for layer in (entry.model_dump(include=set(COMPONENTS), exclude_none=True) if entry else {}, content, given):
         merged = _merge(merged, layer)
     for assignment in assignments:
         _assign(merged, assignment, ("operator", "prior", "solver", "mask", "preparation"))
@@ -199,10 +202,6 @@ def _mapping(run_file: Path | None, parts: tuple[str, ...]) -> dict[str, Any]:
         if part in COMPONENTS and settings is not None and not isinstance(settings, dict):
             raise InputError(run_file, f"{part}.settings", reprlib.repr(settings), "a mapping of settings")
     return content
-
-
-def _of_recipe(recipe: RecipeEntry) -> dict[str, Any]:
-    return recipe.model_dump(include={"operator", "prior", "solver"}, exclude_none=True)
 
 
 def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def combination_options(command: Command) -> Command:
         click.option(
             "--recipe",
             metavar="NAME",
-            help="Combination to start from  [default: deepen-map, without --solver]",
+            help="Combination to start from  [default, without --solver: the prior's first, deepen-map]",
         ),
         click.option("--config", "run_file", type=file_type, help="YAML run file; options override it."),
         click.option("--prior", metavar="NAME"),

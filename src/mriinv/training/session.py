@@ -19,6 +19,7 @@ from mriinv.compose import (
     make_solver,
     make_trainer,
     resolve_device,
+    usual_solver,
     with_reference,
 )
 from mriinv.config import TrainConfig, TrainingData
@@ -167,10 +168,8 @@ class ScanValidation:
 
 
 def _solver(config: TrainConfig) -> Choice:
-    """Return the solver that validates: the chosen one, or that of the first recipe with this prior."""
-    recipes = registry().recipes.values()
-    usual = (recipe.solver for recipe in recipes if recipe.prior and recipe.prior.name == config.prior.name)
-    return config.validation.solver or next(usual, Choice(name="mm-cg"))
+    """Return the solver that validates: the chosen one, or the prior's usual one."""
+    return config.validation.solver or usual_solver(config.prior.name)
 
 
 def training_command(arguments: list[str]) -> str:
