@@ -108,7 +108,6 @@ def bart(options: list[str]) -> Run:
 
 def pics(problem: InverseProblem, options: list[str]) -> Tensor:
     """Reconstruct with ``bart pics`` at reference scale 1; return the image in the units of `problem`."""
-    assert problem.scale is not None
     maps = problem.operator.exported_maps()["coil_maps"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -92,7 +92,7 @@ def row(label: str, found: Measurement, by_step: tuple[float, float] | None) -> 
 
 def predicted(sampler: Any, posterior: AnalyticPosterior) -> tuple[float, float] | None:
     """Return variance and covariance error of the discretised chain itself, None where no closed form is known."""
-    law, prior = posterior.law(), posterior.prior.at_noise(torch.as_tensor(posterior.problem.noise_std))
+    law, prior = posterior.law(), posterior.prior.at_noise(torch.tensor([posterior.noise_std]))
     if not isinstance(sampler, Sampler) or len(law.weights) > 1:
         return None
     generator = torch.Generator().manual_seed(0)

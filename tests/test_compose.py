@@ -29,7 +29,7 @@ from mriinv import (
     simulate_acquisition,
 )
 from mriinv.compose import find_weights, resolve_device
-from mriinv.errors import SettingsError, UnknownNameError
+from mriinv.errors import InputError, SettingsError, UnknownNameError
 from mriinv.manifest import WeightEntry
 from mriinv.registry import Component, Registry
 from mriinv.testing.analytic import DenseOperator
@@ -128,6 +128,18 @@ def test_the_solver_is_that_of_the_priors_first_recipe_unless_one_is_given() -> 
         name = "unregistered"
 
     assert Reconstruction(Unregistered(), device="cpu").solver.name == "mm-cg"
+
+
+def test_numbers_of_a_problem_become_one_per_image_in_its_precision(problem: InverseProblem) -> None:
+    two = InverseProblem(problem.operator, problem.data.expand(2, -1, -1, -1), 0.1, torch.tensor([2.0]).double())
+    assert two.noise_std is not None and two.noise_std.tolist() == [pytest.approx(0.1)] * 2
+    assert two.scale.tolist() == [2, 2] and two.scale.dtype == two.noise_std.dtype == torch.float32
+    assert two.normalised().data.dtype == torch.complex64
+    for name in ("noise_std", "scale"):
+        with pytest.raises(
+            InputError, match=rf"InverseProblem: {name}: found shape \(3,\); expected one number, or \(1,\)"
+        ):
+            replace(problem, **{name: torch.ones(3)})
 
 
 # What cannot be combined

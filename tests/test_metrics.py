@@ -102,3 +102,16 @@ def test_errors(metric, pair):
 def test_ssim_needs_a_window():
     with pytest.raises(InputError, match="7 × 7"):
         ssim(torch.ones(1, 6, 9), torch.ones(1, 6, 9))
+
+
+def test_several_slices_have_metrics_of_their_own_but_no_common_ones(pair):
+    with pytest.raises(InputError, match="3 slices; expected one; psnr, ssim and nmse take several"):
+        evaluate(*pair)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_images_on_a_device_are_compared_with_a_reference_elsewhere(pair):
+    image, reference = pair
+    support = torch.ones(1, *image.shape[1:], dtype=torch.bool)
+    for metric in (psnr, ssim, nmse, ssim_legacy):
+        torch.testing.assert_close(metric(image.cuda(), reference, support).cpu(), metric(image, reference, support))

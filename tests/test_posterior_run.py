@@ -9,23 +9,27 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from mriinv import make_prior, make_solver, simulate_acquisition
+from mriinv import make_mask, make_prior, make_solver, simulate_acquisition
 from mriinv.calibration import UNRELATED, Calibration, calibration_path, write_calibration
 from mriinv.cli import main
 from mriinv.compose import find_weights
+from mriinv.config import build_config
 from mriinv.data.results import read_result
 from mriinv.files import sha256
+from mriinv.jobs import calibrated, settle
 from mriinv.uncertainty import quantile
 
+SOLVER = "preconditioned-langevin"
 SHORT = {"samples": 4, "chains": 2, "levels": 3, "burn_in": 2, "thinning": 3, "long_run": 0}
 SHAPE = (40, 36)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a small scan and a copy of the weights that ship."""
+    """A folder with a small scan and a copy of the weights that ship: without training MAP takes hundreds of steps."""
     monkeypatch.chdir(tmp_path)
-    np.savez("scan.npz", ksp=simulate_acquisition(shape=SHAPE, coils=3, seed=2).kspace[0].numpy())
+    full = simulate_acquisition(shape=SHAPE, coils=3, seed=2)
+    np.savez("scan.npz", ksp=full.undersampled(make_mask("poisson-2d", SHAPE, 4, seed=0)).kspace[0].numpy())
     shipped, _ = find_weights("deepen", None)
     assert shipped is not None
     shutil.copy(shipped, "copy.safetensors")
@@ -34,22 +38,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*options: str, **settings: object) -> str:
     assigned = [f"--set=solver.{name}={value}" for name, value in {**SHORT, **settings}.items()]
-    common = ("--mask", "poisson-2d", "--prior", "deepen", "--weights", "copy.safetensors")
-    command = ["run", "scan.npz", *common, "--solver", "preconditioned-langevin", *assigned, "--out", "out", *options]
+    common = ("--prior", "deepen", "--weights", "copy.safetensors")
+    command = ["run", "scan.npz", *common, "--solver", SOLVER, *assigned, "--out", "out", *options]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     return result.output
 
 
 def calibration(**changes: object) -> Calibration:
-    settings = make_solver("preconditioned-langevin", **SHORT).settings.model_dump(mode="json", exclude=UNRELATED)
+    settings = make_solver(SOLVER, **SHORT).settings.model_dump(mode="json", exclude=UNRELATED)
     prior = make_prior("deepen", weights="copy.safetensors")
     values = {
         "prior": "deepen",
         "prior_settings": {name: getattr(prior.settings, name) for name in sorted(prior.adjustable)},
         "weights_sha256": sha256(Path("copy.safetensors")),
         "operator": "sense",
-        "solver": "preconditioned-langevin",
+        "solver": SOLVER,
         "solver_settings": settings,
         "draws": 4,
         "temperature": 2.5,
@@ -99,24 +103,44 @@ def test_the_calibration_beside_the_weights_is_used(folder: Path) -> None:
     assert "half_width_90" not in read_result(folder / "out" / "scan.h5").arrays
 
 
+def test_one_sample_has_no_interval(folder: Path) -> None:
+    one = calibration().solver_settings | {"chains": 1}
+    write_calibration(calibration_path(folder / "copy.safetensors"), calibration(solver_settings=one))
+    assert "no half_width_90: one sample has no standard deviation" in run(samples=1, chains=1)
+    assert "half_width_90" not in read_result(folder / "out" / "scan.h5").arrays
+
+
+def test_a_posterior_is_cropped(folder: Path) -> None:
+    write_calibration(calibration_path(folder / "copy.safetensors"), calibration())
+    run()
+    whole = read_result(folder / "out" / "scan.h5").arrays
+    run("--crop", "30", "20")
+    cropped = read_result(folder / "out" / "scan.h5").arrays
+    for name in ("std", "magnitude_std", "quantiles", "samples", "map", "half_width_90"):
+        torch.testing.assert_close(cropped[name], whole[name][..., 5:35, 8:28])
+
+
 @pytest.mark.parametrize(
     ("changes", "settings", "said"),
     [
-        ({"weights_sha256": "0" * 64}, {}, "is not used: it was fitted for other weights"),
-        ({}, {"thinning": 6}, "is not used: thinning: found 6; it was fitted for 3"),
-        ({"operator": "deepinv"}, {}, "is not used: operator: found sense; it was fitted for deepinv"),
-        ({"solver_settings": {"thinning": 3}}, {}, "is not used: burn_in: found 2; it was fitted for none"),
-        ({}, {"temperature": 1.5}, ""),
-        ({"solver": "mala"}, {}, ""),
+        ({"weights_sha256": "0" * 64}, (), "it was fitted for other weights"),
+        ({}, ("solver.thinning=6",), "thinning: found 6; it was fitted for 3"),
+        ({}, ("prior.weight=2",), "weight: found 2.0; it was fitted for 1.0"),
+        ({"operator": "deepinv"}, (), "operator: found sense; it was fitted for deepinv"),
+        ({"solver_settings": {"thinning": 3}}, (), "burn_in: found 2; it was fitted for none"),
+        ({}, ("solver.temperature=1.5",), ""),
+        ({"solver": "mala"}, (), ""),
     ],
 )
 def test_a_calibration_for_something_else_is_not_used(folder: Path, changes, settings, said) -> None:
     write_calibration(calibration_path(folder / "copy.safetensors"), calibration(**changes))
-    text = run(**settings)
-    assert said in text and ("calibration.json" in text) == bool(said)
-    result = read_result(folder / "out" / "scan.h5")
-    assert result.settings["solver"]["settings"]["temperature"] == settings.get("temperature", 1.0)
-    assert "half_width_90" not in result.arrays
+    options = {
+        "prior": {"name": "deepen", "weights": "copy.safetensors"},
+        "solver": {"name": SOLVER, "settings": SHORT},
+    }
+    config = settle(build_config(None, None, options, settings))
+    remark = f"copy.calibration.json is not used: {said}" if said else ""
+    assert calibrated(config) == (config, None, remark)
 
 
 def test_a_damaged_calibration_is_refused(folder: Path) -> None:

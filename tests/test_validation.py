@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mriinv import Solution, Solver, simulate_acquisition
+from mriinv import Solution, Solver, make_prior, simulate_acquisition
 from mriinv.compose import Reconstruction, make_solver
 from mriinv.config import TrainConfig
 from mriinv.data.masks import make_mask
@@ -17,6 +17,7 @@ from mriinv.errors import InputError, SettingsError
 from mriinv.manifest import Choice
 from mriinv.metrics import psnr
 from mriinv.testing.analytic import QuadraticPrior
+from mriinv.training.delegate import Watched
 from mriinv.training.session import ScanValidation, _solver
 from mriinv.validation import retrospective_case
 
@@ -52,6 +53,15 @@ def test_the_psnr_is_that_of_the_cropped_support(full, mask):
     expected = psnr(image[centre], full.reference[centre], support[centre])
     assert case.psnr(reconstruct) == pytest.approx(float(expected))
     assert case.psnr(reconstruct) != pytest.approx(replace(case, crop=None).psnr(reconstruct))
+
+
+def test_a_watched_prior_has_the_noise_and_temperature_of_the_prior_itself() -> None:
+    prior, noise = make_prior("deepen", weights="none", widths=(4,)), torch.tensor([0.003])
+    image, seen = torch.ones(1, 8, 8, dtype=torch.complex64), []
+    watched = Watched(prior, seen.append).at_noise(noise)
+    assert torch.equal(watched.energy(image), prior.at_noise(noise).energy(image)) and seen == [image]
+    expected = prior.at_noise(noise).temperature(noise)
+    assert torch.equal(watched.temperature(noise), expected) and expected != noise.square()
 
 
 def test_what_cannot_be_compared_is_refused(full, mask, monkeypatch):

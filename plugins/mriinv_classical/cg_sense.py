@@ -36,7 +36,7 @@ class CGSense(Solver):
         s = self.settings
         regularisation: float | Tensor = UNKNOWN_NOISE if s.regularisation is None else s.regularisation
         if s.regularisation is None and problem.noise_std is not None:
-            regularisation = follow_noise(torch.as_tensor(problem.noise_std), FACTOR, EXPONENT)
+            regularisation = follow_noise(problem.noise_std, FACTOR, EXPONENT)
         result = problem.operator.solve_normal(
             problem.back_projection(),
             regularisation * problem.operator.norm_bound**2,

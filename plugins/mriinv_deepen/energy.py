@@ -163,7 +163,7 @@ class DeepenEnergy(Prior):
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
         """Return x − ∇(½‖σF(x/σ)‖²), the denoiser that denoising score matching trains."""
         if not self.residual:
-            raise self._missing("denoiser in its published form")
+            raise self.missing("denoiser in its published form")
         level = self._level(image, noise_level)
         if not create_graph:
             return image - level.square().view(-1, 1, 1) * self._potential_and_gradient(image, level)[1]

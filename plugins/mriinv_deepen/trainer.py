@@ -26,6 +26,7 @@ from mriinv import (
     log_uniform,
     make_solver,
     setting,
+    warm_cosine,
 )
 from mriinv_deepen.chains import Chain, chains_state, restored_chains
 
@@ -147,9 +148,9 @@ class MaximumLikelihood(Trainer):
         """Linear warm-up, then one cosine per stage."""
         s = self.settings
         if step < s.warm_start:
-            return min(1.0, (step + 1) / 100) * _cosine(step / s.warm_start, floor=0.05)
+            return warm_cosine(step, s.warm_start, warm_up=100, floor=0.05)
         ratio = s.likelihood_learning_rate / s.learning_rate
-        return ratio * _cosine((step - s.warm_start) / max(s.steps - s.warm_start, 1), floor=0.05)
+        return ratio * warm_cosine(step - s.warm_start, s.steps - s.warm_start, warm_up=0, floor=0.05)
 
     def loss(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> Loss:
         if step < self.settings.warm_start:
@@ -276,7 +277,3 @@ def _langevin(settings: dict[str, Any], **more: Any) -> Sampler:
     sampler = make_solver("langevin", **settings, **more)
     assert isinstance(sampler, Sampler)
     return sampler
-
-
-def _cosine(fraction: float, *, floor: float) -> float:
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))

@@ -59,11 +59,8 @@ class Diffusion(Prior):
         self.network = DRUNet(in_channels=3, out_channels=2, nc=s.widths, nb=s.blocks, pretrained=None)
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
-        """Return D_σ(x), with σ held within `noise_range`.
-
-        Where gradients are enabled and the image requires one, the result has a graph to the image.
-        """
-        with torch.set_grad_enabled(create_graph or (torch.is_grad_enabled() and image.requires_grad)):
+        """Return D_σ(x), with σ held within `noise_range`."""
+        with torch.set_grad_enabled(create_graph):
             level = torch.as_tensor(noise_level, dtype=image.real.dtype, device=image.device)
             level = level.clamp(*self.noise_range).expand(len(image)).view(-1, 1, 1)
             data_std = self.settings.data_std

@@ -18,8 +18,10 @@ from mriinv import (
     PublishedNetwork,
     Solution,
     equilibrium,
+    from_channels,
     largest_curvature,
     normal_map,
+    per_image,
     setting,
     to_channels,
     unroll,
@@ -73,10 +75,9 @@ class ELDER(Prior):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         s = self.settings
-        self.residual = s.form == "residual"
-        self.network: nn.Module
+        self.network: FeatureNetwork | PublishedNetwork
         last: nn.Conv2d | nn.Linear
-        if self.residual:
+        if s.form == "residual":
             widths, activation = s.widths or (32, 64), s.activation or "silu"
             self.network = FeatureNetwork(widths, s.blocks, s.unshuffle, False, activation)
             last = self.network.outlet
@@ -90,24 +91,36 @@ class ELDER(Prior):
         self.raw_step = nn.Parameter(torch.tensor(math.log(math.expm1(s.initial_step))))
 
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
-        if not self.residual:
+        if isinstance(self.network, PublishedNetwork):
             return self.network(to_channels(image)).abs()
-        return self.log_scale.double().exp() * self._potential(image)
+        return self._factor() * self.network.half_square(image, _level(image))
+
+    def energy_and_gradient(
+        self, image: Tensor, noise_level: float | Tensor | None = None, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        if create_graph:
+            return super().energy_and_gradient(image, noise_level, create_graph=True)
+        if isinstance(self.network, PublishedNetwork):
+            value, channels = self.network.value_and_gradient(to_channels(image))
+            return value.abs(), per_image(value.sign(), image) * from_channels(channels)
+        value, gradient = self.network.half_square_and_gradient(image, _level(image))
+        factor = self._factor().detach()
+        return factor * value, factor.to(image.real.dtype) * gradient
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
         """Return x − ∇(½‖σ₀F(x/σ₀)‖²), by which the network may be trained before; the level is not asked for."""
-        if not self.residual:
-            raise self._missing("denoiser in its published form")
+        if isinstance(self.network, PublishedNetwork):
+            raise self.missing("denoiser in its published form")
+        if not create_graph:
+            return image - REFERENCE_LEVEL**2 * self.network.half_square_and_gradient(image, _level(image))[1]
         with torch.enable_grad():
-            leaf = image if create_graph and image.requires_grad else image.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self._potential(leaf).sum(), leaf, create_graph=create_graph)
+            leaf = image if image.requires_grad else image.detach().requires_grad_()
+            potential = REFERENCE_LEVEL**2 * self.network.half_square(leaf, _level(leaf)).sum()
+            (gradient,) = torch.autograd.grad(potential, leaf, create_graph=True)
         return image - gradient
 
-    def _potential(self, image: Tensor) -> Tensor:
-        """Return σ₀² ½‖F(x/σ₀)‖² per image."""
-        level = torch.full((len(image),), REFERENCE_LEVEL, dtype=image.real.dtype, device=image.device)
-        assert isinstance(self.network, FeatureNetwork)
-        return REFERENCE_LEVEL**2 * self.network.half_square(image, level)
+    def _factor(self) -> Tensor:
+        return REFERENCE_LEVEL**2 * self.log_scale.double().exp()
 
     def reconstruct(
         self, problem: InverseProblem, *, initial: Tensor | None = None, monitor: Monitor | None = None
@@ -128,7 +141,7 @@ class ELDER(Prior):
         if s.gradient == "implicit":
             done = equilibrium(step, start, tolerance=s.tolerance, max_iterations=s.iterations)
         else:
-            done = unroll(step, start, s.iterations, self.parameters(), tolerance=s.tolerance)
+            done = unroll(step, start, s.iterations, self.parameters())
         if monitor is not None:
             monitor(len(done.change), {"change": float(done.change[-1].mean())})
         steps = size().detach().double().expand_as(done.change)
@@ -140,3 +153,8 @@ class ELDER(Prior):
         with torch.no_grad():
             curvature, _ = largest_curvature(self.gradient, image, generator, iterations=CURVATURE_ITERATIONS)
         return STABLE / (problem.operator.norm_bound**2 + curvature)
+
+
+def _level(image: Tensor) -> Tensor:
+    """Return σ₀ per image."""
+    return torch.full((len(image),), REFERENCE_LEVEL, dtype=image.real.dtype, device=image.device)

@@ -17,6 +17,7 @@ from mriinv import (
     denoising_score_matching,
     log_uniform,
     setting,
+    warm_cosine,
 )
 
 WARM_START_LEVELS = (0.002, 0.06)
@@ -78,9 +79,8 @@ class EndToEndTrainer(Trainer):
     def learning_rate_factor(self, step: int) -> float:
         """Linear warm-up, then one cosine per stage."""
         first = self.settings.warm_start
-        done, length = (step, first) if step < first else (step - first, max(self.steps - first, 1))
-        cosine = 0.5 * (1 + math.cos(math.pi * min(done / length, 1.0)))
-        return min(1.0, (done + 1) / 50) * (0.02 + 0.98 * cosine)
+        done, length = (step, first) if step < first else (step - first, self.steps - first)
+        return warm_cosine(done, length, warm_up=50, floor=0.02)
 
     def loss(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> Loss:
         if step < self.settings.warm_start:

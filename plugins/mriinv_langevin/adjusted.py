@@ -41,9 +41,10 @@ class MALA(Sampler):
         previous: Chain | None = None,
         passing: bool = False,
     ) -> LangevinChain:
-        fixed = self.settings.step_size
+        fixed, curvature = self.settings.step_size, None
         temperature = self.temperature(problem, prior).repeat(len(image) // problem.batch)
-        tau, curvature = stable_step(problem, prior, image, level, generator, previous)
+        if passing or fixed is None:
+            tau, curvature = stable_step(problem, prior, image, level, generator, previous)
         if passing:
             return LangevinChain(
                 problem,
@@ -56,7 +57,7 @@ class MALA(Sampler):
                 curvature=curvature,
             )
         if fixed is not None:
-            tau = torch.full_like(tau, fixed)
+            tau = torch.full_like(temperature, fixed)
         elif isinstance(previous, MetropolisChain):
             tau = previous.step_size[-problem.batch :].repeat(len(image) // problem.batch)
         return MetropolisChain(

@@ -36,9 +36,8 @@ class Shifted(Preconditioner):
         self.tolerance, self.iterations = tolerance, iterations
 
     def apply(self, image: Tensor) -> Tensor:
-        shift = self.shift.to(image.real.dtype)
         return self.operator.solve_normal(
-            image, shift, tolerance=self.tolerance, max_iterations=self.iterations
+            image, self.shift, tolerance=self.tolerance, max_iterations=self.iterations
         ).solution
 
     def perturbation(self, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -161,7 +160,7 @@ class MetropolisChain(LangevinChain):
         taken = draw < probability
         self.image = torch.where(taken.view(-1, 1, 1), self.image + move, self.image)
         self.here = tuple(
-            new if old is None else torch.where(taken.view(-1, *[1] * (old.ndim - 1)), new, old)
+            torch.where(taken.view(-1, *[1] * (old.ndim - 1)), new, old)
             for new, old in zip(there, self.here, strict=True)
         )
         self.energy, self.gradient = self.here[1], self.here[2]

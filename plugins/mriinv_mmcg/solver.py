@@ -165,9 +165,8 @@ class MMCG(Solver):
         s = self.settings
 
         def solve(rhs: Tensor, curvature: Tensor) -> CGResult:
-            shift = curvature.to(state.image.real.dtype)
             return state.problem.operator.solve_normal(
-                rhs, shift, tolerance=s.cg_tolerance, max_iterations=s.cg_iterations
+                rhs, curvature, tolerance=s.cg_tolerance, max_iterations=s.cg_iterations
             )
 
         moving = ~state.stopped

@@ -48,7 +48,7 @@ class State:
     def noise_std(self) -> Tensor:
         """Noise of the data, 0 where it is unknown."""
         unknown = torch.zeros(len(self.image), device=self.image.device)
-        return (unknown if self.problem.noise_std is None else torch.as_tensor(self.problem.noise_std)).double()
+        return (unknown if self.problem.noise_std is None else self.problem.noise_std).double()
 
     def distance(self) -> Tensor:
         """Return the rms distance from the start per real component."""

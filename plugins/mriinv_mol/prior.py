@@ -61,7 +61,7 @@ class MoL(Prior):
         iterations: int = setting(
             100, "largest number of iterations, forward and backward; with gradient=unrolled their number", ge=1
         )
-        tolerance: float = setting(1e-4, "relative change at which an image stops", gt=0)
+        tolerance: float = setting(1e-4, "gradient=implicit: relative change at which an image stops", gt=0)
         cg_tolerance: float = setting(1e-5, "residual of the data consistency, relative to its right-hand side", gt=0)
         gradient: Literal["implicit", "unrolled"] = setting("implicit", "how the error reaches the parameters")
         barrier_weight: float = setting(1e-3, "weight of the log-barrier beside the loss; 0: no constraint", ge=0)
@@ -99,7 +99,7 @@ class MoL(Prior):
         if s.gradient == "implicit":
             done = equilibrium(step, start, tolerance=s.tolerance, max_iterations=s.iterations)
         else:
-            done = unroll(step, start, s.iterations, self.parameters(), tolerance=s.tolerance)
+            done = unroll(step, start, s.iterations, self.parameters())
         if monitor is not None:
             monitor(len(done.change), {"change": float(done.change[-1].mean())})
         return Solution(done.image, done.converged, done.iterations, {"change": done.change})

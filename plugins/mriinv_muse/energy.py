@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mriinv import ImageNetwork, NetworkSettings, Prior, setting
+from mriinv import ImageNetwork, NetworkSettings, Prior, per_image, setting
 
 INPUT_SCALE = 0.1  # brings noise of the trained levels to the size that networks work at
 REFERENCE_NOISE = 0.007  # of the measurements for which `weight` is meant, per real component
@@ -49,16 +49,29 @@ class MuseEnergy(Prior):
         return REFERENCE_NOISE**2 * torch.ones_like(noise_std) * self.noise_factor
 
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
-        return self.settings.weight * self.noise_factor * self._potential(image)
+        return self._factor(image) * self.network.half_square(image, INPUT_SCALE)
+
+    def energy_and_gradient(
+        self, image: Tensor, noise_level: float | Tensor | None = None, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        if create_graph:
+            return super().energy_and_gradient(image, noise_level, create_graph=True)
+        value, gradient = self.network.half_square_and_gradient(image, INPUT_SCALE)
+        factor = self._factor(image)
+        return factor * value, per_image(factor, image) * gradient
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
         """Return x − ∇(½‖x − ψ(x)‖²); the level is not asked for."""
+        if not create_graph:
+            return image - INPUT_SCALE**2 * self.network.half_square_and_gradient(image, INPUT_SCALE)[1]
         with torch.enable_grad():
-            leaf = image if create_graph and image.requires_grad else image.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self._potential(leaf).sum(), leaf, create_graph=create_graph)
+            leaf = image if image.requires_grad else image.detach().requires_grad_()
+            potential = INPUT_SCALE**2 * self.network.half_square(leaf, INPUT_SCALE).sum()
+            (gradient,) = torch.autograd.grad(potential, leaf, create_graph=True)
         return image - gradient
 
-    def _potential(self, image: Tensor) -> Tensor:
-        """Return ½‖x − ψ(x)‖² per image, summed in float64."""
-        removed = INPUT_SCALE * torch.view_as_real(self.network(image / INPUT_SCALE))
-        return 0.5 * removed.double().square().sum(dim=(1, 2, 3))
+    def _factor(self, image: Tensor) -> Tensor:
+        """Return the factor on ½‖f(x/σ₀)‖² per image."""
+        return torch.as_tensor(
+            INPUT_SCALE**2 * self.settings.weight * self.noise_factor, dtype=torch.float64, device=image.device
+        ).expand(len(image))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -18,6 +17,7 @@ from mriinv import (
     denoising_score_matching,
     log_uniform,
     setting,
+    warm_cosine,
 )
 
 
@@ -71,8 +71,7 @@ class Denoising(Trainer):
         return [{"params": list(prior.parameters()), "lr": self.settings.learning_rate}]
 
     def learning_rate_factor(self, step: int) -> float:
-        cosine = 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
-        return min(1.0, (step + 1) / 100) * (0.02 + 0.98 * cosine)
+        return warm_cosine(step, self.steps, warm_up=100, floor=0.02)
 
     def loss(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> Loss:
         images = source.images(self.settings.batch, generator)

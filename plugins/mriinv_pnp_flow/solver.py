@@ -15,6 +15,7 @@ from mriinv import (
     Solution,
     Solver,
     complex_noise,
+    inner_product,
     setting,
 )
 
@@ -43,7 +44,7 @@ class PnPFlow(Solver):
 
     class Settings(ComponentSettings):
         steps: int = setting(100, "number of times, those that are skipped included", ge=2)
-        step_size: float = setting(1.0, "s, first step on the data term; stable below 2/‖A‖²", gt=0)
+        step_size: float = setting(1.0, "s times ‖A‖², first step on the data term; stable below 2", gt=0)
         exponent: float = setting(1.0, "a, how fast the steps on the data fall", ge=0, tune=(0.05, 2.0))
         draws: int = setting(5, "noisy images that are denoised and averaged per time", ge=1)
 
@@ -64,15 +65,16 @@ class PnPFlow(Solver):
             found = f"noise {1 / (s.steps - 1):.3g} at the last time, prior '{prior.name}' knows it up to {highest:g}"
             raise CompatibilityError(f"pnp-flow: {found}; set more steps")
         back_projection = problem.back_projection()
+        size = s.step_size / problem.operator.norm_bound**2
         image = problem.sense() if initial is None else initial
         changes: list[Tensor] = []
         for step, time in enumerate(times, start=1):
             level = (1 - time) / time
-            z = image - s.step_size * (1 - time) ** s.exponent * problem.data_gradient(image, back_projection)
+            z = image - size * (1 - time) ** s.exponent * problem.data_gradient(image, back_projection)
             noisy = z.repeat(s.draws, 1, 1)
             noisy = noisy + complex_noise(noisy.shape, level, generator, noisy.dtype)
             denoised = prior.denoise(noisy, max(level, lowest)).view(s.draws, *image.shape).mean(0)
-            changes.append((denoised - image).flatten(1).norm(dim=1) / image.flatten(1).norm(dim=1).clamp_min(TINY))
+            changes.append(_norm(denoised - image) / _norm(image).clamp_min(TINY))
             image = denoised
             if not bool(changes[-1].isfinite().all()):
                 raise MriinvError(f"pnp-flow diverged after {step} steps; set a smaller solver.step_size")
@@ -80,3 +82,7 @@ class PnPFlow(Solver):
                 monitor(step, {"change": float(changes[-1].max())})
         done = torch.full((problem.batch,), len(times), device=image.device)
         return Solution(image, torch.ones_like(done, dtype=torch.bool), done, {"change": torch.stack(changes)})
+
+
+def _norm(image: Tensor) -> Tensor:
+    return inner_product(image, image).sqrt()

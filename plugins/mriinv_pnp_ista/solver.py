@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, Solver, setting
+from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, Solver, inner_product, setting
 
 DIVERGED = 10.0  # times the smallest change so far, or the norm of the start
 
@@ -79,5 +79,4 @@ class ISTA(Solver):
 
 
 def _norm(image: Tensor) -> Tensor:
-    """Return ‖x‖ per image in float64."""
-    return image.flatten(1).abs().double().square().sum(1).sqrt()
+    return inner_product(image, image).sqrt()

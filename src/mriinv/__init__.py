@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from mriinv.interop.deepinv import as_physics as as_physics
     from mriinv.interop.deepinv import as_prior as as_prior
     from mriinv.metrics import evaluate as evaluate
+    from mriinv.metrics import nmse as nmse
+    from mriinv.metrics import psnr as psnr
+    from mriinv.metrics import ssim as ssim
     from mriinv.networks import FeatureNetwork as FeatureNetwork
     from mriinv.networks import ImageNetwork as ImageNetwork
     from mriinv.networks import NetworkSettings as NetworkSettings
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
     from mriinv.numerics.normal import regularised_inverse as regularised_inverse
     from mriinv.training.losses import denoising_score_matching as denoising_score_matching
     from mriinv.training.losses import log_uniform as log_uniform
+    from mriinv.training.schedule import warm_cosine as warm_cosine
 
 __version__ = "0.1.0"
 
@@ -126,6 +130,9 @@ _HOME = {
     "from_channels": "numerics.channels",
     "to_channels": "numerics.channels",
     "evaluate": "metrics",
+    "nmse": "metrics",
+    "psnr": "metrics",
+    "ssim": "metrics",
     "FeatureNetwork": "networks",
     "ImageNetwork": "networks",
     "NetworkSettings": "networks",
@@ -143,6 +150,7 @@ _HOME = {
     "regularised_inverse": "numerics.normal",
     "denoising_score_matching": "training.losses",
     "log_uniform": "training.losses",
+    "warm_cosine": "training.schedule",
 }
 __all__ = ["__version__", "hookimpl", *_HOME]
 

@@ -111,7 +111,7 @@ def make_problem(
     image = with_reference(acquisition).reference
     assert image is not None
     data, noise_std = built.measure(image, torch.Generator(image.device).manual_seed(seed ^ MEASUREMENT))
-    unscaled = InverseProblem(built, data, noise_std, torch.ones_like(noise_std))
+    unscaled = InverseProblem(built, data, noise_std, scale=1)
     return replace(unscaled, scale=reference_scale(unscaled.sense()))
 
 
@@ -143,9 +143,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def _moved(problem: InverseProblem, device: torch.device) -> InverseProblem:
-    assert problem.scale is not None
-    operator, data = problem.operator.to(device), problem.data.to(device)
-    return replace(problem, operator=operator, data=data, scale=problem.scale.to(device))
+    return replace(problem, operator=problem.operator.to(device), data=problem.data.to(device))
 
 
 def usual_solver(prior: str) -> Choice:
@@ -159,7 +157,7 @@ class Reconstruction:
 
     Parameters
     ----------
-    prior : registered name or object; None for a solver such as ``cg-sense``, which takes none
+    prior : registered name, or object, which is moved to the device; None for a solver such as ``cg-sense``
     solver : registered name or object; None takes that of the prior's first recipe, or ``mm-cg``
 
     Examples
@@ -171,14 +169,13 @@ class Reconstruction:
     def __init__(
         self, prior: str | Prior | None = None, solver: str | Solver | None = None, device: str = "auto"
     ) -> None:
-        if solver is None:
-            solver = usual_solver(prior if isinstance(prior, str) else getattr(prior, "name", ""))
-        elif isinstance(solver, str):
-            solver = Choice(name=solver)
-        if isinstance(solver, Choice) and (prior is None or isinstance(prior, str)):
-            registry().match(prior, solver.name)  # before anything heavy
-        self.device = resolve_device(device)
-        self.solver = make_solver(solver.name, **solver.settings) if isinstance(solver, Choice) else solver
+        if solver is None or isinstance(solver, str):
+            named = prior if isinstance(prior, str) else getattr(prior, "name", "")
+            choice = usual_solver(named) if solver is None else Choice(name=solver)
+            if prior is None or isinstance(prior, str):
+                registry().match(prior, choice.name)  # before anything heavy
+            solver = make_solver(choice.name, **choice.settings)
+        self.device, self.solver = resolve_device(device), solver
         built = make_prior(prior) if isinstance(prior, str) else prior
         self.prior = None if built is None else built.to(self.device)
 

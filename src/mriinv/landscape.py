@@ -87,13 +87,12 @@ def case_landscape(prior: Prior, case: Case, *, seed: int, data: bool, **grid: A
     `grid` goes on to `landscape`: ``gaussian``, ``structural``, ``points``.
     """
     problem = case.problem.normalised()
-    assert case.problem.scale is not None
     reference, sense = case.reference[0] / case.problem.scale, problem.sense()[0]
     grid |= {"generator": torch.Generator(reference.device).manual_seed(seed)}
     if data:
         return landscape(prior, reference, sense, problem=problem, **grid)
     if problem.noise_std is not None:
-        prior = prior.at_noise(torch.as_tensor(problem.noise_std))
+        prior = prior.at_noise(problem.noise_std)
     return landscape(prior, reference, sense, **grid)
 
 
@@ -140,7 +139,7 @@ def landscape(
     )
     weights = torch.cartesian_prod(alpha_z, alpha_s)
     if problem is not None and problem.noise_std is not None:
-        prior = prior.at_noise(torch.as_tensor(problem.noise_std))
+        prior = prior.at_noise(problem.noise_std)
     with torch.no_grad():
         values = torch.cat(
             [

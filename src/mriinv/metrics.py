@@ -54,7 +54,7 @@ def psnr(
 
     Parameters
     ----------
-    image, reference : complex or real ``(batch, y, x)``, in the same units
+    image, reference : complex or real ``(batch, y, x)``, in the same units, on any device each
     support : bool ``(batch|1, y, x)``, the region that the mean runs over; None for the whole image
     data_range : L; the largest |x_ref| of each slice when None
 
@@ -116,6 +116,8 @@ def evaluate(
     image: Images, reference: Images, support: Support | None = None, volume_maximum: float | None = None
 ) -> Metrics:
     """Return the metrics of one slice ``(1, y, x)``; `volume_maximum` replaces the slice's own data range."""
+    if image.ndim == 3 and len(image) > 1:
+        raise InputError("evaluate", "image", f"{len(image)} slices", "one; psnr, ssim and nmse take several")
     return Metrics(
         psnr=float(psnr(image, reference, support, volume_maximum)),
         ssim=float(ssim(image, reference, support, volume_maximum)),
@@ -130,7 +132,7 @@ def _prepare(image: Tensor, reference: Tensor, data_range: float | Tensor | None
     if image.shape != reference.shape or image.ndim != 3 or image.numel() == 0:
         found = f"shape {tuple(image.shape)} and a reference of shape {tuple(reference.shape)}"
         raise InputError("metrics", "image", found, "two equal shapes (batch, y, x)")
-    x, y = image.detach().abs().double(), reference.detach().abs().double()
+    x, y = image.detach().abs().double(), reference.detach().abs().double().to(image.device)
     limit = (
         y.amax((1, 2))
         if data_range is None
@@ -146,7 +148,7 @@ def _region(support: Tensor | None, image: Tensor) -> Tensor:
         return torch.ones_like(image, dtype=torch.bool)
     if support.ndim != 3 or support.shape[-2:] != image.shape[-2:] or support.shape[0] not in (1, len(image)):
         raise InputError("metrics", "support", f"shape {tuple(support.shape)}", f"{(1, *image.shape[-2:])}")
-    return support.bool().expand_as(image)
+    return support.bool().to(image.device).expand_as(image)
 
 
 def _mean(values: Tensor, region: Tensor) -> Tensor:

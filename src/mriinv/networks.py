@@ -268,3 +268,17 @@ class ImageNetwork(nn.Module):
             weights = next(self.network.parameters())
             out = self.network(channels.to(weights.dtype, memory_format=torch.channels_last)).to(channels.dtype)
         return from_channels(out)
+
+    def half_square(self, image: Image, scale: float) -> PerImage:
+        """Return ½‖f(x/s)‖² per image, summed in float64; for a network that is not conditional."""
+        return _half_square(_channels(self(image / scale)))
+
+    @torch.no_grad()
+    def half_square_and_gradient(self, image: Image, scale: float) -> tuple[PerImage, Image]:
+        """Return `half_square` and its gradient, as `FeatureNetwork.half_square_and_gradient` does."""
+        if isinstance(self.network, FeatureNetwork):
+            levels = torch.full((len(image),), scale, dtype=image.real.dtype, device=image.device)
+            return self.network.half_square_and_gradient(image, levels)
+        u = _channels(image) / scale
+        value, pullback = with_pullback(self.network, u.to(_precision(u), memory_format=torch.channels_last))
+        return _half_square(value), from_channels(pullback(value).to(u.dtype) / scale)

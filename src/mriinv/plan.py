@@ -10,7 +10,7 @@ from torch import Tensor
 from mriinv.compose import Reconstruction
 from mriinv.config import RunConfig
 from mriinv.core.capabilities import derive
-from mriinv.jobs import SIMULATED, combine, prepare, resolved, settle, weights_record
+from mriinv.jobs import SIMULATED, calibrated, combine, prepare, resolved, settle, weights_record
 from mriinv.registry import registry
 
 PROBE_PIXELS = 2**18
@@ -18,7 +18,7 @@ PROBE_PIXELS = 2**18
 
 def plan(config: RunConfig) -> dict[str, Any]:
     """Return what `execute` would do, without reading k-space: configuration, derivations, weights, memory."""
-    config = settle(config)
+    config, _, _ = calibrated(settle(config))
     derivations = registry().match(config.prior.name if config.prior else None, config.solver.name)
     reconstruction = combine(config)
     inputs = [{"input": str(job.path or SIMULATED), "result": str(job.out), **job.found} for job in prepare(config)]

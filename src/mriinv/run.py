@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mriinv.calibration import Calibration
@@ -332,7 +331,7 @@ class _Slice:
             "converged": self.converged,
             "seconds": self.seconds,
             "acceleration": self.acceleration,
-            "scale": float("nan") if scale is None else float(scale[0]),
-            "noise_std": float("nan") if noise is None else float(torch.as_tensor(noise).reshape(-1)[0]),
+            "scale": float(scale[0]),
+            "noise_std": float("nan") if noise is None else float(noise[0]),
             **self.sampling,
         }

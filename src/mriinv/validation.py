@@ -54,7 +54,6 @@ class Case:
         for solvers that evaluate it at their iterates; ``truth_gap``, C(truth)/C(image) − 1 with the cost C of eq. 6 at
         the last noise level, for solvers whose history has it and its energy: how far the minimum is from the truth.
         """
-        assert self.problem.scale is not None
         scale = self.problem.scale.view(-1, 1, 1)
         seen: list[float] = []
 
@@ -70,7 +69,7 @@ class Case:
         if {"cost", "energy"} <= history.keys() and self.truth is not None:
             normalised = solver.posed(self.problem.normalised())
             if normalised.noise_std is not None:
-                prior = prior.at_noise(torch.as_tensor(normalised.noise_std))
+                prior = prior.at_noise(normalised.noise_std)
             levels = history["noise_level"][-1] if prior.noise_range and "noise_level" in history else None
             truth = self.truth / scale
             with torch.no_grad():

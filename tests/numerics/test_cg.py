@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mriinv import Operator, complex_noise
 from mriinv.numerics.cg import conjugate_gradient
 
 
@@ -82,3 +83,18 @@ def test_a_graph_is_refused_rather_than_cut():
     rhs = torch.randn(1, 12, dtype=torch.complex128, requires_grad=True)
     with pytest.raises(RuntimeError, match="automatic differentiation"):
         conjugate_gradient(apply(systems(1, 12, rhs.dtype)), rhs)
+
+
+def test_an_operator_may_return_the_image_itself():
+    class Identity(Operator):
+        def forward(self, image):
+            return image
+
+        def adjoint(self, data):
+            return data
+
+    rhs = complex_noise((2, 3, 4), 1.0, torch.Generator().manual_seed(0), torch.complex128)
+    kept = rhs.clone()
+    found = Identity().solve_normal(rhs, torch.tensor([1.0, 3.0]), initial=rhs)
+    torch.testing.assert_close(found.solution, kept / torch.tensor([2.0, 4.0]).view(-1, 1, 1))
+    assert torch.equal(rhs, kept)

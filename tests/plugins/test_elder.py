@@ -1,9 +1,11 @@
 """ELDER: its iteration against linear algebra, its gradients against each other and against differences."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from mriinv import complex_noise, make_prior, make_problem, make_solver, simulate_acquisition
+from mriinv import Prior, complex_noise, make_prior, make_problem, make_solver, simulate_acquisition
 from mriinv.errors import SettingsError
 from mriinv.testing.analytic import gaussian_problem
 from mriinv.testing.priors import check_capabilities, check_gradient
@@ -31,6 +33,10 @@ def test_energy_and_its_gradient(form):
     check_gradient(prior, x)
     check_capabilities(prior, x)
     assert (prior.energy(x) >= 0).all() and prior.energy(x).dtype == torch.float64
+    explicit, by_autograd = prior.energy_and_gradient(x), prior.energy_and_gradient(x, create_graph=True)
+    torch.testing.assert_close(explicit, by_autograd, rtol=1e-10, atol=1e-12)
+    if form == "residual":
+        torch.testing.assert_close(prior.denoise(x, 0.1), prior.denoise(x, 0.1, create_graph=True), rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("iterations", [1, 7])
@@ -38,7 +44,7 @@ def test_with_a_quadratic_energy_the_iterates_are_known(iterations):
     """x_K = (I − αP)^K (x_0 − x*) + x*, with P = AᴴA + Q and x* = P⁻¹Aᴴb."""
     data, quadratic, hessian = gaussian_problem(SHAPE, samples=14, batch=2)
     prior = elder(iterations=iterations, initial_step=0.7)
-    prior.energy = quadratic.energy
+    prior.energy_and_gradient = quadratic.energy_and_gradient
     x0 = random()
     solution = prior.reconstruct(data, initial=x0)
     target = torch.linalg.solve(hessian, data.back_projection().flatten(1).T)
@@ -56,7 +62,7 @@ def prior_step(solution):
 def test_a_step_that_would_diverge_is_shortened():
     data, quadratic, hessian = gaussian_problem(SHAPE, samples=14)
     prior = elder(iterations=400, initial_step=50.0)
-    prior.energy = quadratic.energy
+    prior.energy_and_gradient = quadratic.energy_and_gradient
     solution = prior.reconstruct(data)
     largest = float(torch.linalg.eigvalsh(hessian)[-1])
     assert 0.5 / largest < prior_step(solution) < 2 / largest
@@ -104,7 +110,7 @@ def test_many_unrolled_steps_have_the_implicit_gradient():
             square = x.real.square() + x.imag.square()
             return prior.log_scale.exp() * (0.5 * square + 0.02 * square.square()).sum((1, 2))
 
-        prior.energy = energy
+        prior.energy, prior.energy_and_gradient = energy, partial(Prior.energy_and_gradient, prior)
         image = prior.reconstruct(data).image
         (gradient,) = torch.autograd.grad((image.conj() * weight).real.sum(), prior.log_scale)
         found.append((image.detach(), gradient))

@@ -9,6 +9,7 @@ from torch import nn
 from mriinv import (
     CompatibilityError,
     ComponentSettings,
+    ImageNetwork,
     Prior,
     ProblemSource,
     SettingsError,
@@ -21,11 +22,11 @@ from mriinv.testing.analytic import gaussian_problem
 from mriinv.testing.priors import check_gradient
 
 
-class Matrix(nn.Module):
+class Matrix(ImageNetwork):
     """A linear map of complex images."""
 
-    def __init__(self, matrix):
-        super().__init__()
+    def __init__(self, settings, matrix):
+        super().__init__(settings)
         self.matrix = matrix
 
     def forward(self, image, log_level=None):
@@ -39,13 +40,13 @@ def random_image(*shape, seed=0):
 def test_linear_network_gives_the_quadratic_energy():
     prior, image = make_prior("muse", weights="none", weight=0.5), random_image(3, 3, 4)
     removed = random_image(12, 12, seed=1)
-    prior.network = Matrix(removed)
+    prior.network = Matrix(prior.settings, removed)
     flat = image.flatten(1)
-    energy, gradient = prior.energy_and_gradient(image)
+    energy, gradient = prior.energy_and_gradient(image, create_graph=True)
     normal = removed.mH @ removed
     torch.testing.assert_close(energy, 0.25 * (flat @ removed.T).abs().square().sum(1))
     torch.testing.assert_close(gradient.flatten(1), 0.5 * flat @ normal.T)
-    torch.testing.assert_close(prior.denoise(image, 0.1).flatten(1), flat - flat @ normal.T)
+    torch.testing.assert_close(prior.denoise(image, 0.1, create_graph=True).flatten(1), flat - flat @ normal.T)
     half = prior.at_noise(torch.tensor([0.0035, 0.007, 0.014], dtype=torch.float64))
     torch.testing.assert_close(half.energy(image), energy * torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64))
     noise = torch.tensor([0.0, 0.002, 0.014], dtype=torch.float64)
@@ -54,10 +55,18 @@ def test_linear_network_gives_the_quadratic_energy():
     torch.testing.assert_close(follows.energy(image) / follows.temperature(noise), energy / 0.007**2)
 
 
-@pytest.mark.parametrize("settings", [{"activation": "softplus"}, {"network": "unet", "widths": (4, 6)}])
+@pytest.mark.parametrize(
+    "settings", [{"activation": "softplus"}, {"activation": "relu"}, {"network": "unet", "widths": (4, 6)}]
+)
 def test_gradient_agrees_with_differences(settings):
-    prior = make_prior("muse", weights="none", **settings).double()
-    check_gradient(prior, 0.3 * random_image(2, 9, 7))
+    prior, image = make_prior("muse", weights="none", **settings).double(), 0.3 * random_image(2, 9, 7)
+    check_gradient(prior, image)
+    at_noise = prior.at_noise(torch.tensor([0.003, 0.02], dtype=torch.float64))
+    for explicit, by_autograd in (
+        (at_noise.energy_and_gradient(image), at_noise.energy_and_gradient(image, create_graph=True)),
+        (prior.denoise(image, 0.1), prior.denoise(image, 0.1, create_graph=True)),
+    ):
+        torch.testing.assert_close(explicit, by_autograd, rtol=1e-10, atol=1e-12)
 
 
 def test_same_energy_and_denoiser_as_deepinv():
@@ -69,18 +78,21 @@ def test_same_energy_and_denoiser_as_deepinv():
     prior, image = make_prior("muse", weights="none", weight=1.0), (0.1 * random_image(2, 16, 16)).to(torch.complex64)
     scale, level = 0.1, 0.05
 
-    class Removed(nn.Module):
+    class Removed(ImageNetwork):
         def forward(self, scaled, log_level=None):
             channels = to_channels(scale * scaled)
             return from_channels(channels - theirs.student_grad.forward(channels, level)) / scale
 
-    prior.network = Removed()
+    prior.network = Removed(prior.settings)
     channels = to_channels(image)
     torch.testing.assert_close(
         prior.energy(image).float(), theirs.potential(channels, level).flatten(), rtol=1e-5, atol=0
     )
     torch.testing.assert_close(
-        to_channels(prior.denoise(image, level)), theirs(channels, level).detach(), rtol=1e-4, atol=1e-5
+        to_channels(prior.denoise(image, level, create_graph=True)),
+        theirs(channels, level).detach(),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 

@@ -3,13 +3,24 @@
 import pytest
 import torch
 
-from mriinv import CompatibilityError, MriinvError, SettingsError, complex_noise, make_solver
-from mriinv.testing.analytic import GaussianDenoiser, gaussian_problem
+from mriinv import CompatibilityError, InverseProblem, MriinvError, SettingsError, complex_noise, make_solver
+from mriinv.testing.analytic import DenseOperator, GaussianDenoiser, gaussian_problem
 
 
 def gaussian_case():
     problem, quadratic, _ = gaussian_problem(shape=(2, 3), samples=4)
     return problem, GaussianDenoiser(0.05 * torch.linalg.inv(quadratic.matrix))
+
+
+def test_the_step_is_relative_to_the_norm_of_the_operator():
+    problem, prior = gaussian_case()
+    matrix, data = problem.operator.matrix, problem.data
+    images = []
+    for factor in (1, 4):  # the same images fit; unstable unless the step follows
+        scaled = InverseProblem(DenseOperator(factor * matrix, (2, 3)), factor * data, scale=1)
+        images.append(make_solver("pnp-flow", steps=6)(scaled, prior).image)
+        assert scaled.operator.norm_bound == pytest.approx(factor * problem.operator.norm_bound)
+    torch.testing.assert_close(images[1] - images[0], torch.zeros_like(images[0]), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("time", [0.2, 0.7])

@@ -81,7 +81,6 @@ def _landscapes(benchmark: Benchmark) -> list[Path]:
     for mask in chosen.masks:
         cells = [benchmark.case_cell(one.method, mask) for one in found if one.mask == mask]
         case = make_case(cells[0], benchmark.plan.test, benchmark.torch_device, own_reference=False)
-        assert case.problem.scale is not None
         reference, energies = case.reference[0] / case.problem.scale, []
         for cell in cells:
             prior = prior_of(cell)

@@ -62,7 +62,6 @@ def landscape(
         )
         found[what] = one
     cost = found["cost"]
-    assert case.problem.scale is not None
     reference = case.reference[0] / case.problem.scale
     figure2(out, reference, cost.noise, cost.structure, [(f"{prior.name}: {what}", f) for what, f in found.items()])
     _write_values(out.with_suffix(".csv"), found)

@@ -70,7 +70,7 @@ class Operator(Component, ABC):
         """
         scale = torch.as_tensor(shift, device=rhs.device, dtype=rhs.real.dtype).to(rhs.dtype).reshape(-1, 1, 1)
         return conjugate_gradient(
-            lambda x: self.gram(x).addcmul_(x, scale),
+            lambda x: torch.addcmul(self.gram(x), x, scale),
             rhs,
             initial=initial,
             tolerance=tolerance,
@@ -125,6 +125,9 @@ class _Adjoint(Operator):
     def adjoint(self, data: Tensor) -> Tensor:
         return self._base.forward(data)
 
+    def to(self, device: torch.device | str) -> Operator:
+        return self._base.to(device).H
+
     @property
     def H(self) -> Operator:  # noqa: N802
         return self._base
@@ -145,3 +148,10 @@ class _Composition(Operator):
 
     def gram(self, image: Tensor) -> Tensor:
         return self._inner.adjoint(self._outer.gram(self._inner.forward(image)))
+
+    @property
+    def support(self) -> Bool[Tensor, "#batch y x"] | None:
+        return self._inner.support
+
+    def to(self, device: torch.device | str) -> Operator:
+        return self._outer.to(device) @ self._inner.to(device)

@@ -87,7 +87,7 @@ class Prior(Component, nn.Module, ABC):
 
     def energy(self, image: Image, noise_level: float | Tensor | None = None) -> PerImage:
         """Return E(x) per image in float64: the negative log-prior with η² absorbed (paper, eq. 4 and 6)."""
-        raise self._missing("energy")
+        raise self.missing("energy")
 
     def gradient(self, image: Image, noise_level: float | Tensor | None = None) -> Image:
         """Return ∇E(x) with respect to real and imaginary part, as ∂Re + i∂Im; builds no graph for the caller."""
@@ -108,7 +108,7 @@ class Prior(Component, nn.Module, ABC):
 
         `create_graph` keeps the graph to the parameters (training), and to an image that requires a gradient.
         """
-        raise self._missing("denoiser")
+        raise self.missing("denoiser")
 
     def score(self, image: Image, noise_level: float | Tensor) -> Image:
         """Return ∇ log p_σ(x) = (D_σ(x) − x)/σ² (Tweedie)."""
@@ -127,7 +127,7 @@ class Prior(Component, nn.Module, ABC):
         memory : a dictionary that the caller keeps from call to call while its images change little, such as the
             iterates of one solve, and that belongs to the prior: what it stores there makes the next call cheaper
         """
-        raise self._missing("proximal")
+        raise self.missing("proximal")
 
     def reconstruct(
         self, problem: InverseProblem, *, initial: Image | None = None, monitor: Monitor | None = None
@@ -137,7 +137,7 @@ class Prior(Component, nn.Module, ABC):
         A prior that provides ``reconstruction`` brings its own iteration, learned end to end with the operator. Where
         gradients are enabled the image has a graph to the parameters (training), and none otherwise.
         """
-        raise self._missing("reconstruction")
+        raise self.missing("reconstruction")
 
     def penalty(self, image: Image, generator: torch.Generator) -> Tensor:
         """Return what end-to-end training adds to its loss at a reconstruction without graph: constraints on a network.
@@ -146,6 +146,7 @@ class Prior(Component, nn.Module, ABC):
         """
         return torch.zeros((), device=image.device)
 
-    def _missing(self, capability: str) -> CompatibilityError:
+    def missing(self, capability: str) -> CompatibilityError:
+        """Return the error of a method that this prior does not have."""
         provided = ", ".join(sorted(self.provides)) or "nothing"
         return CompatibilityError(f"prior '{self.name}' has no {capability}; it provides: {provided}")

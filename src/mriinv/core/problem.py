@@ -32,7 +32,15 @@ def reference_scale(image: Image) -> PerImage:
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-@dataclass(frozen=True, repr=False)
+def _each(name: str, value: float | Tensor, data: Tensor) -> PerImage:
+    """Return one number per image, in the precision and on the device of `data`."""
+    found = torch.as_tensor(value, dtype=data.real.dtype, device=data.device)
+    if found.shape not in ((), (1,), data.shape[:1]):
+        raise InputError("InverseProblem", name, f"shape {tuple(found.shape)}", f"one number, or {(len(data),)}")
+    return found.expand(len(data))
+
+
+@dataclass(frozen=True, repr=False, init=False)
 class InverseProblem:
     """Recover x from b = A x + n.
 
@@ -42,29 +50,37 @@ class InverseProblem:
     data : b, with a leading batch axis
     noise_std : standard deviation of n per real component, in the units of `data`, one number or one per image
         (stored as such); None when unknown
-    scale : per-image reference that the solver divides by before it starts and multiplies back at the end;
-        None computes the 99th percentile of |Aᴴb|, ``torch.ones(batch)`` turns scaling off
+    scale : reference, one number or one per image (stored as such), that the solver divides by before it starts and
+        multiplies back at the end; None computes the 99th percentile of |Aᴴb|, 1 turns scaling off
+
+    Raises
+    ------
+    InputError : no data, data that are not finite, or numbers that are neither one nor as many as images
     """
 
     operator: Operator
     data: Tensor
-    noise_std: float | PerImage | None = None
-    scale: PerImage | None = None
+    noise_std: PerImage | None
+    scale: PerImage
 
-    def __post_init__(self) -> None:
-        if self.data.shape[:1].numel() == 0 or self.data.numel() == 0:
-            raise InputError("InverseProblem", "data", f"shape {tuple(self.data.shape)}", "at least one image")
-        if not torch.isfinite(self.data.abs().sum()):
+    def __init__(
+        self,
+        operator: Operator,
+        data: Tensor,
+        noise_std: float | Tensor | None = None,
+        scale: float | Tensor | None = None,
+    ) -> None:
+        if data.numel() == 0:
+            raise InputError("InverseProblem", "data", f"shape {tuple(data.shape)}", "at least one image")
+        if not torch.isfinite(data.abs().sum()):
             raise InputError("InverseProblem", "data", "NaN or infinity", "finite values")
-        if self.noise_std is not None:
-            real = self.data.real.dtype
-            noise = torch.as_tensor(self.noise_std, dtype=real, device=self.data.device).expand(self.batch)
-            object.__setattr__(self, "noise_std", noise)
-        if self.scale is None:
-            object.__setattr__(self, "scale", reference_scale(self.operator.adjoint(self.data)))
+        noise = None if noise_std is None else _each("noise_std", noise_std, data)
+        reference = reference_scale(operator.adjoint(data)) if scale is None else _each("scale", scale, data)
+        for name, value in (("operator", operator), ("data", data), ("noise_std", noise), ("scale", reference)):
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        noise = "unknown" if self.noise_std is None else str(torch.as_tensor(self.noise_std).tolist())
+        noise = "unknown" if self.noise_std is None else str(self.noise_std.tolist())
         return f"InverseProblem({self.operator.name}, data {described(self.data)}, noise_std {noise})"
 
     @property
@@ -74,7 +90,6 @@ class InverseProblem:
 
     def normalised(self) -> InverseProblem:
         """Return the problem in units of `scale`, whose own scale is 1."""
-        assert self.scale is not None
         scale = self.scale.reshape(-1, *[1] * (self.data.ndim - 1))
         noise = None if self.noise_std is None else self.noise_std / self.scale
         return replace(self, data=self.data / scale, noise_std=noise, scale=torch.ones_like(self.scale))
@@ -102,7 +117,7 @@ class InverseProblem:
         """
         noise = self.noise_std
         weighted = type(self.operator).robust is not Operator.robust
-        if not weighted or not isinstance(noise, Tensor) or not (noise > 0).any():
+        if not weighted or noise is None or not (noise > 0).any():
             return self
         shift = ROBUST_REGULARISATION * self.operator.norm_bound**2
         image = self.operator.solve_normal(
@@ -154,9 +169,12 @@ class Solution:
         return replace(self, image=self.image * factor)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Samples(Solution):
     """Draws from a posterior; `image` is their mean (the MMSE estimate).
+
+    `converged` says of Markov chains whether they are seen to have mixed: split-R̂ of all that is watched at most 1.1,
+    and no chain without a move. Draws that no Markov chain made have nothing to converge.
 
     Attributes
     ----------
@@ -166,7 +184,7 @@ class Samples(Solution):
     acceptance : share of accepted proposals, ``(chain, batch)``; None where all are accepted
     """
 
-    draws: Tensor = field(default_factory=lambda: torch.empty(0))
+    draws: Tensor
     traces: Mapping[str, Tensor] = field(default_factory=dict)
     diagnosis: Diagnosis | None = None
     acceptance: Tensor | None = None

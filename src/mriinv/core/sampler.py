@@ -126,7 +126,7 @@ class Sampler(Solver):
         noise = problem.noise_std
         if noise is None:
             noise = torch.full((problem.batch,), UNKNOWN_NOISE, device=problem.data.device)
-        return self.settings.temperature * prior.temperature(torch.as_tensor(noise).double())
+        return self.settings.temperature * prior.temperature(noise.double())
 
     def first_state(self, problem: InverseProblem, generator: torch.Generator, chains: int = 1) -> Image:
         """Return where `chains` chains of each image start, ``(chains·batch, y, x)``."""
@@ -219,7 +219,7 @@ class Sampler(Solver):
         s = self.settings
         noise = torch.zeros(problem.batch, device=problem.data.device)
         if problem.noise_std is not None:
-            noise = torch.as_tensor(problem.noise_std).to(noise)
+            noise = problem.noise_std.to(noise)
         found = prior.level_range(s.highest_level, s.noise_level, noise)
         if found is None:
             return [None]

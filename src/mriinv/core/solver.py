@@ -58,13 +58,12 @@ class Solver(Component, ABC):
             name = prior.name if prior is not None else "none"
             raise mismatch(f"combine prior '{name}' with solver '{self.name}'", self.requires, provided)
         scale = problem.scale
-        assert scale is not None
         if generator is None:
             generator = torch.Generator(problem.data.device).manual_seed(0)
         start = None if initial is None else initial / scale.reshape(-1, 1, 1)
         normalised = problem.normalised()
         if prior is not None and normalised.noise_std is not None:
-            prior = prior.at_noise(torch.as_tensor(normalised.noise_std))
+            prior = prior.at_noise(normalised.noise_std)
         with torch.no_grad():
             solution = self.solve(normalised, prior, initial=start, generator=generator, monitor=monitor)
         factor = scale.reshape(-1, 1, 1)

@@ -6,7 +6,6 @@ data, ``(batch, 2, coil, y, x)``. Its gradients are those of mriinv, âˆ‚Re + iâˆ
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -235,7 +234,8 @@ class _PriorPotential(DeepinvPotential):
 
 def as_denoiser(prior: Prior) -> Denoiser:
     """Return a prior that provides ``denoiser`` as a denoiser of deepinv, on two-channel images."""
-    _require(prior, lambda provided: "denoiser" in provided, "denoiser")
+    if "denoiser" not in prior.provides:
+        raise prior.missing("denoiser")
     return _PriorDenoiser(prior)
 
 
@@ -246,11 +246,6 @@ def as_prior(prior: Prior, noise_level: float | Tensor | None = None) -> Deepinv
     ----------
     noise_level : at which a noise-conditional energy is evaluated; deepinv's own ``g_param`` is not used
     """
-    _require(prior, lambda provided: bool(provided & {"energy", "proximal"}), "energy or proximal map")
+    if not prior.provides & {"energy", "proximal"}:
+        raise prior.missing("energy or proximal map")
     return _PriorPotential(prior, noise_level)
-
-
-def _require(prior: Prior, fits: Callable[[frozenset[str]], bool], what: str) -> None:
-    if not fits(prior.provides):
-        provided = ", ".join(sorted(prior.provides)) or "nothing"
-        raise CompatibilityError(f"prior '{prior.name}' has no {what}; it provides: {provided}")

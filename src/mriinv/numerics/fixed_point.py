@@ -24,7 +24,7 @@ class Iterated:
     ----------
     image : the last iterate, with a graph to the parameters where gradients are enabled
     iterations : int ``(batch,)``, steps taken
-    converged : bool ``(batch,)``, whether the last relative change was within the tolerance
+    converged : bool ``(batch,)``, whether the last relative change was within the tolerance, where there is one
     change : ‖f(x) − x‖/‖f(x)‖ at every iterate x, ``(iterations, batch)``
     """
 
@@ -40,10 +40,9 @@ def unroll(
     iterations: int,
     parameters: Iterable[Tensor] = (),
     *,
-    tolerance: float = 0.0,
     checkpoint: bool = True,
 ) -> Iterated:
-    """Apply `step` a fixed number of times; the gradient goes through every application.
+    """Apply `step` a fixed number of times, which is all the rule there is; the gradient goes through each of them.
 
     With `checkpoint` only the iterates are stored: `step` runs without graph, and once more with one when its turn
     comes in the backward pass, so the memory is that of one step. A step may itself differentiate (the gradient of an
@@ -53,7 +52,6 @@ def unroll(
     ----------
     step : a deterministic map that keeps images apart
     parameters : all tensors with gradient that `step` uses besides its argument; needed with `checkpoint`
-    tolerance : relative change at which an image counts as converged; it does not stop the iteration
     """
     used = tuple(p for p in parameters if p.requires_grad)
     x, changes = start, []
@@ -63,7 +61,7 @@ def unroll(
         x = following
     change = torch.stack(changes)
     count = torch.full((len(x),), iterations, device=x.device)
-    return Iterated(x, count, change[-1] <= tolerance, change)
+    return Iterated(x, count, torch.ones_like(count, dtype=torch.bool), change)
 
 
 def equilibrium(step: Step, start: Image, *, tolerance: float = 1e-4, max_iterations: int = 500) -> Iterated:

@@ -31,6 +31,7 @@ from mriinv.errors import InputError, PluginError
 from mriinv.numerics.fft import fft2c, ifft2c
 from mriinv.registry import registry
 from mriinv.testing.analytic import DenseOperator, GaussianMixture, MixturePrior, gaussian_problem
+from mriinv.training.delegate import Watched
 
 NOISE = 0.1  # per real component, of all problems
 LEVEL = 0.1  # noise level at which their samples are drawn
@@ -67,7 +68,8 @@ class AnalyticPosterior:
     @property
     def noise_std(self) -> float:
         """η per real component."""
-        return float(torch.as_tensor(self.problem.noise_std))
+        assert self.problem.noise_std is not None
+        return float(self.problem.noise_std)
 
     @cached_property
     def matrix(self) -> Tensor:
@@ -143,7 +145,7 @@ def gaussian() -> AnalyticPosterior:
     assert prior.matrix is not None
     covariances = NOISE**2 * torch.linalg.inv(prior.matrix)[None]
     belief = GaussianMixture(torch.ones(1).double(), torch.zeros_like(covariances[0, :1]), covariances)
-    return AnalyticPosterior("gaussian", replace(problem, noise_std=NOISE), prior, belief, 0.0)
+    return AnalyticPosterior("gaussian", replace(problem, noise_std=torch.tensor(NOISE)), prior, belief, 0.0)
 
 
 def mixture(name: str, apart: float, seed: int = 0) -> AnalyticPosterior:
@@ -161,7 +163,7 @@ def mixture(name: str, apart: float, seed: int = 0) -> AnalyticPosterior:
     covariances = roots @ roots.mH + 0.05**2 * torch.eye(6)
     belief = GaussianMixture(torch.tensor([0.5, 0.3, 0.2]).double(), means, covariances)
     data = belief.draw(1, generator) @ matrix.T + complex_noise((1, 3), NOISE, generator, torch.complex128)
-    problem = InverseProblem(DenseOperator(matrix, (2, 3)), data, NOISE, torch.ones(1).double())
+    problem = InverseProblem(DenseOperator(matrix, (2, 3)), data, NOISE, scale=1)
     return AnalyticPosterior(name, problem, MixturePrior(belief), belief, LEVEL)
 
 
@@ -232,8 +234,13 @@ def measure(
         level = min(max(options["noise_level"] or 0.0, lowest), highest)
     if options.get("temperature", 1) != 1:
         raise InputError("measure", "temperature", str(options["temperature"]), "1: the law of others is not known")
-    prior = _Counted(posterior.prior, [0])
-    solver = cls(**options)
+    evaluations = 0
+
+    def count(images: Tensor) -> None:
+        nonlocal evaluations
+        evaluations += len(images)
+
+    prior, solver = Watched(posterior.prior, count), cls(**options)
     started = time.perf_counter()
     samples = solver(posterior.problem, prior, generator=torch.Generator().manual_seed(seed))
     seconds = time.perf_counter() - started
@@ -249,7 +256,7 @@ def measure(
         seconds=seconds,
         acceptance=acceptance,
         steps=int(samples.iterations.max()),
-        evaluations=prior.count[0],
+        evaluations=evaluations,
     )
 
 
@@ -324,31 +331,3 @@ def stationary_covariance(
 def _factor(degrees: float) -> float:
     """Return the largest ratio of a root mean square to its expectation that chance explains (Wilson–Hilferty)."""
     return max(1 - 2 / (9 * degrees) + SIGNIFICANT * math.sqrt(2 / (9 * degrees)), 1.0) ** 1.5
-
-
-class _Counted(Prior):
-    """A prior that counts the images it is evaluated at."""
-
-    name = "counted"
-
-    def __init__(self, prior: Prior, count: list[int]) -> None:
-        super().__init__()
-        self.prior, self.count = prior, count
-        self.provides, self.noise_range = prior.provides, prior.noise_range
-
-    def at_noise(self, noise_std: Tensor) -> _Counted:
-        return _Counted(self.prior.at_noise(noise_std), self.count)
-
-    def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
-        self.count[0] += len(image)
-        return self.prior.energy(image, noise_level)
-
-    def energy_and_gradient(
-        self, image: Tensor, noise_level: float | Tensor | None = None, *, create_graph: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        self.count[0] += len(image)
-        return self.prior.energy_and_gradient(image, noise_level, create_graph=create_graph)
-
-    def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
-        self.count[0] += len(image)
-        return self.prior.denoise(image, noise_level, create_graph=create_graph)

@@ -27,6 +27,9 @@ class Delegate(Prior, ABC):
         self.provides, self.noise_range = prior.provides, prior.noise_range
         self.name = prior.name  # type: ignore[misc]
 
+    def temperature(self, noise_std: PerImage) -> PerImage:
+        return self.prior.temperature(noise_std)
+
     @abstractmethod
     def evaluate(self, method: Callable[..., Any], image: Image, noise_level: Any, **options: Any) -> Any:
         """Return ``method(image, noise_level, **options)``, a method of the other prior."""
