@@ -30,6 +30,7 @@ from deepinv.models import TVDenoiser
 from torch import Tensor
 
 from mriinv import InverseProblem, Reconstruction, make_prior, make_problem, make_solver
+from mriinv.files import atomic_path
 from mriinv.metrics import evaluate
 from mriinv.validation import Case
 
@@ -284,11 +285,11 @@ def main() -> None:
     for name, _, file in (energy.partition("=") for energy in options.energy):
         untuned[f"DEEPEN, {name}"] = deepen(file)
     path = options.out.with_suffix(".csv")
-    rows = stored(path) if options.only and path.exists() else []
+    rows = stored(path) if (options.only or options.scan) and path.exists() else []
     for one in evaluation_cases(options.data, tuple(options.scan)):
         rows = merged(rows, compare(one, untuned, options.only))
         print(one.case.name, one.mask, sep=", ", flush=True)
-        with path.open("w", newline="") as file:
+        with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, vars(rows[0]))
             writer.writeheader()
             writer.writerows(vars(row) for row in rows)

@@ -18,8 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
@@ -32,8 +31,9 @@ from torch import Tensor
 from mriinv import Prior, Samples, Solver, make_prior, make_solver
 from mriinv.calibration import calibration_path, read_calibration
 from mriinv.compose import find_weights
-from mriinv.files import make_folder
+from mriinv.files import atomic_path, make_folder
 from mriinv.metrics import psnr
+from mriinv.training.delegate import Watched
 from mriinv.uncertainty import correlation, coverage, deviations
 
 RESULTS = Path(__file__).parent / "results"
@@ -73,28 +73,6 @@ class Row:
     split_rhat: float | None
 
 
-@contextmanager
-def counted(prior: Prior) -> Iterator[list[int]]:
-    """Count the images that the network of a prior is evaluated on; an image with its gradient counts once."""
-    kind, count, views = type(prior), [0], getattr(prior.settings, "views", 1)
-
-    def counting(evaluate: Any) -> Any:
-        def evaluated(self: Prior, image: Tensor, *args: Any, **more: Any) -> Any:
-            count[0] += views * len(image)
-            return evaluate(self, image, *args, **more)
-
-        return evaluated
-
-    methods = {name: getattr(kind, name) for name in ("energy_and_gradient", "denoise")}
-    for name, method in methods.items():
-        setattr(kind, name, counting(method))
-    try:
-        yield count
-    finally:
-        for name, method in methods.items():
-            setattr(kind, name, method)
-
-
 def calibrated_coverage(case: EvaluationCase, prior: Prior, solver: Solver, samples: Samples) -> float | None:
     """Return the share of pixels within the 90 % interval of the calibration that ships; None where none applies."""
     weights, checksum = find_weights(prior.name, None)
@@ -116,10 +94,15 @@ def measure(case: EvaluationCase, method: str) -> Row:
     prior_name, solver_name, settings = METHODS[method]
     prior = make_prior(prior_name).to(case.case.problem.data.device)
     solver = make_solver(solver_name, **settings)
-    with counted(prior) as count:
-        started = time.perf_counter()
-        samples = solver(case.case.problem, prior)
-        seconds = time.perf_counter() - started
+    evaluations, views = 0, getattr(prior.settings, "views", 1)
+
+    def count(images: Tensor) -> None:
+        nonlocal evaluations
+        evaluations += views * len(images)
+
+    started = time.perf_counter()
+    samples = solver(case.case.problem, Watched(prior, count))
+    seconds = time.perf_counter() - started
     assert isinstance(samples, Samples)
     draws, support = len(samples.draws.flatten(0, 1)), case.case.problem.operator.support
     found = deviations(samples, case.case.reference, support)
@@ -131,7 +114,7 @@ def measure(case: EvaluationCase, method: str) -> Row:
         sum(p.numel() for p in prior.parameters()),
         draws,
         float(samples.iterations[0]) * samples.draws.shape[0] / draws,
-        count[0] / draws,
+        evaluations / draws,
         100 * seconds / draws,
         float(psnr(samples.image, case.case.reference, support)),
         coverage([found], 0.9),
@@ -201,7 +184,7 @@ def main() -> None:
             rows[scan, mask, method] = {n: "" if row[n] is None else str(row[n]) for n in names}
             print(table([rows[scan, mask, method]]).splitlines()[-1], flush=True)
             ordered = sorted(rows.values(), key=lambda r: (r["scan"], r["mask"], list(METHODS).index(r["method"])))
-            with path.open("w", newline="") as file:
+            with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
                 writer = csv.DictWriter(file, names)
                 writer.writeheader()
                 writer.writerows(ordered)

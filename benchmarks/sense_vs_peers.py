@@ -2,7 +2,7 @@
 
 One thread, single precision, 320×320, 12 coils, on the CPU. Each row's variants run interleaved, and the median of
 the repetitions is given in milliseconds with its ratio to ours. Conventions agree: each peer's result is compared with
-ours before anything is timed.
+ours before anything is timed, but for ESPIRiT, whose maps the tests compare.
 
     OMP_NUM_THREADS=1 python benchmarks/sense_vs_peers.py
 """

@@ -186,7 +186,7 @@ def test_a_result(tmp_path):
     settings = {"prior": {"name": "deepen"}, "solver": {"name": "mm-cg"}, "mask": None}
     with ResultWriter(path, 3, settings, {"source": "raw.h5"}) as writer:
         for index in (0, 1):
-            metrics = Metrics(30.0 + 2 * index, 0.5, 0.012345, 0.6, "support", "maximum")
+            metrics = Metrics(30.0 + 2 * index, 0.5, (0.012345, math.nan)[index], 0.6, "support", "maximum")
             mask = torch.ones(1, 5, dtype=torch.bool)
             writer.add(index, image, mask=mask, metrics=metrics, remarks=["both", "second"][: index + 1])
     report = check_scan(path)

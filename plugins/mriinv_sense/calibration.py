@@ -1,19 +1,16 @@
-"""Where coil maps come from: a file, or ESPIRiT on the centre of k-space."""
+"""Coil maps by ESPIRiT on the centre of k-space."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
-from mriinv import Acquisition, InputError, open_scan
+from mriinv import Acquisition, InputError
 from mriinv_sense.espirit import EspiritResult, espirit
 
-FIELD = "coil_maps"
 FOLDED_EIGENVALUE = 0.9  # the second eigenvalue stays below this where the object does not overlap with itself
 FOLDED_FRACTION = 0.03
 FAINT = 0.1  # signal, relative to the largest, below which a pixel does not count as object
@@ -50,7 +47,7 @@ def calibrate(acquisition: Acquisition, *, width: int, kernel_width: int, thresh
                 acquisition.source,
                 "kspace",
                 f"no pixel of slice {index} with an ESPIRiT eigenvalue of {crop:g}",
-                "an object with signal; try a lower crop, or maps=<file with coil maps>",
+                "an object with signal; try a lower operator.crop, or --maps <file with coil maps>",
             )
         results.append(result)
         notes += _remarks(f"slice {index}: " if len(acquisition.kspace) > 1 else "", region, kernel_width, result)
@@ -68,7 +65,7 @@ def _require_region(source: str, index: int, region: Tensor, kernel_width: int, 
             f"nothing to calibrate from in slice {index}: the fully sampled centre has {region.shape[1]}×"
             f"{region.shape[2]} samples (y×x, calibration_width {width})" + (", all zero" if silent else ""),
             f"at least {least}×{least}, twice operator.kernel_width; take a wider centre (of a mask that is drawn: "
-            f"--calibration {least}) or a smaller operator.kernel_width, or give operator.maps=<file with coil maps>",
+            f"--calibration {least}) or a smaller operator.kernel_width, or give --maps <file with coil maps>",
         )
 
 
@@ -114,50 +111,3 @@ def calibration_region(mask: Tensor, width: int) -> tuple[slice, slice]:
             if size > best_size and complete[centred(1, length)].all():
                 best, best_size = (centred(0, height), centred(1, length)), size
     return best
-
-
-def load_maps(path: str, shape: tuple[int, ...]) -> Tensor:
-    """Return the maps ``(1, coil, y, x)`` in an ``.npz`` or HDF5 file (entry `coil_maps`), an ``.npy`` or a BART pair.
-
-    Parameters
-    ----------
-    shape : (coil, y, x) of the k-space that they must fit
-
-    Raises
-    ------
-    InputError : no such file, a format that cannot be read, no such entry, a wrong shape or type
-    """
-    try:
-        maps = _read(path)
-    except (OSError, ValueError, EOFError) as error:
-        why = getattr(error, "strerror", None)  # NumPy's advice on pickled objects helps nobody
-        expected = f".npy, .npz or HDF5 with '{FIELD}', or BART's .cfl and .hdr; no pickled objects"
-        raise InputError(path, "", "no readable coil maps" + (f" ({why})" if why else ""), expected) from None
-    if not (np.issubdtype(maps.dtype, np.complexfloating) and maps.shape == shape):
-        raise InputError(path, FIELD, f"{maps.dtype} {maps.shape}", f"complex {shape} (coil, y, x), as the k-space")
-    return torch.from_numpy(maps.astype(np.result_type(maps.dtype, np.complex64)))[None]
-
-
-def _read(path: str) -> np.ndarray:
-    if Path(path).suffix in (".cfl", ".hdr"):
-        with open_scan(Path(path)) as pair:  # the axes of maps are those of k-space
-            if len(pair) != 1:
-                raise InputError(path, FIELD, f"{len(pair)} slices", "maps of one slice")
-            return pair.read(0).kspace[0].numpy()
-    if Path(path).is_file() and h5py.is_hdf5(path):
-        with h5py.File(path) as file:
-            return _entry(path, file)
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded as archive:
-        return _entry(path, archive)
-
-
-def _entry(path: str, archive: h5py.File | np.lib.npyio.NpzFile) -> np.ndarray:
-    if FIELD not in archive:
-        raise InputError(path, FIELD, f"entries {', '.join(archive) or 'none'}", f"an entry '{FIELD}' (coil, y, x)")
-    entry = archive[FIELD]
-    if isinstance(entry, h5py.Group):
-        raise InputError(path, FIELD, "a group", "a dataset")
-    return np.asarray(entry)

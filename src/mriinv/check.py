@@ -21,7 +21,6 @@ from mriinv.data.readers import Scan, open_scan
 from mriinv.data.results import FORMAT, attributes, is_result, read_result
 from mriinv.errors import MriinvError
 from mriinv.jobs import mask_for
-from mriinv.registry import registry
 from mriinv.report.text import plain
 
 OPERATOR, RECIPE, MASK = "sense", "cg-sense", "poisson-2d"  # of the commands that are suggested
@@ -88,7 +87,7 @@ def check_scan(path: str | Path, *, every_slice: bool = False) -> CheckReport:
     try:
         if path.is_file() and is_result(path):
             return _check_result(path)
-        with open_scan(path, registry().readers()) as scan:
+        with open_scan(path) as scan:
             return _check_kspace(path, scan, range(len(scan)) if every_slice else [len(scan) // 2])
     except MriinvError as error:
         return CheckReport(path, problems=[str(error)])
@@ -141,9 +140,7 @@ def _check_slice(index: int, acquisition: Acquisition, prepared: Acquisition) ->
 def _sampling(acquisition: Acquisition) -> str:
     if acquisition.gapless:
         return "full" if acquisition.fully_sampled else "zero-padded"
-    top, bottom, left, right = acquisition.extent
-    inside = acquisition.mask[0].expand(acquisition.kspace.shape[-2:])[top:bottom, left:right]
-    return "lines" if (inside == inside[:1]).all() or (inside == inside[:, :1]).all() else "points"
+    return "lines" if acquisition.sampling == "lines" else "points"
 
 
 def _centre_width(mask: Tensor) -> int:
@@ -201,7 +198,7 @@ def _gathered(remarks: Mapping[int, Iterable[str]], count: int) -> list[str]:
 
 
 def _check_result(path: Path) -> CheckReport:
-    result = read_result(path)
+    result = read_result(path, arrays=())
     found: dict[str, Any] = {
         "path": str(path),
         "format": FORMAT,
@@ -211,7 +208,7 @@ def _check_result(path: Path) -> CheckReport:
         "method": " + ".join(filter(None, (_name(result.settings, part) for part in ("prior", "solver")))),
         "mask": _name(result.settings, "mask") or "as acquired",
         "source": result.provenance.get("source"),
-        **{f"mean {name}": float(f"{values.mean():.4g}") for name, values in result.metrics.items()},
+        **{f"mean {name}": float(f"{values.nanmean():.4g}") for name, values in result.metrics.items()},
     }
     missing = sorted(set(attributes(path)["slices"].tolist()) - set(result.slices))
     notes = [f"incomplete, without slice {', '.join(map(str, missing))}"] if missing else []

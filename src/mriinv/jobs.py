@@ -158,13 +158,14 @@ def mask_for(choice: MaskChoice, acquisition: Acquisition) -> Tensor:
 
 def open_input(path: Path | None) -> AbstractContextManager[Scan | None]:
     """Open an input; None, the simulated scan, needs no opening."""
-    return nullcontext() if path is None else open_scan(path, registry().readers())
+    return nullcontext() if path is None else open_scan(path)
 
 
 def _states(config: RunConfig, path: Path | None) -> dict[str, list[int]]:
     """Return size in bytes and time of the last change in ns of the input and of files that settings name."""
     settings = [choice.settings for choice in (config.operator, config.prior, config.solver) if choice]
     named = [Path(value) for values in settings for value in values.values() if isinstance(value, str)]
+    named += [config.preparation.maps] if config.preparation.maps else []
     input_files = [] if path is None else [path, *(path.with_suffix(".hdr"),) * (path.suffix == ".cfl")]
     stats = {str(file): file.stat() for file in (*input_files, *named) if file.is_file()}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
@@ -191,13 +192,12 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _is_scan(file: Path) -> bool:
     """Say whether a file among others is k-space; warn of one that looks so and cannot be read."""
-    readers = registry().readers()
-    if file.name.startswith(".") or not file.is_file() or find_reader(file, readers) is None or is_result(file):
+    if file.name.startswith(".") or not file.is_file() or find_reader(file) is None or is_result(file):
         return False
     if file.suffix == ".hdr" and file.with_suffix(".cfl").is_file():
         return False
     try:
-        open_scan(file, readers).close()
+        open_scan(file).close()
     except InputError as error:
         logger.warning("left out: %s", error)
         return False

@@ -129,7 +129,7 @@ def _flow(prior: Prior, image: Tensor, signs: Tensor, log_level: float) -> tuple
 def read_images(path: Path) -> dict[int, Image]:
     """Return complex images ``(1, y, x)`` by slice: of a result file, or of a ``.npy`` (y, x) or (slices, y, x)."""
     if path.suffix != ".npy":
-        result = read_result(path)
+        result = read_result(path, arrays=())
         return dict(zip(result.slices, result.image.split(1), strict=True))
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # checks the size of the file, and takes no pickle

@@ -12,6 +12,7 @@ import torch
 from mriinv.data.readers import CflScan, find_reader, open_scan
 from mriinv.errors import InputError
 from mriinv.numerics.fft import ifft2c
+from support import PATIENCE
 
 COILS, Y, X = 3, 10, 8
 BART = pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")
@@ -37,7 +38,7 @@ def placed(data: np.ndarray, *dimensions: int) -> np.ndarray:
 
 
 def bart(*arguments: object) -> None:
-    subprocess.run(["bart", *map(str, arguments)], check=True, capture_output=True, timeout=60)
+    subprocess.run(["bart", *map(str, arguments)], check=True, capture_output=True, timeout=PATIENCE)
 
 
 def read(base: Path) -> np.ndarray:

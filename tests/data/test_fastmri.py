@@ -74,6 +74,7 @@ for index, (kspace, mask, target, attributes, name, number) in enumerate(SliceDa
 """,
     "deepinv": """
 from deepinv.datasets import FastMRISliceDataset
+from support import PATIENCE
 found = {}
 for index, (target, kspace, *rest) in enumerate(FastMRISliceDataset(folder)):
     found |= {f"kspace{index}": (kspace[0] + 1j * kspace[1]).numpy(), f"target{index}": target[0].numpy()}
@@ -92,7 +93,7 @@ def peers(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> dict[str, d
     code = f"import sys, numpy\nfolder, out = sys.argv[1:]\n{blocks}"
     command = [sys.executable, "-W", "ignore", "-c", code, str(folder), str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     return {name: dict(np.load(out / f"{name}.npz")) for name in there}
 

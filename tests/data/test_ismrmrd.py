@@ -408,3 +408,12 @@ def test_truncated_file(tmp_path, kept):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole))])
     refused(path, "damaged or unreadable")
+
+
+def test_the_limit_of_a_volume_follows_what_the_file_can_hold(tmp_path, monkeypatch):
+    readouts = [line for z in range(4) for line in lines(kspace(z), kspace_encode_step_2=z)]
+    monkeypatch.setattr("mriinv.data.readers.ismrmrd.MAX_ELEMENTS", 1)
+    with open_scan(write(tmp_path / "scan", readouts, header((Y, X, 4)))) as scan:
+        assert scan.read(0).kspace.shape[-2:] == (Y, X)
+    monkeypatch.setattr("mriinv.data.readers.ismrmrd.SPARSEST", 0)
+    refused(tmp_path / "scan", "at most 1 samples in a volume")

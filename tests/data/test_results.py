@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 import h5py
@@ -59,6 +60,7 @@ def test_round_trip(tmp_path):
     assert result.remarks == {2: ["remark 1", "ü"], 7: ["remark 2", "ü"]}
     assert result.header == {"mask": "of slice 4"}
     assert result.geometry[7].centre == (0, 0, 7) and result.geometry[2].axes[0] == (0, 1, 0)
+    assert set(read_result(path, arrays=("std",)).arrays) == {"std"} and not read_result(path, arrays=()).arrays
     assert read_result(path, only=[2]).slices == (2,)
     assert torch.equal(read_result(path, only=[2]).image, image[1:2])
 
@@ -71,6 +73,10 @@ def test_a_result_may_be_read_by_those_whom_the_umask_allows(tmp_path):
     finally:
         os.umask(umask)
     assert stat.S_IMODE((tmp_path / "scan.h5").stat().st_mode) == 0o640
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(re.sub(r"^(\.\w+)\.[0-9a-f]{8}\.slices$", r"\1.WORK.slices", name) for name in os.listdir(folder))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -86,7 +92,7 @@ def test_finished_slices_survive_an_interruption(tmp_path, error):
     with h5py.File(path) as file:
         assert file["image"].shape == (3, Y, X)
         assert file.attrs["finished"].tolist() == [1]
-    assert sorted(os.listdir(tmp_path)) == [".scan.slices", "scan.h5"]
+    assert contents(tmp_path) == [".scan.WORK.slices", "scan.h5"]
 
 
 def test_interruption_in_the_middle_of_a_slice(tmp_path, monkeypatch):
@@ -126,7 +132,7 @@ def test_what_was_finished_is_not_asked_for_again(tmp_path):
     with ResultWriter(path, 3, {"a": 1}, {}, restart=True) as writer:
         assert writer.missing == [0, 1, 2]
         add(writer, 1)
-    assert sorted(os.listdir(tmp_path)) == [".scan.slices", "scan.h5", "scan.partial.h5", "whole.h5"]
+    assert contents(tmp_path) == [".scan.WORK.slices", "scan.h5", "scan.partial.h5", "whole.h5"]
     with ResultWriter(path, 3, {"a": 1}, {}) as writer:  # the complete result is there
         assert writer.missing == []
 
@@ -134,41 +140,62 @@ def test_what_was_finished_is_not_asked_for_again(tmp_path):
 @pytest.mark.parametrize("other", [({"a": 2}, {}), ({"a": 1}, {"seed": 1})])
 def test_slices_of_other_work_are_not_taken_over(tmp_path, other):
     path = tmp_path / "scan.h5"
-    add(ResultWriter(path, 2, {"a": 1}, {}), 0)
+    with ResultWriter(path, 2, {"a": 1}, {}) as interrupted:
+        add(interrupted, 0)
+    assert not interrupted.replaced
     with ResultWriter(path, 2, *other) as writer:
         assert writer.missing == [0, 1]
         add(writer, 0, 1)
-    assert read_result(path).settings == other[0]
+    assert writer.replaced and read_result(path).settings == other[0]
+    with ResultWriter(path, 2, {"a": 1}, {}) as writer:  # and are not lost either
+        assert writer.missing == [1]
+        add(writer, 1)
+    assert writer.replaced and contents(tmp_path) == ["scan.h5"]
+
+
+def test_two_works_at_once_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "scan.h5"
+    with (
+        ResultWriter(path, 2, {"a": 1}, {}) as one,
+        ResultWriter(path, 2, {}, {}) as two,
+    ):
+        for index in (0, 1):
+            add(one, index)
+            add(two, index)
+    assert read_result(path).settings == {"a": 1} and contents(tmp_path) == ["scan.h5"]
 
 
 def test_a_damaged_slice_of_the_journal_is_computed_anew(tmp_path):
     path = tmp_path / "scan.h5"
     add(ResultWriter(path, 2, {}, {}), 0, 1)
-    (tmp_path / ".scan.slices" / "1.h5").write_bytes(b"half")
+    (slice1,) = tmp_path.glob(".scan.*.slices/1.h5")
+    slice1.write_bytes(b"half")
     assert ResultWriter(path, 2, {}, {}).missing == [1]
 
 
 def test_a_folder_of_somebody_else_is_not_taken_for_a_journal(tmp_path):
-    (tmp_path / ".scan.slices").mkdir()
-    (tmp_path / ".scan.slices" / "mine").write_text("")
+    add(ResultWriter(tmp_path / "scan.h5", 2, {}, {}), 0)
+    (folder,) = tmp_path.glob(".scan.*.slices")
+    (folder / "mine").write_text("")
     with pytest.raises(InputError, match="files of others"):
-        ResultWriter(tmp_path / "scan.h5", 2, {}, {})
-    assert (tmp_path / ".scan.slices" / "mine").exists()
+        ResultWriter(tmp_path / "scan.h5", 2, {}, {}, restart=True)
+    assert (folder / "mine").exists()
 
 
 def test_what_a_kill_leaves_of_a_journal_is_taken_away(tmp_path):
-    folder = tmp_path / ".scan.slices"
     for leftover in ("1.h5", ".1.77.h5", ".identity.77", "assembled"):  # without the mark
-        folder.mkdir()
+        ResultWriter(tmp_path / "scan.h5", 2, {}, {})
+        (folder,) = tmp_path.glob(".scan.*.slices")
+        (folder / "identity").unlink()
         (folder / leftover).write_text("")
         with ResultWriter(tmp_path / "scan.h5", 2, {}, {}) as writer:
             assert writer.missing == [0, 1]
         assert not folder.exists()
-    with ResultWriter(tmp_path / "scan.h5", 1, {}, {}) as writer:
-        add(writer, 0)
+    with ResultWriter(tmp_path / "scan.h5", 2, {}, {}) as writer:
+        add(writer, 0, 1)
     folder.mkdir()  # killed after the result had its name
     (folder / "identity").write_text("")
-    assert ResultWriter(tmp_path / "scan.h5", 1, {}, {}).missing == [] and not folder.exists()
+    assert ResultWriter(tmp_path / "scan.h5", 2, {}, {}).missing == [] and not folder.exists()
 
 
 def test_a_partial_result_goes_when_the_work_is_complete(tmp_path):

@@ -203,6 +203,7 @@ import multiprocessing, os, signal, torch
 from mriinv.data.heads import ProceduralHeads
 from mriinv.data.masks import make_mask
 from mriinv.data.training import SimulatedProblems
+from support import PATIENCE
 if __name__ == "__main__":
     problems = SimulatedProblems(ProceduralHeads(), make_operator=None, workers=1)
     problems.images(1, torch.Generator())
@@ -215,7 +216,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "orphans.py"
     script.write_text(ORPHANS, encoding="utf-8")
     # the worker holds the other end of the pipe: that ends when the worker does
-    done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == -signal.SIGKILL and int(done.stdout) > 0
 
 

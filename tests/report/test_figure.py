@@ -46,13 +46,13 @@ def test_panels_and_caption_with_a_reference(tmp_path, monkeypatch):
     assert "99.5th percentile of the reference" in caption
 
 
-def test_region_and_range_are_those_asked_for(tmp_path, monkeypatch):
+def test_region_and_range_are_stated(tmp_path, monkeypatch):
     found = texts(monkeypatch)
     support = torch.zeros(SHAPE, dtype=torch.bool)
     support[8:30, 8:20] = True
-    reconstruction_figure(tmp_path / "a.png", image(0), image(1), image(2), support=support, volume_maximum=9.0)
-    assert "support, data range: maximum of the reference volume" in " ".join(found[-1].split())
-    assert str(evaluate(image(1)[None], image(2)[None], support[None], 9.0)) in found
+    reconstruction_figure(tmp_path / "a.png", image(0), image(1), image(2), support=support)
+    assert "support, data range: maximum of the reference slice" in " ".join(found[-1].split())
+    assert str(evaluate(image(1)[None], image(2)[None], support[None])) in found
 
 
 def test_without_a_reference_nothing_is_scored(tmp_path, monkeypatch):

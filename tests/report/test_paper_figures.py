@@ -82,7 +82,7 @@ def test_comparison(scan, drawn, tmp_path):
         Comparison("(a) 4-fold, 2D mask", mask, reference, {shipped: sense, long: zero_filled}),
         Comparison("(b) lines, $5", lines, 3 * reference, {"DEEPEN": 3 * zero_filled, "ELDER": 3 * sense}, support),
     ]
-    path = comparison_figure(tmp_path / "new" / "figure3.png", settings, ZOOM, error_gain=5)
+    path = comparison_figure(tmp_path / "new" / "figure3.png", settings, ZOOM)
     (figure,) = drawn
     check_png(path, figure)
     check_text(figure)
@@ -91,7 +91,7 @@ def test_comparison(scan, drawn, tmp_path):
     first = [axes.get_title() for axes in figure.axes[:9]]
     assert first[:2] == ["original", f"{shipped}\n" + score(sense, reference)]
     assert first[2] == "a method with a name of…\n" + score(zero_filled, reference)
-    assert first[3:] == ["", "", "", "mask", "error × 5", "error × 5"]
+    assert first[3:] == ["", "", "", "mask", "error × 10", "error × 10"]
     assert figure.axes[10].get_title() == "DEEPEN\n" + score(zero_filled, reference, support)
 
     shown = [axes.images[0] for axes in figure.axes]
@@ -99,7 +99,7 @@ def test_comparison(scan, drawn, tmp_path):
     np.testing.assert_allclose(shown[4].get_array(), sense[ZOOM].abs(), rtol=1e-6)
     assert np.array_equal(shown[6].get_array(), mask)
     assert np.array_equal(shown[15].get_array(), lines)
-    np.testing.assert_allclose(shown[7].get_array(), 5 * (sense.abs() - reference.abs()).abs(), atol=1e-5)
+    np.testing.assert_allclose(shown[7].get_array(), 10 * (sense.abs() - reference.abs()).abs(), atol=1e-5)
     limits = [display_limit(reference), display_limit(3 * reference)]
     assert [image.get_clim()[1] for image in shown[:9]] == [limits[0]] * 6 + [1.0] + [limits[0]] * 2
     assert shown[9].get_clim() == (0, limits[1])

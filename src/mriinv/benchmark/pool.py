@@ -5,13 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-import torch
+from mriinv.data.workers import tie_to_parent
 
 Task = TypeVar("Task")
 _working = False
@@ -71,21 +70,13 @@ def _attempt_in_worker(work: Callable[[Any], None], task: Any) -> str:
 
 
 def _start() -> None:
-    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends its workers
     signal.signal(signal.SIGTERM, _end)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    tie_to_parent()
 
 
 def _end(*_: Any) -> None:
     if _working:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the pool sends another when the first worker has ended
         raise KeyboardInterrupt
-    os._exit(1)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
     os._exit(1)

@@ -114,15 +114,19 @@ class Benchmark:
         ]
 
     def chosen(self, methods: Iterable[str]) -> list[str]:
-        """Return those of `methods` that are asked for."""
-        return [name for name in methods if name in self.labels]
+        """Return those of `methods` that are asked for (`SettingsError` where none is)."""
+        methods = list(methods)
+        chosen = [name for name in methods if name in self.labels]
+        if not chosen:
+            raise SettingsError(f"--methods: found none of those that are compared here: {', '.join(methods)}")
+        return chosen
 
     def trained_for_each(self, part: str, methods: Iterable[str]) -> list[str]:
         """Return those of `methods` that are asked for, which a part of the plan has trained for each mask.
 
         Raises
         ------
-        SettingsError : weights are given for one of them
+        SettingsError : weights are given for one of them, or none is asked for
         """
         chosen = self.chosen(methods)
         for name in chosen:

@@ -30,6 +30,7 @@ class Acquisition:
     noise_covariance : E[n nᴴ] between coils, complex ``(coil, coil)``, when it was measured and is not yet white
     geometry : size and place of the (first) slice, when known
     source : file and slice, for messages and file names
+    index : number of the (first) slice in the scan that it is from
     header : strings that came with the file
     remarks : what a user should know of this slice, such as what the reader had to put right
 
@@ -46,6 +47,7 @@ class Acquisition:
     noise_covariance: CoilCovariance | None = None
     geometry: Geometry | None = None
     source: str = "array"
+    index: int = 0
     header: dict[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 

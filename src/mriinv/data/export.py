@@ -54,7 +54,7 @@ def export_result(path: str | Path, format: str, out: str | Path | None = None) 
         place of one to be written, or a place that cannot be written
     """
     write, path = find_writer(format), Path(path)
-    result = read_result(path)
+    result = read_result(path, arrays=("std", "magnitude_std", "coil_maps"))
     if not result.slices:
         raise InputError(path, "", "no finished slice", "at least one")
     named = path if result.complete or path.stem.endswith(".partial") else partial_path(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.compression import Method, compress_coils
 from mriinv.data.hybrid import centre_crop, fully_sampled_axes
+from mriinv.data.maps import with_maps
 from mriinv.data.noise_level import estimate_noise_std
 from mriinv.errors import InputError
 from mriinv.numerics.fft import fftc, ifftc
@@ -27,6 +29,9 @@ class Preparation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    maps: Path | None = Field(
+        None, description="file with coil maps of the coils of the scan; none: its own or ESPIRiT"
+    )
     whiten: bool = Field(True, description="make noise equal and independent in all coils, where it was measured")
     crop: tuple[Size, Size] | None = Field(None, description="centre (y, x) of the image to keep; none: all of it")
     coils: int | None = Field(None, ge=1, description="number of virtual coils; none: the coils as they are")
@@ -42,7 +47,9 @@ DEFAULT = Preparation()
 
 
 def prepare_acquisition(acquisition: Acquisition, preparation: Preparation = DEFAULT) -> Acquisition:
-    """Whiten, find the noise level, crop and compress, in this order; each step that changes something adds a remark.
+    """Take coil maps from a file, whiten, find the noise level, crop and compress, in this order.
+
+    Each step that changes the data adds a remark, and changes the maps alike.
 
     The noise level is found where there is background, which the crop takes away; neither crop nor compression
     changes it, and one that is known is never replaced. Compression orders coil combinations by energy, so noise must
@@ -50,8 +57,10 @@ def prepare_acquisition(acquisition: Acquisition, preparation: Preparation = DEF
 
     Raises
     ------
-    InputError : see `whiten` and `compress_coils`
+    InputError : see `with_maps`, `whiten` and `compress_coils`
     """
+    if preparation.maps is not None:
+        acquisition = with_maps(acquisition, preparation.maps)
     if preparation.whiten:
         acquisition = whiten(acquisition)
     if acquisition.noise_std is None:

@@ -46,11 +46,12 @@ JOURNAL_FILE = re.compile(r"identity|assembled|[0-9]+\.h5|\.(identity|[0-9]+)\.[
 class ResultWriter:
     """Write reconstructed slices as they come; use as a context manager.
 
-    Each slice goes whole into a file of its own in the folder ``.<stem>.slices`` beside `path`, the journal. When the
-    work ends, by an exception (Ctrl-C included) too, the result is put together from them under a temporary name and
-    renamed. A killed process leaves the journal; the next writer for the same slices, settings and provenance goes on
-    from it, or, when the result is complete, has nothing `missing`. A complete older result is never replaced by an
-    incomplete one, which then goes to ``<stem>.partial.h5``. What is replaced takes its figure, the PNG, with it.
+    Each slice goes whole into a file of its own in the folder ``.<stem>.<work>.slices`` beside `path`, the journal of
+    this work, which other work into the same place leaves alone. When the work ends, by an exception (Ctrl-C included)
+    too, the result is put together from them under a temporary name and renamed. A killed process leaves the journal;
+    the next writer for the same slices, settings and provenance goes on from it, or, when the result is complete, has
+    nothing `missing`. A complete older result is never replaced by an incomplete one, which then goes to
+    ``<stem>.partial.h5``. What is replaced takes its figure, the PNG, with it.
 
     The file holds, with one row per slice: ``image`` and, as given, ``coil_maps`` and other maps, ``mask``,
     ``reference``, ``samples``; of samples, ``std`` (of the complex value), ``magnitude_std``, ``quantiles`` (of the
@@ -67,7 +68,7 @@ class ResultWriter:
     ----------
     finished : slices that need no more work, those of an earlier run included
     written : where the result is, once closed; None when nothing was finished
-    replaced : whether it took the place of a complete result of other work
+    replaced : whether it took the place of a result of other work
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ class ResultWriter:
             for name, value in (("settings", settings), ("provenance", provenance))
         }
         self._identity = hashlib.sha256(json.dumps([self.slices, self._texts]).encode()).hexdigest()
-        self._journal = self.path.parent / f".{self.path.stem}.slices"
+        self._journal = self.path.parent / f".{self.path.stem}.{self._identity[:8]}.slices"
         make_folder(self.path.parent)
         if self.path.is_dir():
             raise unwritable(self.path, IsADirectoryError("it is a directory"))
@@ -188,6 +189,7 @@ class ResultWriter:
             return
         complete, older = not self.missing, is_complete(self.path)
         path = self.path if complete or not older else partial_path(self.path)
+        replaced = attributes(path).get(IDENTITY) not in (None, self._identity)
         assembled = self._journal / "assembled"  # where a kill leaves nothing beside the results
         with self._writable():
             with h5py.File(assembled, "w") as file:
@@ -202,7 +204,7 @@ class ResultWriter:
                 if attributes(partial).get(IDENTITY) == self._identity:
                     partial.unlink()
                     partial.with_suffix(".png").unlink(missing_ok=True)
-        self.written, self.replaced = path, complete and older
+        self.written, self.replaced = path, replaced
 
     def __enter__(self) -> ResultWriter:
         return self

@@ -88,30 +88,39 @@ def attributes(path: Path) -> dict[str, Any]:
         return {}
 
 
-def read_result(path: str | Path, only: Iterable[int] | None = None) -> Result:
-    """Load a result file, or of its slices `only` some (`InputError` when it is missing, damaged or something else)."""
+def read_result(path: str | Path, only: Iterable[int] | None = None, arrays: Iterable[str] | None = None) -> Result:
+    """Load a result file (`InputError` when it is missing, damaged or something else).
+
+    Parameters
+    ----------
+    only : slices to load; None for all
+    arrays : which to load besides the image; None for all, posterior samples included
+    """
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
                 found = f"{file.attrs.get('format')!r}, version {file.attrs.get('version')}"
                 raise InputError(path, "format", found, f"{FORMAT}, version {VERSION}")
-            return _read(file, None if only is None else set(only))
+            return _read(file, None if only is None else set(only), None if arrays is None else set(arrays))
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise InputError(path, "", f"no readable file ({reason(error)})", f"a {FORMAT}") from None
 
 
-def _read(file: h5py.File, only: set[int] | None) -> Result:
+def _read(file: h5py.File, only: set[int] | None, wanted: set[str] | None) -> Result:
     announced, finished = (file.attrs[name].tolist() for name in ("slices", "finished"))
     slices = tuple(index for index in announced if index in finished and (only is None or index in only))
     rows = sorted(announced.index(index) for index in slices)
 
-    def tensors(group: h5py.Group) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(entry[rows]) for name, entry in group.items() if isinstance(entry, h5py.Dataset)}
+    def tensors(group: h5py.Group, names: set[str] | None = None) -> dict[str, Tensor]:
+        datasets = {name: entry for name, entry in group.items() if isinstance(entry, h5py.Dataset)}
+        return {
+            name: torch.from_numpy(entry[rows]) for name, entry in datasets.items() if names is None or name in names
+        }
 
     def by_slice(name: str) -> dict[int, Any]:
         return {int(index): entry for index, entry in file.get(name, {}).items() if int(index) in slices}
 
-    arrays = tensors(file)
+    arrays = tensors(file, None if wanted is None else {IMAGE, *wanted})
     scores = file.get(METRICS)
     return Result(
         image=arrays.pop(IMAGE),

@@ -128,6 +128,11 @@ _worker_render: Render
 def _start_worker(render: Render) -> None:
     global _worker_render
     _worker_render = render
+    tie_to_parent()
+
+
+def tie_to_parent() -> None:
+    """Let this process, a worker, compute with one thread and end when its parent does."""
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

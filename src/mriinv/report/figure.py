@@ -18,6 +18,7 @@ from mriinv.files import atomic_path
 from mriinv.metrics import evaluate
 
 WINDOW_PERCENTILE = 99.5
+ERROR_SCALE = 10  # errors and standard deviations are drawn times this
 BACKGROUND, TEXT, FAINT = "#101014", "#f2f2f2", "#a8a8b0"  # dark: the air around the head fades into it
 PANEL, GAP, LINE, CAPTION_LINE = 2.8, 0.08, 0.24, 0.17  # inches
 LONGEST_NAME = 32  # characters that fit above a panel
@@ -41,8 +42,6 @@ def reconstruction_figure(
     *,
     std: Tensor | None = None,
     support: Tensor | None = None,
-    volume_maximum: float | None = None,
-    error_scale: float = 10,
     name: str = "reconstruction",
     title: str = "",
     sampling: str = "",
@@ -50,16 +49,15 @@ def reconstruction_figure(
     """Draw magnitudes side by side in one grey window, and write them as PNG.
 
     The window runs from 0 to the 99.5th percentile of the reference, or of the reconstruction when there is none.
-    With a reference follow the reference itself, the error of the magnitudes times `error_scale` in the same window,
+    With a reference follow the reference itself, the error of the magnitudes times `ERROR_SCALE` in the same window,
     and PSNR and SSIM, whose region and data range stand in the caption.
 
     Parameters
     ----------
     path : the PNG, written whole or not at all
     zero_filled, reconstruction, reference : complex or real ``(y, x)``, in the same units; no panel for None
-    std : real ``(y, x)``, standard deviation over posterior samples, drawn times `error_scale`
+    std : real ``(y, x)``, standard deviation over posterior samples, drawn times `ERROR_SCALE`
     support : bool ``(y, x)``, region of the metrics; None for the whole image
-    volume_maximum : data range of the metrics; None for the maximum of the reference slice
     name : what to call the reconstruction, such as ``deepen + mm-cg``
     title : a line above the panels, such as the file and the slice
     sampling : what was measured, such as ``poisson-2d, acceleration 4.00``, for the caption
@@ -80,20 +78,20 @@ def reconstruction_figure(
     caption = f"Magnitudes; every panel: window 0 to the {WINDOW_PERCENTILE:g}th percentile of {whose}."
     if reference is not None:
         scored = [
-            evaluate(image[None], reference[None], None if support is None else support[None], volume_maximum)
+            evaluate(image[None], reference[None], None if support is None else support[None])
             for image in shown.values()
         ]
         panels = [_Panel(p.title, p.values, str(m)) for p, m in zip(panels, scored, strict=True)]
         difference = np.abs(panels[-1].values - magnitude(reference))
         panels += [
             _Panel("reference", magnitude(reference)),
-            _Panel(f"error × {error_scale:g}", error_scale * difference, f"of {name}", "inferno"),
+            _Panel(f"error × {ERROR_SCALE:g}", ERROR_SCALE * difference, f"of {name}", "inferno"),
         ]
         caption += f" PSNR and SSIM: {scored[0].region}, data range: {scored[0].data_range}."
     if sampling:
         caption += f" Sampling: {sampling}."
     if std is not None:
-        panels.append(_Panel(f"standard deviation × {error_scale:g}", error_scale * magnitude(std), "", "inferno"))
+        panels.append(_Panel(f"standard deviation × {ERROR_SCALE:g}", ERROR_SCALE * magnitude(std), "", "inferno"))
     return save_figure(_draw(panels, window, caption, title), Path(path))
 
 

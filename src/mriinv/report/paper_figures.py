@@ -24,7 +24,7 @@ from torch import Tensor
 from mriinv.errors import InputError
 from mriinv.landscape import Landscape
 from mriinv.metrics import psnr
-from mriinv.report.figure import display_limit, magnitude, save_figure
+from mriinv.report.figure import ERROR_SCALE, display_limit, magnitude, save_figure
 
 DPI = 110
 FONT = 9
@@ -80,7 +80,6 @@ def figure2(
     noise: Tensor,
     structure: Tensor,
     rows: Sequence[tuple[str, Landscape]],
-    error_gain: float = 10,
 ) -> Path:
     """Draw original, SENSE and perturbations, and per energy its contours, the image at the minimum and its error.
 
@@ -109,11 +108,11 @@ def figure2(
         _show(middle, magnitude(found.image), limit)
         at_minimum = f"image at the minimum\n$α_s$ = {_number(alpha_s)}, $α_z$ = {_number(alpha_z)}"
         middle.set_title(at_minimum, fontsize=FONT, parse_math=True)
-        _show_error(right, found.image, reference, limit, error_gain)
+        _show_error(right, found.image, reference, limit)
     return save_figure(figure, Path(path))
 
 
-def comparison_figure(path: str | Path, settings: Sequence[Comparison], zoom: Zoom, error_gain: float = 10) -> Path:
+def comparison_figure(path: str | Path, settings: Sequence[Comparison], zoom: Zoom) -> Path:
     """Draw per setting the images, an enlarged detail and the errors; a column per method (paper, Fig. 3 and 4).
 
     The first column holds the original, its detail, where the detail is framed, and the mask.
@@ -142,7 +141,7 @@ def comparison_figure(path: str | Path, settings: Sequence[Comparison], zoom: Zo
     figure = _figure((1 + counts.pop()) * PANEL, sum(heights))
     for block, setting, ratio in zip(_blocks(figure, heights), settings, ratios, strict=True):
         block.suptitle(setting.label, fontsize=FONT + 2, parse_math=False)
-        _compare(block.subplots(3, 1 + len(setting.images), height_ratios=ratio), setting, zoom, error_gain)
+        _compare(block.subplots(3, 1 + len(setting.images), height_ratios=ratio), setting, zoom)
     return save_figure(figure, Path(path))
 
 
@@ -167,7 +166,7 @@ def figure5(path: str | Path, blocks: Sequence[Posterior]) -> Path:
     return save_figure(figure, Path(path))
 
 
-def _compare(axes: np.ndarray, setting: Comparison, zoom: Zoom, error_gain: float) -> None:
+def _compare(axes: np.ndarray, setting: Comparison, zoom: Zoom) -> None:
     reference, limit = setting.reference, display_limit(setting.reference)
     _show(axes[0, 0], magnitude(reference), limit, "original")
     axes[0, 0].add_patch(_frame(reference, zoom))
@@ -177,7 +176,7 @@ def _compare(axes: np.ndarray, setting: Comparison, zoom: Zoom, error_gain: floa
     for column, (method, image) in zip(axes[:, 1:].T, setting.images.items(), strict=True):
         _show(column[0], magnitude(image), limit, _scored(method, image, setting))
         _show(column[1], magnitude(image[zoom]), limit)
-        _show_error(column[2], image, reference, limit, error_gain)
+        _show_error(column[2], image, reference, limit)
 
 
 def _sampled(block: SubFigure, posterior: Posterior) -> None:
@@ -211,9 +210,9 @@ def _show(axes: Axes, values: np.ndarray, limit: float, title: str = "", colours
     return axes.imshow(values, cmap=colours, vmin=0, vmax=limit)
 
 
-def _show_error(axes: Axes, image: Tensor, reference: Tensor, limit: float, gain: float) -> None:
+def _show_error(axes: Axes, image: Tensor, reference: Tensor, limit: float) -> None:
     error = np.abs(magnitude(image) - magnitude(reference))
-    _show(axes, gain * error, limit, f"error × {gain:g}", ERROR_COLOURS)
+    _show(axes, ERROR_SCALE * error, limit, f"error × {ERROR_SCALE}", ERROR_COLOURS)
 
 
 def _contours(axes: Axes, found: Landscape, title: str) -> None:

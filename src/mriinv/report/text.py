@@ -36,7 +36,7 @@ def report_text(report: InputReport) -> str:
         lines.append(f"  slice {row.index}: acceleration {row.acceleration:.2f}, {work}{quality}")
         if row.sampling:
             lines.append(f"    {sampling_text(row.sampling)}")
-    if metrics := next((row.metrics for row in report.slices), None):
+    if metrics := next((row.metrics for row in report.slices if row.metrics), None):
         lines.append(f"  metrics: {metrics.region}; data range: {metrics.data_range}")
     if report.kept:
         which = "all" if report.complete and not report.slices else ", ".join(map(str, report.kept))

@@ -10,6 +10,7 @@ from mriinv.core.prior import Prior
 from mriinv.core.types import Image
 from mriinv.data.noise import complex_noise
 from mriinv.errors import MriinvError
+from mriinv.numerics.images import inner_product
 
 
 def check_gradient(
@@ -24,7 +25,7 @@ def check_gradient(
     direction = complex_noise(image.shape, 1.0, torch.Generator(image.device).manual_seed(0), image.dtype)
     ahead, behind = (prior.energy(image + sign * step * direction, noise_level).detach() for sign in (1, -1))
     expected = (ahead - behind) / (2 * step)
-    found = (prior.gradient(image, noise_level).conj() * direction).real.double().flatten(1).sum(1)
+    found = inner_product(prior.gradient(image, noise_level), direction)
     error = (found - expected).abs() / expected.abs().clamp_min(1e-12)
     if not (error <= tolerance).all():
         raise AssertionError(f"gradient: along a direction {found.tolist()}, by differences {expected.tolist()}")
@@ -47,12 +48,12 @@ def check_proximal(
     """
     generator = torch.Generator(image.device).manual_seed(0)
     near = proximal = prior.proximal(image, step)
-    length = _real_inner(image, image).sqrt()
+    length = inner_product(image, image).sqrt()
     for size in (1e-3, 1e-1, 1.0):
         near = image + size * image.abs().max() * complex_noise(image.shape, 1.0, generator, image.dtype)
         moved, apart = prior.proximal(near, step) - proximal, near - image
-        excess = (_real_inner(moved, moved) - _real_inner(moved, apart)) / _real_inner(apart, apart)
-        if not (excess <= tolerance * (1 + length / _real_inner(apart, apart).sqrt())).all():
+        excess = (inner_product(moved, moved) - inner_product(moved, apart)) / inner_product(apart, apart)
+        if not (excess <= tolerance * (1 + length / inner_product(apart, apart).sqrt())).all():
             raise AssertionError(f"proximal: not firmly nonexpansive, by {excess.tolist()} of ‖u − v‖²")
     memory: dict[str, Tensor] = {}
     prior.proximal(near, step, memory)
@@ -70,8 +71,8 @@ def _check_optimality(
     residual, value = (image - proximal) / size, prior.energy(proximal)
     for candidate in (image, other, 0 * image, *(proximal + size * (other - proximal) for size in (-1e-1, 1e-3, 1e-1))):
         apart = candidate - proximal
-        shortfall = value + _real_inner(residual, apart) - prior.energy(candidate)
-        scale = value + (_real_inner(residual, residual) * _real_inner(apart, apart)).sqrt()
+        shortfall = value + inner_product(residual, apart) - prior.energy(candidate)
+        scale = value + (inner_product(residual, residual) * inner_product(apart, apart)).sqrt()
         if not (shortfall <= tolerance * scale).all():
             raise AssertionError(f"proximal: does not minimise ½‖z − u‖² + step·E(z), by {shortfall.tolist()} in E")
 
@@ -102,8 +103,3 @@ def check_capabilities(prior: Prior, image: Image) -> None:
             )
     if ("noise-conditional" in prior.provides) != (prior.noise_range is not None):
         raise AssertionError(f"{prior.name}: noise-conditional and noise_range = {prior.noise_range} contradict")
-
-
-def _real_inner(a: Tensor, b: Tensor) -> Tensor:
-    """Return Re⟨a, b⟩ per image."""
-    return (a.conj() * b).real.double().flatten(1).sum(1)

@@ -114,13 +114,17 @@ def train(
         with atomic_path(options.out / "MODEL_CARD.md") as temporary:
             temporary.write_text(model_card(average, card, log.rows, curves=curves.exists()), encoding="utf-8")
 
+    whole = True
     try:
         while progress.step < trainer.steps:
             if any_process(time.monotonic() - started >= options.max_time, fabric):
                 break
-            values = _update(prior, state, progress.step, options.clip, fabric)
+            values = _take_gradient(prior, state, progress.step, options.clip, fabric)
+            whole = False
+            optimizer.step()
             averaged.update_parameters(prior)
             progress.step += 1
+            whole = True
             progress.seconds = resumed_at + time.monotonic() - started
             last = progress.step == trainer.steps
             if validation is not None and (progress.step % options.validate_every == 0 or last):
@@ -135,7 +139,8 @@ def train(
             if progress.step % options.checkpoint_every == 0:
                 save()
     finally:
-        save(last=True)
+        if whole:  # half an update would be done again: the checkpoint before it stays
+            save(last=True)
         log.close()
     return progress
 
@@ -153,8 +158,8 @@ def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], 
     return update
 
 
-def _update(prior: Prior, state: TrainingState, step: int, clip: float, fabric: Fabric) -> dict[str, float]:
-    """Do one update; one that does not finish leaves random numbers and images as if it had not begun."""
+def _take_gradient(prior: Prior, state: TrainingState, step: int, clip: float, fabric: Fabric) -> dict[str, float]:
+    """Leave the gradient of one update in the parameters; when interrupted, images and random numbers as before."""
     optimizer = state.optimizer
     factor = state.trainer.learning_rate_factor(step)
     for group in optimizer.param_groups:
@@ -175,7 +180,6 @@ def _update(prior: Prior, state: TrainingState, step: int, clip: float, fabric: 
     except BaseException:
         state.restore_draws(before)
         raise
-    optimizer.step()
     return {"loss": float(loss.value.detach()), "gradient_norm": float(norm), **loss.log}
 
 

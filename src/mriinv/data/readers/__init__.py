@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from mriinv.data.readers.base import Scan
@@ -11,6 +10,7 @@ from mriinv.data.readers.hdf5 import Hdf5Scan
 from mriinv.data.readers.ismrmrd import IsmrmrdScan
 from mriinv.data.readers.npz import NpzScan
 from mriinv.errors import InputError
+from mriinv.registry import registry
 
 READERS: list[type[Scan]] = [IsmrmrdScan, Hdf5Scan, NpzScan, CflScan]  # a specific test before a general one
 HEAD_BYTES = 4096
@@ -18,14 +18,13 @@ HEAD_BYTES = 4096
 __all__ = ["READERS", "CflScan", "Hdf5Scan", "IsmrmrdScan", "NpzScan", "Scan", "find_reader", "open_scan"]
 
 
-def open_scan(path: str | Path, extra: Sequence[type[Scan]] = ()) -> Scan:
+def open_scan(path: str | Path) -> Scan:
     """Open a k-space file; use it as a context manager and read it slice by slice.
 
     Parameters
     ----------
     path : fastMRI multi-coil HDF5, ISMRMRD, npz with ``ksp``, a BART pair (either file, or the name without suffix),
-        or what one of `extra` reads
-    extra : further readers, asked before `READERS` because their test may be the more specific one
+        or what a reader of an installed plug-in is for, which is asked first as its test may be the more specific one
 
     Raises
     ------
@@ -35,23 +34,27 @@ def open_scan(path: str | Path, extra: Sequence[type[Scan]] = ()) -> Scan:
     if not path.exists() and (pair := path.with_name(f"{path.name}.cfl")).is_file():
         path = pair
     head = _head(path)
-    if reader := _recognise(path, head, extra):
+    if reader := _recognise(path, head):
         return reader(path)
-    known = ", ".join(reader.format for reader in (*extra, *READERS))
+    known = ", ".join(reader.format for reader in _readers())
     raise InputError(path, "", f"none of the known formats (it starts with {head[:8]!r})", known)
 
 
-def find_reader(path: Path, extra: Sequence[type[Scan]] = ()) -> type[Scan] | None:
+def find_reader(path: Path) -> type[Scan] | None:
     """Return the reader that a file is for; None for anything else, and for the second file of a pair."""
     try:
-        reader = _recognise(path, _head(path), extra)
+        reader = _recognise(path, _head(path))
     except InputError:
         return None
     return None if reader is CflScan and path.suffix == ".hdr" else reader
 
 
-def _recognise(path: Path, head: bytes, extra: Sequence[type[Scan]]) -> type[Scan] | None:
-    return next((reader for reader in (*extra, *READERS) if reader.recognises(path, head)), None)
+def _recognise(path: Path, head: bytes) -> type[Scan] | None:
+    return next((reader for reader in _readers() if reader.recognises(path, head)), None)
+
+
+def _readers() -> list[type[Scan]]:
+    return [*registry().readers(), *READERS]
 
 
 def _head(path: Path) -> bytes:

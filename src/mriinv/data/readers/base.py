@@ -158,6 +158,7 @@ class FileScan(Scan):
             noise_covariance=None if noise is None else torch.from_numpy(noise.astype(np.complex64)),
             geometry=content.geometry,
             source=f"{self.path.name}[{index}]",
+            index=index,
             header={**self.header, "mask": origin},
             remarks=(*self.remarks, *remarks),
             **arrays,

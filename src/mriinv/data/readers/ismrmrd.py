@@ -15,6 +15,8 @@ from mriinv.data.readers.mrd_header import parse_header, pixel_size
 from mriinv.data.readers.readouts import IMAGES, NOISE, VECTORS, choose_encoding, flagged, lay_out, read_heads
 from mriinv.errors import InputError
 
+SPARSEST = 32  # locations of a volume for each sample that its file can hold: more undersampled than any scan
+
 
 class IsmrmrdScan(FileScan):
     """Cartesian ISMRMRD, in 2D slices or in 3D that is fully sampled along the partitions.
@@ -91,9 +93,11 @@ class IsmrmrdScan(FileScan):
             raise InputError(self.path, "data", f"readouts of {channels.tolist()} coils", "one number of coils")
         self._partitions = partitions
         self._set_shape("data", len(self._layout.images) * partitions, int(channels[0]), y, x)
-        if encoded.matrix[2] * self.shape[1] * y * x > MAX_ELEMENTS:
+        stored = self.path.stat().st_size // np.dtype(np.complex64).itemsize  # an upper bound of the samples
+        limit = max(MAX_ELEMENTS, SPARSEST * stored)
+        if encoded.matrix[2] * self.shape[1] * y * x > limit:
             found = f"{self.shape[1]} coils of {y} × {x} × {encoded.matrix[2]} samples"
-            raise InputError(self.path, "data", found, f"at most {MAX_ELEMENTS} samples in a volume")
+            raise InputError(self.path, "data", found, f"at most {limit} samples in a volume")
 
     def _describe_sampling(self) -> None:
         """Put into words which images there are, and what of their k-space."""

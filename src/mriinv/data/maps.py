@@ -1,0 +1,85 @@
+"""Coil maps that somebody else made, from a file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from mriinv.data.acquisition import Acquisition
+from mriinv.data.readers import open_scan
+from mriinv.errors import InputError
+
+FIELD = "coil_maps"
+
+
+def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
+    """Return the acquisition with the coil maps of a file, complex (coil, y, x) or (slice, coil, y, x), for its own.
+
+    Of the maps of several slices those of its own slices are taken (`Acquisition.index`).
+
+    Parameters
+    ----------
+    path : npz or HDF5 with an entry ``coil_maps``, npy, or a BART pair; of the coils and the matrix of `acquisition`
+
+    Raises
+    ------
+    InputError : no such file, a format that cannot be read, no such entry, a wrong shape or type, too few slices
+    """
+    try:
+        maps = _read(Path(path), acquisition)
+    except (OSError, ValueError, EOFError) as error:
+        why = getattr(error, "strerror", None)  # NumPy's advice on pickled objects helps nobody
+        expected = f".npy, .npz or HDF5 with '{FIELD}', or BART's .cfl and .hdr; no pickled objects"
+        raise InputError(path, "", "no readable coil maps" + (f" ({why})" if why else ""), expected) from None
+    with np.errstate(all="ignore"):  # what is too large for the type is reported by who takes it
+        maps = maps.astype(np.complex64 if acquisition.kspace.dtype == torch.complex64 else np.complex128)
+    return replace(acquisition, coil_maps=torch.from_numpy(maps).to(acquisition.kspace.device))
+
+
+def _read(path: Path, acquisition: Acquisition) -> np.ndarray:
+    if path.suffix in (".cfl", ".hdr"):
+        with open_scan(path) as pair:  # the axes of maps are those of k-space
+            shape = tuple(pair.describe()[name] for name in ("slices", "coils"))
+            rows = _rows(path, (*shape, *pair.describe()["matrix"]), np.dtype(np.complex64), acquisition)
+            return np.concatenate([pair.read(index).kspace.numpy() for index in range(*rows.indices(len(pair)))])
+    if path.is_file() and h5py.is_hdf5(path):
+        with h5py.File(path) as file:
+            return _entry(path, file, acquisition)
+    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return _taken(path, loaded, acquisition)
+    with loaded as archive:
+        return _entry(path, archive, acquisition)
+
+
+def _entry(path: Path, archive: h5py.File | np.lib.npyio.NpzFile, acquisition: Acquisition) -> np.ndarray:
+    if FIELD not in archive:
+        raise InputError(path, FIELD, f"entries {', '.join(archive) or 'none'}", f"an entry '{FIELD}' (coil, y, x)")
+    entry = archive[FIELD]
+    if isinstance(entry, h5py.Group):
+        raise InputError(path, FIELD, "a group", "a dataset")
+    return _taken(path, entry, acquisition)
+
+
+def _taken(path: Path, entry: np.ndarray | h5py.Dataset, acquisition: Acquisition) -> np.ndarray:
+    """Read what is needed of an array or dataset as ``(batch|1, coil, y, x)``."""
+    rows = _rows(path, entry.shape, entry.dtype, acquisition)
+    return np.asarray(entry[()][None] if entry.ndim == 3 else entry[rows])
+
+
+def _rows(path: Path, shape: tuple[int, ...], dtype: np.dtype, acquisition: Acquisition) -> slice:
+    """Return the slices of maps of a shape that belong to the acquisition."""
+    batch, *own = acquisition.kspace.shape
+    if not np.issubdtype(dtype, np.complexfloating) or shape[-3:] != tuple(own) or len(shape) > 4:
+        expected = f"complex {tuple(own)} (coil, y, x), as the k-space, with an axis for slices before or not"
+        raise InputError(path, FIELD, f"{dtype} {shape}", expected)
+    first = acquisition.index
+    if len(shape) == 3 or shape[0] == 1:
+        return slice(1)
+    if first + batch > shape[0]:
+        raise InputError(path, FIELD, f"{shape[0]} slices", f"maps of slice {first + batch - 1} too, or of one for all")
+    return slice(first, first + batch)

@@ -1,0 +1,103 @@
+"""Coil maps from files: all formats, the right slice, and the coils that preparation makes of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from mriinv import (
+    Acquisition,
+    InputError,
+    Preparation,
+    complex_noise,
+    make_problem,
+    make_solver,
+    prepare_acquisition,
+    simulate_acquisition,
+)
+from mriinv.data.coils import simulate_coil_maps
+from mriinv.data.maps import with_maps
+from mriinv.numerics.fft import fft2c
+
+MAPS = complex_noise((4, 3, 6, 5), 1.0, torch.Generator().manual_seed(0)).numpy()
+
+
+def acquisition(index=0, batch=1, **changes):
+    kspace = complex_noise((batch, 3, 6, 5), 1.0, torch.Generator().manual_seed(1))
+    return Acquisition(kspace, torch.ones(1, 1, 5, dtype=torch.bool), source="scan.h5", index=index, **changes)
+
+
+def write(path: Path, maps: np.ndarray) -> Path:
+    if path.suffix == ".npy":
+        np.save(path, maps)
+    elif path.suffix == ".npz":
+        np.savez(path, coil_maps=maps)
+    elif path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["coil_maps"] = maps
+    else:
+        *slices, coils, y, x = maps.shape
+        path.with_suffix(".hdr").write_text(f"# Dimensions\n{y} {x} 1 {coils} {'1 ' * 9}{slices[0] if slices else 1}\n")
+        np.moveaxis(maps, -3, -1).T.ravel(order="C").tofile(path) if not slices else np.transpose(
+            maps, (2, 3, 1, 0)
+        ).ravel(order="F").tofile(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5", ".cfl"])
+def test_the_maps_of_the_slice_replace_those_of_the_file(tmp_path, suffix):
+    own = torch.ones(1, 3, 6, 5, dtype=torch.complex64)
+    one, several = write(tmp_path / f"one{suffix}", MAPS[1]), write(tmp_path / f"several{suffix}", MAPS)
+    for index in (0, 2):
+        assert torch.equal(with_maps(acquisition(index, coil_maps=own), one).coil_maps[0], torch.from_numpy(MAPS[1]))
+        assert torch.equal(with_maps(acquisition(index), several).coil_maps[0], torch.from_numpy(MAPS[index]))
+    assert torch.equal(with_maps(acquisition(1, batch=3), several).coil_maps, torch.from_numpy(MAPS[1:]))
+    with pytest.raises(InputError, match="coil_maps: found 4 slices; expected maps of slice 4 too"):
+        with_maps(acquisition(2, batch=3), several)
+
+
+def test_the_precision_is_that_of_kspace(tmp_path):
+    path = write(tmp_path / "maps.npy", MAPS[0].astype(">c16"))
+    assert with_maps(acquisition(), path).coil_maps.dtype == torch.complex64
+    double = replace(acquisition(), kspace=acquisition().kspace.to(torch.complex128))
+    assert with_maps(double, path).coil_maps.dtype == torch.complex128
+
+
+def test_maps_are_whitened_and_cropped_as_the_data_are(tmp_path):
+    """Maps of the raw coils, as other programs make them from a raw file, show the image of the whitened data."""
+    truth = simulate_acquisition(shape=(32, 24)).reference
+    maps = simulate_coil_maps((32, 24), 4, torch.Generator().manual_seed(3))
+    mixing = torch.eye(4, dtype=torch.complex64) + 0.4 * complex_noise((4, 4), 1.0, torch.Generator().manual_seed(2))
+    everything = torch.ones(1, 1, 24, dtype=torch.bool)
+    raw = Acquisition(fft2c(maps * truth[:, None]), everything, noise_covariance=2e-8 * mixing @ mixing.mH)
+    preparation = Preparation(maps=write(tmp_path / "maps.npy", maps.numpy()), crop=(24, 24), coils=3)
+    prepared = prepare_acquisition(raw, preparation)
+    assert prepared.kspace.shape == prepared.coil_maps.shape == (1, 3, 24, 24)
+    image = make_solver("cg-sense", regularisation=1e-6)(make_problem(prepared), None).image
+    seen = prepared.coil_maps.abs().sum(1) > 0
+    assert float(((image - truth[:, 4:-4]) * seen).norm() / truth.norm()) < 1e-3
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    def refused(path, found):
+        with pytest.raises(InputError) as caught:
+            with_maps(acquisition(), path)
+        assert caught.value.source == str(path)
+        assert found in str(caught.value)
+
+    refused(tmp_path / "absent.npz", "No such file")
+    refused(write(tmp_path / "small.npy", np.ones((3, 6, 4), np.complex64)), "(3, 6, 4)")
+    refused(write(tmp_path / "real.h5", np.ones((3, 6, 5))), "float64")
+    refused(write(tmp_path / "two.h5", np.ones((2, 1, 3, 6, 5), np.complex64)), "(2, 1, 3, 6, 5)")
+    np.savez(tmp_path / "other.npz", sensitivities=np.ones(3))
+    refused(tmp_path / "other.npz", "entries sensitivities")
+    (tmp_path / "text.npz").write_text("not an archive")
+    refused(tmp_path / "text.npz", "no readable coil maps; expected")
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    refused(tmp_path / "objects.npy", "no pickled objects")
+    with h5py.File(tmp_path / "group.h5", "w") as file:
+        file.create_group("coil_maps")
+    refused(tmp_path / "group.h5", "a group")
