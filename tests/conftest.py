@@ -14,6 +14,8 @@ import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
+from support import PATIENCE
+
 # Tests run in several processes: together these, and the processes that they start, use every core once.
 THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
@@ -68,7 +70,7 @@ def run_mriinv() -> RunMriinv:
             env={**inherited, "OMP_NUM_THREADS": "1", **path, **environment},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=PATIENCE,
             check=False,
         )
 

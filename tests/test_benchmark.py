@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +44,7 @@ from mriinv.manifest import Choice
 from mriinv.metrics import evaluate
 from mriinv.validation import retrospective_case
 from mriinv.weights import read_metadata
+from support import PATIENCE
 
 CPU = torch.device("cpu")
 MASKS = {
@@ -243,13 +245,15 @@ def test_weights_stand_for_a_training() -> None:
         assert refused.exit_code == 1 and "--weights MuSE:" in refused.stderr and "for each mask" in refused.stderr
 
 
-def test_minutes_are_turned_into_updates_that_are_kept() -> None:
-    options = ("table1", "--plan", "tiny.yaml", *DATA, "--out", "out", "--methods", "MuSE", "--minutes", 0.02)
+def test_minutes_are_turned_into_updates_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count(0.0, 0.25)  # an update takes a quarter of a second
+    monkeypatch.setattr("mriinv.benchmark.training.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    options = ("table1", "--plan", "tiny.yaml", *DATA, "--out", "out", "--methods", "MuSE", "--minutes", 0.05)
     succeed(*options)
     path = Path("out/training/muse/training.yaml")
     config = build_train_config(path, {}, ())
     steps, before = config.trainer.settings["steps"], path.read_bytes()
-    assert steps > 3
+    assert steps == 12
     succeed(*options)
     assert path.read_bytes() == before
 
@@ -313,6 +317,12 @@ def test_shipped_plans_are_valid(name: str) -> None:
         assert getattr(plan, part) is not None
     overview = succeed("table1", "--plan", name, "--dry-run").stdout
     assert f"of {15 if name == 'paper' else 8} trainings missing" in overview
+
+
+@pytest.mark.parametrize("command", [("table2",), ("figure", 2), ("figure", 3), ("figure", 4)])
+def test_a_part_without_any_of_the_chosen_methods_is_refused(command: tuple[str, ...]) -> None:
+    refused = invoke(*command, "--methods", "TV", "--dry-run")
+    assert refused.exit_code == 1 and "--methods: found none of those that are compared here: " in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -563,32 +573,27 @@ def test_interrupted_processes_store_and_stay_silent(tmp_path: Path) -> None:
         trainings=dict.fromkeys(names, long), methods={n: {"recipe": "muse", "training": n} for n in names}, **NO_PARTS
     )
     code = "from mriinv.cli import main; main(prog_name='mriinv')"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "benchmark",
-        "table1",
-        "--plan",
-        plan,
-        *DATA,
-        *("--out", "out", "--processes", "2"),
-    ]
+    options = ("table1", "--plan", plan, *DATA, "--out", "out", "--processes", "2")
+    command = [sys.executable, "-c", code, "benchmark", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     stored = [Path(f"out/training/{name}/checkpoint.safetensors") for name in names]
+
+    def times() -> list[int]:
+        return [path.stat().st_mtime_ns if path.exists() else 0 for path in stored]
+
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     try:
-        until = time.monotonic() + 120
-        while not all(path.exists() for path in stored) and time.monotonic() < until:
+        until = time.monotonic() + PATIENCE
+        while not all(times()) and time.monotonic() < until:
+            assert running.poll() is None, running.communicate()
             time.sleep(0.1)
-        before = [path.stat().st_mtime_ns for path in stored]
+        before = times()
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-        _, said = running.communicate(timeout=240)
+        _, said = running.communicate(timeout=PATIENCE)
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
             running.communicate()
     assert running.returncode == 130, said
     assert "interrupted" in said and "Traceback" not in said
-    kept = [path.stat().st_mtime_ns for path in stored]
-    assert all(new > old for new, old in zip(kept, before, strict=True))  # updates since the last regular one
+    assert all(new > old for new, old in zip(times(), before, strict=True))  # what came after the last regular one

@@ -20,6 +20,7 @@ from mriinv import __version__, make_prior, simulate_acquisition
 from mriinv.cli import main
 from mriinv.errors import SettingsError
 from mriinv.training.processes import shared
+from support import PATIENCE
 
 DENOISING, LIKELIHOOD = 6, 6
 
@@ -70,7 +71,7 @@ def test_two_processes_come_to_the_same_as_one(command: list[str]) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
         check=False,
     )
     assert two.returncode == 0 and two.stderr == ""

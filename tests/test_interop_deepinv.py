@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import deepinv
 import pytest
 import torch
@@ -42,12 +39,6 @@ def noise(*shape: int, seed: int = 1, dtype: torch.dtype = torch.complex64) -> t
 def problem() -> InverseProblem:
     acquisition = simulate_acquisition(shape=SHAPE, coils=4, coil_maps=True)
     return make_problem(acquisition.undersampled(make_mask("poisson-2d", SHAPE, 3.0))).normalised()
-
-
-def test_import_of_mriinv_and_its_list_leave_deepinv_alone() -> None:
-    code = "import sys, mriinv; from mriinv.cli import main; main(['list'], standalone_mode=False); "
-    code += "sys.exit('deepinv' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def test_channels_are_real_and_imaginary_part() -> None:
@@ -104,21 +95,21 @@ def test_deepinv_finds_the_minimum_of_our_energy_that_mm_cg_finds() -> None:
     torch.testing.assert_close(image, ours, atol=1e-6, rtol=1e-5)
 
 
-def test_deepinv_lowers_the_cost_of_the_deepen_energy_as_far_as_mm_cg(problem: InverseProblem) -> None:
-    prior = make_prior("deepen")
-    level = prior.noise_range[0]  # type: ignore[index]
+def test_deepinv_descends_along_the_gradient_of_the_deepen_energy() -> None:
+    problem, _, _ = gaussian_problem((8, 6), 30)
+    prior, level = make_prior("deepen", weights="none", widths=(4,), blocks=1, weight=20.0).double(), 0.05
     model = deepinv.optim.GD(
-        data_fidelity=deepinv.optim.L2(), prior=as_prior(prior, level), stepsize=0.5, max_iter=150, early_stop=False
+        data_fidelity=deepinv.optim.L2(), prior=as_prior(prior, level), stepsize=0.5, max_iter=40, early_stop=False
     )
-    start = to_channels(problem.sense())
+    images = [problem.sense()]
+    for _ in range(40):
+        images.append(images[-1] - 0.5 * (problem.data_gradient(images[-1]) + prior.gradient(images[-1], level)))
+    start = to_channels(images[0])
     with torch.no_grad():
-        found = from_channels(
-            model(to_channels(problem.data), as_physics(problem.operator, problem.data), init=(start, start))
-        )
-    solution = make_solver("mm-cg", levels=1, lowest_level=level, tolerance=1e-8)(problem, prior)
-    costs = [problem.data_term(x) + prior.energy(x, level) for x in (from_channels(start), found, solution.image)]
-    assert (costs[1] < 0.9 * costs[0]).all()
-    torch.testing.assert_close(costs[1], costs[2], rtol=1e-2, atol=0)
+        found = model(to_channels(problem.data), as_physics(problem.operator, problem.data), init=(start, start))
+    torch.testing.assert_close(from_channels(found), images[-1])
+    costs = [float(problem.data_term(image) + prior.energy(image, level)) for image in (images[0], images[-1])]
+    assert costs[1] < 0.5 * costs[0]
 
 
 def test_proximal_gradients_of_deepinv_with_our_wavelets_are_fista(problem: InverseProblem) -> None:

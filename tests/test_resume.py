@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,19 @@ from mriinv.training.checkpoint import Progress
 from mriinv.training.loop import LoopOptions, train
 
 SHAPE, SLICES = (48, 48), 3
-COMMAND = [sys.executable, "-c", "from mriinv.cli import main; main(prog_name='mriinv')"]
-COMMAND += ["run", "scans", "--recipe", "cg-sense", "--mask", "poisson-2d", "--calibration", "16", "--json"]
+OPTIONS = ["--recipe", "cg-sense", "--mask", "poisson-2d", "--calibration", "16", "--json"]
+RUN = "from mriinv.cli import main; main(prog_name='mriinv')"
+KILLED = """
+import os, signal
+from mriinv.data.result_writer import ResultWriter
+add, calls = ResultWriter.add, []
+def counted(*arguments, **options):
+    add(*arguments, **options)
+    calls.append(1)
+    if len(calls) == COUNT:
+        os.kill(os.getpid(), signal.SIGKILL)
+ResultWriter.add = counted
+"""
 
 
 def write_scans(folder: Path, count: int) -> None:
@@ -37,17 +47,16 @@ def write_scans(folder: Path, count: int) -> None:
             file["kspace"] = np.stack([one.numpy() for one in slices])
 
 
-def start(folder: Path, out: str) -> subprocess.Popen[str]:
+def start(folder: Path, out: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", before + RUN, "run", "scans", *OPTIONS, "--out", out]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*COMMAND, "--out", out], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=600)
 
 
-def finish(process: subprocess.Popen[str]) -> list[dict]:
-    out, error = process.communicate(timeout=600)
-    assert process.returncode == 0, error
-    return json.loads(out)
+def finish(folder: Path, out: str) -> list[dict]:
+    done = start(folder, out)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -72,19 +81,12 @@ def contents(path: Path) -> dict[str, Any]:
 )
 def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, volumes):
     write_scans(tmp_path / "scans", volumes)
-    whole = finish(start(tmp_path, "whole"))
-    middle = tmp_path / "killed" / f".scan{volumes // 2:02}.slices" / "0.h5"
-    process = start(tmp_path, "killed")
-    while not middle.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    done = len(list((tmp_path / "killed").glob("scan*.h5")))
-    assert 0 < done < volumes
-    resumed = finish(start(tmp_path, "killed"))
-    kept = [len(report["kept"]) for report in resumed]
-    assert kept[:done] == [SLICES] * done and kept[done] > 0 and sum(kept[done + 1 :]) == 0
+    whole, done = finish(tmp_path, "whole"), volumes // 2
+    killed = start(tmp_path, "killed", KILLED.replace("COUNT", str(done * SLICES + 2)))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(list((tmp_path / "killed").glob("scan*.h5"))) == done
+    resumed = finish(tmp_path, "killed")
+    assert [len(report["kept"]) for report in resumed] == [SLICES] * done + [2] + [0] * (volumes - done - 1)
     assert all(report["complete"] for report in resumed) and len(resumed) == len(whole) == volumes
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert len(names) == 2 * volumes  # a result and a figure each
@@ -95,7 +97,7 @@ def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, volumes):
             assert contents(one) == contents(other)
         else:
             assert one.read_bytes() == other.read_bytes()
-    again = finish(start(tmp_path, "killed"))
+    again = finish(tmp_path, "killed")
     assert [len(report["kept"]) for report in again] == [SLICES] * volumes
 
 
@@ -120,17 +122,17 @@ def train_tiny(out: str, monitor: Monitor | None = None) -> Progress:
     return train(prior, make_trainer("maximum-likelihood", **settings), source, options, monitor=monitor)
 
 
+def train_until_killed() -> None:
+    train_tiny("killed", lambda step, _: os.kill(os.getpid(), signal.SIGKILL) if step == 60 else None)
+
+
 def test_a_killed_training_goes_on_bit_for_bit_with_its_chains(tmp_path, monkeypatch):
     """Killed between two checkpoints of the likelihood stage, whose chains persist."""
     monkeypatch.chdir(tmp_path)
-    script = f"import runpy, torch; torch.set_num_threads(1); runpy.run_path({__file__!r})['train_tiny']('killed')"
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    script = f"import runpy, torch; torch.set_num_threads(1); runpy.run_path({__file__!r})['train_until_killed']()"
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
-    while not checkpoint.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
     assert "trainer/fake.2" in load_file(checkpoint)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -140,7 +142,7 @@ def test_a_killed_training_goes_on_bit_for_bit_with_its_chains(tmp_path, monkeyp
         train_tiny("killed", lambda step, _: resumed.append(step))
     finally:
         torch.set_num_threads(threads)
-    assert 25 < resumed[0] < resumed[-1] == 120
+    assert (resumed[0], resumed[-1]) == (51, 120)
     for name in ("weights.safetensors", "checkpoint.safetensors"):
         one, other = (load_file(tmp_path / out / name) for out in ("whole", "killed"))
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

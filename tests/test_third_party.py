@@ -16,6 +16,7 @@ from mriinv import InverseProblem, make_mask, make_problem, simulate_acquisition
 from mriinv.data.results import Result, read_result
 from mriinv.manifest import load_manifest
 from mriinv.registry import Registry
+from support import PATIENCE
 
 PROJECTS = Path(__file__).parent / "third_party"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -27,7 +28,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--no-input", "--disable-pip-version-check", "-q"]
     projects = sorted(str(project) for project in PROJECTS.glob("mriinv-*"))
     pip = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), *projects]
-    done = subprocess.run(pip, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(pip, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     return target
 
@@ -88,8 +89,7 @@ def test_the_list_shows_names_claimed_twice_as_they_must_be_written(run_mriinv: 
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
-    [("", set()), ("mriinv-toy", {"mriinv-toy"}), ("mriinv-toy, mriinv-broken", {"mriinv-toy", "mriinv-broken"})],
+    ("value", "expected"), [("", set()), ("mriinv-toy, mriinv-broken", {"mriinv-toy", "mriinv-broken"})]
 )
 def test_the_environment_chooses_the_distributions(run_mriinv: Run, site: Path, value: str, expected: set[str]) -> None:
     done = run_mriinv("plugins", "--json", site=site, MRIINV_PLUGINS=value)
@@ -178,9 +178,8 @@ def test_the_qualified_name_reaches_the_one_that_lost(
     assert relative(result.image, undersampled_problem().back_projection()) < 1e-5
 
 
-@pytest.mark.parametrize("command", [("info",), ("run", "--prior", "toy-quadratic", "--solver")])
-def test_a_name_of_two_third_parties_belongs_to_neither(run_mriinv: Run, site: Path, command: tuple[str, ...]) -> None:
-    done = run_mriinv(*command, "gradient-descent", site=site)
+def test_a_name_of_two_third_parties_belongs_to_neither(run_mriinv: Run, site: Path) -> None:
+    done = run_mriinv("run", "--prior", "toy-quadratic", "--solver", "gradient-descent", site=site)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == (
         "error: solver 'gradient-descent' is offered by several distributions; "

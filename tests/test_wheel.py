@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mriinv.manifest import load_manifest
+from support import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     (path,) = folder.glob("*.whl")
     return path
@@ -76,7 +77,7 @@ def test_what_was_unpacked_works_on_its_own(site: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(site), "MRIINV_PLUGINS": ""},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     catalogue, solvers = done.stdout.splitlines()

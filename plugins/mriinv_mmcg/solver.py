@@ -65,7 +65,9 @@ class MMCG(Solver):
         cg_iterations: int = setting(15, "largest number of conjugate-gradient iterations in a step", ge=1)
         cg_tolerance: float = setting(1e-3, "residual at which they stop, relative to the right-hand side", gt=0)
         initial_curvature: float | None = setting(None, "first L; none: 0.5 of the measured curvature of E", gt=0)
-        levels: int = setting(5, "noise levels of the continuation, the last one included; 1: none", ge=1)
+        levels: int = setting(
+            5, "noise levels of the continuation, the last one included; 1: none; more are safer for line masks", ge=1
+        )
         steps_per_level: int | None = setting(None, "steps at each level but the last; none: 1, as published 3", ge=1)
         highest_level: float | None = setting(
             0.1, "first noise level; none: the highest trained", gt=0, unit="std per real component, image scale 1"

@@ -54,7 +54,7 @@ class SenseOperator(Operator):
     name = "sense"
 
     class Settings(ComponentSettings):
-        """How coil maps are estimated by ESPIRiT (Uecker 2014), or where they come from instead."""
+        """How coil maps are estimated by ESPIRiT (Uecker 2014)."""
 
         calibration_width: int = setting(24, "widest calibration region, along each axis", unit="lines", ge=4)
         kernel_width: int = setting(6, "width of the k-space kernels", unit="samples", ge=2)
@@ -63,9 +63,6 @@ class SenseOperator(Operator):
         )
         crop: float = setting(
             0.9, "eigenvalue below which a pixel is outside the support", unit="eigenvalue, 0 to 1", ge=0, lt=1
-        )
-        maps: str | None = setting(
-            None, "file with coil maps (coil, y, x): 'coil_maps' in .npz or HDF5, .npy, BART's .cfl"
         )
 
     def __init__(self, coil_maps: CoilMaps, mask: Mask) -> None:
@@ -85,22 +82,19 @@ class SenseOperator(Operator):
 
     @classmethod
     def from_acquisition(cls, acquisition: Acquisition, **settings: Any) -> SenseOperator:
-        """Build the operator from the maps in `settings`, those of `acquisition`, or ESPIRiT, whichever comes first.
+        """Build the operator from the coil maps of `acquisition`, or by ESPIRiT where it has none.
 
         ESPIRiT uses the largest centred, fully sampled rectangle of k-space, slice by slice.
 
         Raises
         ------
-        InputError : unreadable or unfitting maps; k-space that is not finite; too small a calibration region
+        InputError : k-space that is not finite; too small a calibration region
         SettingsError : settings that do not exist or are out of range
         """
         options = cls.parse_settings(settings)
         kspace, mask = acquisition.kspace, acquisition.mask
         if not torch.isfinite(torch.view_as_real(kspace)).all():
             raise InputError(acquisition.source, "kspace", "NaN or infinity", "finite values")
-        if options.maps is not None:
-            maps = calibration.load_maps(options.maps, tuple(kspace.shape[1:]))
-            return cls(maps.to(kspace), mask)
         if acquisition.coil_maps is not None:
             return cls(acquisition.coil_maps.to(kspace), mask)
         calibrated = calibration.calibrate(
@@ -117,7 +111,7 @@ class SenseOperator(Operator):
     def forward(self, image: Image) -> KSpace:
         self._check(image, "image")
         centred = image * self._q
-        if image.device.type != "cpu":
+        if not self._coilwise(image):
             return torch.fft.fft2(self.coil_maps * centred[:, None]).mul_(self._sampling[:, None])
         coils = [torch.fft.fft2(c * centred).mul_(self._sampling) for c in self.coil_maps.unbind(1)]
         return torch.stack(coils, 1)
@@ -125,7 +119,7 @@ class SenseOperator(Operator):
     def adjoint(self, data: KSpace) -> Image:
         self._check(data, "data")
         sampling = self._sampling.conj().resolve_conj()
-        if data.device.type != "cpu":
+        if not self._coilwise(data):
             coils = torch.fft.ifft2(data * sampling[:, None], norm="forward")
             return coils.mul_(self._conjugate).sum(1).mul_(self._q.conj())
         image: Tensor | None = None
@@ -139,7 +133,7 @@ class SenseOperator(Operator):
         self._check(image, "image")
         if not self._axes:
             return image * self._weight * self._gram_mask
-        if image.device.type != "cpu":
+        if not self._coilwise(image):
             return self._gram_batched(image)
         return torch.stack([self._add_gram(torch.zeros_like(one), one, index) for index, one in enumerate(image)])
 
@@ -154,22 +148,20 @@ class SenseOperator(Operator):
     ) -> CGResult:
         """Solve (AᴴA + shift·I) x = rhs as `Operator.solve_normal` does, on the CPU image by image."""
         self._check(rhs, "rhs")
-        shifts = torch.as_tensor(shift, device=rhs.device, dtype=rhs.real.dtype).expand(len(rhs))
+        options: dict[str, Any] = {"tolerance": tolerance, "max_iterations": max_iterations}
+        if not self._coilwise(rhs):
+            return super().solve_normal(rhs, shift, initial=initial, **options)
+        shifts = torch.as_tensor(shift, dtype=rhs.real.dtype).expand(len(rhs)).tolist()
 
-        def solve(apply: Callable[[Tensor], Tensor], part: slice) -> CGResult:
-            start = None if initial is None else initial[part]
-            return conjugate_gradient(
-                apply, rhs[part], initial=start, tolerance=tolerance, max_iterations=max_iterations
+        def shifted(index: int) -> Callable[[Tensor], Tensor]:
+            return lambda x: self._add_gram(x[0] * shifts[index], x[0], index)[None]
+
+        results = [
+            conjugate_gradient(
+                shifted(i), rhs[i : i + 1], initial=None if initial is None else initial[i : i + 1], **options
             )
-
-        if rhs.device.type != "cpu":
-            scale = shifts.to(rhs.dtype).view(-1, 1, 1)
-            return solve(lambda x: self.gram(x).addcmul_(x, scale), slice(None))
-
-        def shifted(index: int, scale: float) -> Callable[[Tensor], Tensor]:
-            return lambda x: self._add_gram(x[0] * scale, x[0], index)[None]
-
-        results = [solve(shifted(i, float(s)), slice(i, i + 1)) for i, s in enumerate(shifts)]
+            for i in range(len(rhs))
+        ]
         longest = max(len(r.history) for r in results)
         histories = [torch.cat([r.history, r.history[-1:].expand(longest - len(r.history), 1)]) for r in results]
         solutions, iterations = [r.solution for r in results], [r.iterations for r in results]
@@ -209,6 +201,11 @@ class SenseOperator(Operator):
             if isinstance(value, Tensor):
                 setattr(moved, name, value.to(device))
         return moved
+
+    @staticmethod
+    def _coilwise(tensor: Tensor) -> bool:
+        """Say whether to work coil by coil and not in one batch."""
+        return tensor.device.type == "cpu"
 
     def _add_gram(self, total: Tensor, image: Tensor, index: int) -> Tensor:
         """Add AᴴA of one image to `total`, in place; temporaries are one coil large and stay in the cache."""

@@ -22,6 +22,7 @@ from mriinv.data.fastmri import write_fastmri
 from mriinv.data.heads import ProceduralHeads, Protocol
 from mriinv.metrics import psnr
 from mriinv.numerics.fft import ifft2c
+from support import PATIENCE
 
 SHAPE, COILS, SLICES = (48, 40), 4, 3
 LINES = torch.arange(40).remainder(3).eq(0).logical_or(torch.arange(40).sub(20).abs() < 5)[None, None]
@@ -74,7 +75,6 @@ for index, (kspace, mask, target, attributes, name, number) in enumerate(SliceDa
 """,
     "deepinv": """
 from deepinv.datasets import FastMRISliceDataset
-from support import PATIENCE
 found = {}
 for index, (target, kspace, *rest) in enumerate(FastMRISliceDataset(folder)):
     found |= {f"kspace{index}": (kspace[0] + 1j * kspace[1]).numpy(), f"target{index}": target[0].numpy()}

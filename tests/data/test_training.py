@@ -24,6 +24,7 @@ from mriinv.data.masks import make_mask
 from mriinv.data.training import SimulatedProblems
 from mriinv.errors import InputError, MriinvError
 from mriinv.numerics.fft import fft2c, ifft2c
+from support import PATIENCE
 
 SHAPE = (48, 40)
 
@@ -203,7 +204,6 @@ import multiprocessing, os, signal, torch
 from mriinv.data.heads import ProceduralHeads
 from mriinv.data.masks import make_mask
 from mriinv.data.training import SimulatedProblems
-from support import PATIENCE
 if __name__ == "__main__":
     problems = SimulatedProblems(ProceduralHeads(), make_operator=None, workers=1)
     problems.images(1, torch.Generator())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mriinv import InverseProblem, Solution, make_mask, make_prior, make_problem, make_solver, open_scan
 from mriinv.metrics import evaluate
+from support import PATIENCE
 
 pytestmark = pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")
 WEIGHT = 0.003
@@ -32,7 +33,7 @@ def pics(problem: InverseProblem, folder: Path, *options: str) -> Tensor:
     for name, array in arrays.items():
         write_cfl(folder / name, array[0].movedim(0, -1)[:, :, None].numpy())
     command = ["bart", "pics", "-S", "-w", "1", *options, "kspace", "maps", "image"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=100)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=PATIENCE)
     image = torch.from_numpy(np.ascontiguousarray(read_cfl(folder / "image").reshape(problem.data.shape[-2:])))
     # its transform differs from ours by a constant sign for some sizes
     sign = torch.sign(torch.vdot(image.flatten(), problem.back_projection().flatten()).real)

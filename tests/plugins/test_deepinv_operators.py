@@ -229,11 +229,3 @@ def test_a_mask_for_a_file_and_an_undersampled_file_are_refused(scan: Path) -> N
     result = invoke("run", scan, "--operator", "blur", "--solver", "zero-filled")
     assert result.exit_code != 0
     assert "undersampled data (acceleration 2.00)" in result.output
-
-
-def test_deepinv_is_named_in_the_catalogue() -> None:
-    for name in ("deepinv-denoiser", "deepinv-prior", "modl", "varnet", "deepinv", "blur", "inpainting", "tomography"):
-        result = invoke("info", name)
-        assert result.exit_code == 0, result.output
-        assert name in invoke("list").stdout
-    assert "2505.20160" in invoke("info", "blur").stdout

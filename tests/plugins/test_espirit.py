@@ -67,19 +67,21 @@ def test_recovers_known_maps(shape, dtype):
     )
 
 
-def test_eigenpairs_are_those_of_the_consistency_condition():
+@pytest.mark.parametrize("coils", [4, 8], ids=["more patches than samples in one", "fewer"])
+def test_eigenpairs_are_those_of_the_consistency_condition(coils):
     """H(r) by its definition: project all patches of a point source at r."""
-    _, _, kspace = simulate(4, 20, 18)
+    _, _, kspace = simulate(coils, 20, 18)
     region, width = centre(kspace, 16).to(torch.complex128), 5
     result = espirit(region, (20, 18), width, 0.02, 0.0)
-    patches = region.unfold(1, width, 1).unfold(2, width, 1).permute(0, 3, 4, 1, 2).reshape(4 * width**2, -1)
+    patches = region.unfold(1, width, 1).unfold(2, width, 1).permute(0, 3, 4, 1, 2).reshape(coils * width**2, -1)
+    assert (patches.shape[1] < patches.shape[0]) == (coils == 8)
     left, singular, _ = torch.linalg.svd(patches, full_matrices=False)
     basis = left[:, singular > 0.02 * singular[0]]
     offsets = torch.arange(width, dtype=torch.float64)
     for row, column in [(10, 9), (3, 5), (15, 12), (0, 17)]:
         angle = -2 * math.pi * (offsets[:, None] * (row - 10) / 20 + offsets * (column - 9) / 18)
         point = torch.polar(torch.ones_like(angle), angle).flatten() / width
-        source = torch.kron(torch.eye(4, dtype=torch.complex128), point[:, None])
+        source = torch.kron(torch.eye(coils, dtype=torch.complex128), point[:, None])
         matrix = source.mH @ basis @ basis.mH @ source
         values, vectors = torch.linalg.eigh(matrix)
         found = result.coil_maps[:, row, column]
@@ -220,6 +222,15 @@ def test_calibration_region_is_the_largest_centred_rectangle(rows, columns, widt
     assert calibration_region(mask, width) == expected
 
 
+def test_a_slice_without_any_map_is_refused():
+    """Noise, whose patches span a part of the space that no eigenvalue is near one in."""
+    _, _, kspace = simulate(8)
+    noise = torch.randn(kspace.shape, dtype=kspace.dtype, generator=torch.Generator().manual_seed(0))
+    acquisition = Acquisition(torch.stack((kspace, noise)), torch.ones(1, *kspace.shape[1:], dtype=torch.bool))
+    with pytest.raises(InputError, match=r"kspace: found no pixel of slice 1 with an ESPIRiT eigenvalue of 0\.9;"):
+        SenseOperator.from_acquisition(acquisition, calibration_width=12)
+
+
 def test_nothing_to_calibrate_from():
     _, _, kspace = simulate()
     mask = torch.zeros(1, 1, 61, dtype=torch.bool)
@@ -231,7 +242,7 @@ def test_nothing_to_calibrate_from():
     assert "nothing to calibrate from in slice 0" in caught.value.found
     assert "24×9" in caught.value.found
     assert "at least 12×12" in caught.value.expected
-    assert "maps=" in caught.value.expected
+    assert "--maps" in caught.value.expected
     assert SenseOperator.from_acquisition(acquire(kspace, mask), kernel_width=4).coil_maps.any()
 
 

@@ -46,6 +46,22 @@ def test_quadratic_energy_reaches_the_dense_solution(mmcg, batch):
     assert (solution.image - exact).norm() <= 1e-6 * exact.norm()
 
 
+@pytest.mark.parametrize("energy", [QuadraticPrior, Conditional], ids=["one level", "levels"])
+def test_the_history_counts_the_gradients(mmcg, energy):
+    problem, prior, _ = gaussian_problem(batch=2)
+
+    class Counted(energy):
+        calls = 0
+
+        def energy_and_gradient(self, *arguments, **options):
+            self.calls += 1
+            return super().energy_and_gradient(*arguments, **options)
+
+    counted = Counted(prior.matrix)
+    found = mmcg()(problem, counted).history["gradients"]
+    assert found[-1].tolist() == [counted.calls] * 2 and (found.diff(dim=0) > 0).all()
+
+
 def test_one_step_with_the_true_curvature_is_equation_15():
     problem, prior, _ = gaussian_problem()
     L = 0.8  # noqa: N806 - above the largest eigenvalue 0.7 of Q, so the majoriser holds at once

@@ -97,18 +97,23 @@ def test_single_precision_agrees_with_double(kind):
         torch.testing.assert_close(found.to(torch.complex128), getattr(operator, method)(image), rtol=0, atol=3e-6)
 
 
-@pytest.mark.parametrize("kind", MASKS)
-def test_batched_gram_of_other_devices_agrees(kind):
-    operator, image = make(kind, mask_batch=2, map_batch=2), draw(2, 5, 6)
-    expected = operator.gram(image)
-    if kind != "full":
-        torch.testing.assert_close(operator._gram_batched(image), expected, rtol=0, atol=1e-13)
-    if torch.cuda.is_available():
-        moved = operator.to("cuda")
-        torch.testing.assert_close(moved.gram(image.cuda()).cpu(), expected, rtol=0, atol=1e-12)
-        check_adjoint(moved, image.cuda(), draw(2, 3, 5, 6).cuda())
-        solved = moved.solve_normal(image.cuda(), 0.1, tolerance=1e-12)
-        torch.testing.assert_close(solved.solution.cpu(), operator.solve_normal(image, 0.1, tolerance=1e-12).solution)
+@pytest.mark.parametrize(("kind", "robust"), [*((kind, False) for kind in MASKS), ("line", True)])
+def test_the_batched_work_of_other_devices_agrees(monkeypatch, kind, robust):
+    operator, image, data = make(kind, mask_batch=3, map_batch=3), draw(3, 5, 6), draw(3, 3, 5, 6)
+    if robust:
+        operator, root = operator.robust(data, torch.full((3,), 0.5, dtype=torch.float64))
+        assert (root < 1).any()
+    shifts, start = torch.tensor([0.05, 0.5, 2.0], dtype=torch.float64), draw(3, 5, 6, seed=1)
+
+    def results(device="cpu"):
+        used, x = operator.to(device), image.to(device)
+        solved = used.solve_normal(x, shifts.to(device), initial=start.to(device), tolerance=1e-12)
+        return [part.cpu() for part in (used(x), used.adjoint(data.to(device)), used.gram(x), solved.solution)]
+
+    expected = results()
+    monkeypatch.setattr(SenseOperator, "_coilwise", staticmethod(lambda _: False))
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        torch.testing.assert_close(results(device), expected, rtol=0, atol=1e-11)
 
 
 def test_is_linear():

@@ -52,9 +52,7 @@ def fixed_point(variance, alpha):
 @pytest.mark.parametrize(
     ("start", "chain", "alpha", "true_noise_std"),
     [
-        (1.0, {"form": "eq11", "epsilon": 0.25}, 0.25**2 / 2, 0.0),
         (8.0, {"form": "eq11", "epsilon": 0.25}, 0.25**2 / 2, 0.0),
-        (1.0, {"form": "eq16", "step_size": 0.04}, 0.04, 0.0),
         (1.0, {"form": "eq16", "step_size": 0.05}, 0.05, 0.5),
     ],
 )
@@ -74,6 +72,14 @@ def test_learns_the_precision_of_a_gaussian_prior(start, chain, alpha, true_nois
     expected = fixed_point(1 / PRECISION + true_noise_std**2, alpha)
     assert sum(path[-100:]) / 100 == pytest.approx(expected, rel=0.035)
     assert abs(expected - 1 / (1 / PRECISION + true_noise_std**2)) < 0.1 * expected  # the step is a correction
+
+
+def test_the_scale_of_the_energy_has_a_learning_rate_of_its_own():
+    prior = make_prior("deepen", weights="none", widths=[4], blocks=1)
+    rest, scale = trainer(learning_rate=0.01, scale_learning_rate_factor=7).parameter_groups(prior)
+    assert len(scale["params"]) == 1 and scale["params"][0] is prior.log_scale
+    assert (rest["lr"], scale["lr"]) == (0.01, pytest.approx(0.07))
+    assert len(rest["params"]) == len(list(prior.parameters())) - 1
 
 
 def test_gradient_is_the_difference_of_the_moments():

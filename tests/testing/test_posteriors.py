@@ -245,6 +245,25 @@ def test_samplers_of_the_registry():
     assert diffusion.approximate and diffusion.evaluations == 64 * 20 and not diffusion.agrees
 
 
+@pytest.mark.parametrize(
+    ("sampler", "settings"),
+    [
+        ("mala", {}),
+        ("preconditioned-langevin", {"metropolis": True, "levels": 1, "burn_in": 60, "thinning": 3}),
+    ],
+)
+def test_the_metropolis_correction_is_exact_for_a_mixture(sampler, settings):
+    """For Gaussians much of the acceptance cancels."""
+    found = measure(sampler, CASES["mixture"], {**QUICK, **settings})
+    assert found.agrees and found.effective_samples > 500
+
+
+def test_what_noise_explains_has_unit_weights():
+    problem = CASES["SENSE"].problem
+    weighted = problem.robust()
+    assert weighted is not problem and torch.equal(weighted.data, problem.data)
+
+
 def test_the_bias_by_a_step_is_the_one_predicted():
     posterior, step = CASES["gaussian"], 1.0
     found = measure("langevin", posterior, {**QUICK, "samples": 4096, "step_size": step})

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import signal
 
 import pytest
 import torch
@@ -98,21 +99,22 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, drawn):
     assert [row["step"] for row in rows(tmp_path / "parts")] == ["3", "6", "9", "12"]
 
 
-def test_an_update_that_is_interrupted_half_way_is_not_stored(tmp_path, monkeypatch):
+def test_an_interruption_in_the_middle_of_an_update_waits_for_its_end(tmp_path, monkeypatch):
     whole, options = new_prior(), LoopOptions(tmp_path / "parts", checkpoint_every=4)
     train(whole, ShrinkEnergy(), Images(), LoopOptions(tmp_path / "whole"))
     step, count = torch.optim.Adam.step, 0
 
     def interrupted(optimizer):
         nonlocal count
-        step(optimizer)
         count += 1
         if count == 7:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
+        step(optimizer)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(torch.optim.Adam, "step", interrupted)
         train(new_prior(), ShrinkEnergy(), Images(), options)
+    assert count == 7 and read_metadata(tmp_path / "parts/weights.safetensors")["card"]["updates"] == 7
     resumed = new_prior()
     assert train(resumed, ShrinkEnergy(), Images(), options).step == 12
     assert torch.equal(parameters(whole), parameters(resumed))

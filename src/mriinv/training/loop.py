@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,17 +117,15 @@ def train(
         with atomic_path(options.out / "MODEL_CARD.md") as temporary:
             temporary.write_text(model_card(average, card, log.rows, curves=curves.exists()), encoding="utf-8")
 
-    whole = True
     try:
         while progress.step < trainer.steps:
             if any_process(time.monotonic() - started >= options.max_time, fabric):
                 break
             values = _take_gradient(prior, state, progress.step, options.clip, fabric)
-            whole = False
-            optimizer.step()
-            averaged.update_parameters(prior)
-            progress.step += 1
-            whole = True
+            with _interrupts_deferred():  # half an update would be stored, and done again
+                optimizer.step()
+                averaged.update_parameters(prior)
+                progress.step += 1
             progress.seconds = resumed_at + time.monotonic() - started
             last = progress.step == trainer.steps
             if validation is not None and (progress.step % options.validate_every == 0 or last):
@@ -139,10 +140,29 @@ def train(
             if progress.step % options.checkpoint_every == 0:
                 save()
     finally:
-        if whole:  # half an update would be done again: the checkpoint before it stays
-            save(last=True)
+        save(last=True)
         log.close()
     return progress
+
+
+@contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Let Ctrl-C, and a termination that is handled, wait until the block is through."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are for the main thread
+        return
+    waiting: list[int] = []
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    handled = {one: handler for one, handler in handlers.items() if callable(handler)}
+    for one in handled:
+        signal.signal(one, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        for one, handler in handled.items():
+            signal.signal(one, handler)
+        for number in waiting[:1]:
+            signal.raise_signal(number)
 
 
 Tensors = tuple[Tensor, ...] | list[Tensor]

@@ -1,0 +1,46 @@
+"""Problems and products of operators."""
+
+import pytest
+import torch
+
+from mriinv import InputError, InverseProblem, complex_noise
+from mriinv.testing.analytic import DenseOperator
+
+
+def drawn(*shape, seed=0):
+    return complex_noise(shape, 1.0, torch.Generator().manual_seed(seed), torch.complex128)
+
+
+class ToImages(DenseOperator):
+    """Gives images again."""
+
+    def forward(self, image):
+        return super().forward(image).view(image.shape)
+
+    def adjoint(self, data):
+        return super().adjoint(data.flatten(1))
+
+
+def test_a_product_of_operators_is_that_of_their_matrices():
+    outer, inner = drawn(4, 6), drawn(6, 6, seed=1)
+    product, matrix = DenseOperator(outer, (2, 3)) @ ToImages(inner, (2, 3)), outer @ inner
+    image, data = drawn(3, 2, 3, seed=2), drawn(3, 4, seed=3)
+    for same in (product, product.H.H):
+        torch.testing.assert_close(same(image), image.flatten(1) @ matrix.T)
+        torch.testing.assert_close(same.H(data), (data @ matrix.conj()).view(3, 2, 3))
+        torch.testing.assert_close(same.gram(image), (image.flatten(1) @ (matrix.mH @ matrix).T).view(3, 2, 3))
+    norms = [float(torch.linalg.matrix_norm(part, 2)) for part in (outer, inner, matrix)]
+    assert product.norm_bound == pytest.approx(norms[0] * norms[1]) and product.norm_bound > norms[2]
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (torch.zeros(0, 4), r"found shape \(0, 4\); expected at least one image"),
+        (torch.tensor([[1, 0, torch.nan, 0]]), "found NaN or infinity; expected finite values"),
+        (torch.tensor([[1, 0, torch.inf, 0]]), "found NaN or infinity; expected finite values"),
+    ],
+)
+def test_data_that_are_none_are_refused(data, found):
+    with pytest.raises(InputError, match=f"data: {found}"):
+        InverseProblem(DenseOperator(drawn(4, 6), (2, 3)), data.to(torch.complex128))
