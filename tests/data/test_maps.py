@@ -39,11 +39,10 @@ def write(path: Path, maps: np.ndarray) -> Path:
         with h5py.File(path, "w") as file:
             file["coil_maps"] = maps
     else:
-        *slices, coils, y, x = maps.shape
-        path.with_suffix(".hdr").write_text(f"# Dimensions\n{y} {x} 1 {coils} {'1 ' * 9}{slices[0] if slices else 1}\n")
-        np.moveaxis(maps, -3, -1).T.ravel(order="C").tofile(path) if not slices else np.transpose(
-            maps, (2, 3, 1, 0)
-        ).ravel(order="F").tofile(path)
+        volume = maps.reshape(-1, *maps.shape[-3:])
+        slices, coils, y, x = volume.shape
+        path.with_suffix(".hdr").write_text(f"# Dimensions\n{y} {x} 1 {coils} {'1 ' * 9}{slices}\n")
+        volume.transpose(2, 3, 1, 0).ravel(order="F").tofile(path)
     return path
 
 

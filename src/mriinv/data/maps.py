@@ -43,8 +43,9 @@ def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
 def _read(path: Path, acquisition: Acquisition) -> np.ndarray:
     if path.suffix in (".cfl", ".hdr"):
         with open_scan(path) as pair:  # the axes of maps are those of k-space
-            shape = tuple(pair.describe()[name] for name in ("slices", "coils"))
-            rows = _rows(path, (*shape, *pair.describe()["matrix"]), np.dtype(np.complex64), acquisition)
+            about = pair.describe()
+            shape = (about["slices"], about["coils"], *about["matrix"])
+            rows = _rows(path, shape, np.dtype(np.complex64), acquisition)
             return np.concatenate([pair.read(index).kspace.numpy() for index in range(*rows.indices(len(pair)))])
     if path.is_file() and h5py.is_hdf5(path):
         with h5py.File(path) as file:

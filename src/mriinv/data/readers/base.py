@@ -60,7 +60,10 @@ class Scan(ABC):
 
     @abstractmethod
     def read(self, index: int) -> Acquisition:
-        """Read slice `index`, and only that, from disk (`InputError` when it is damaged or not finite)."""
+        """Read slice `index`, and only that, from disk (`InputError` when it is damaged or not finite).
+
+        The acquisition has `index` as its own, by which maps of several slices are told apart.
+        """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class ToyScan(Scan):
             kspace=torch.from_numpy(values)[None],
             mask=torch.ones(1, *self._shape[1:], dtype=torch.bool),
             source=self.path.name,
+            index=index,
         )
 
     def describe(self) -> dict[str, Any]:
