@@ -135,7 +135,8 @@ def test_info_of_an_unknown_name_lists_close_ones() -> None:
 def test_info_shows_what_values_a_setting_takes() -> None:
     found = {row["name"]: row["values"] for row in json.loads(succeed("info", "sense", "--json"))[0]["settings"]}
     assert found["calibration_width"] == "int, ≥ 4" and found["threshold"] == "float, > 0, < 1"
-    assert found["maps"] == "str | none"
+    mala = {row["name"]: row["values"] for row in json.loads(succeed("info", "mala", "--json"))[0]["settings"]}
+    assert mala["step_size"] == "float | none, > 0"
 
 
 def test_info_shows_weights_line_by_line() -> None:

@@ -11,8 +11,9 @@ import torch
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.geometry import Geometry
 from mriinv.data.masks import draw_mask
-from mriinv.data.readers import READERS, NpzScan, Scan, open_scan
+from mriinv.data.readers import READERS, NpzScan, Scan, find_reader, open_scan
 from mriinv.errors import InputError
+from mriinv.registry import Registry
 
 SLICES, COILS, Y, X = 3, 4, 10, 8
 SPACE = """<{0}><matrixSize><x>{1}</x><y>{2}</y><z>1</z></matrixSize>
@@ -215,13 +216,14 @@ def test_slice_that_does_not_exist(tmp_path, write, index):
         scan.read(index)
 
 
-def test_further_readers_are_asked_first(tmp_path, write_npz):
+def test_readers_of_plugins_are_asked_first(tmp_path, write_npz, monkeypatch):
     class Special(NpzScan):
         format = "special"
 
     path = write_npz(tmp_path / "scan.npz", kspace=kspace(COILS, Y, X))
-    with open_scan(path, extra=[Special]) as scan:
-        assert isinstance(scan, Special)
+    monkeypatch.setattr(Registry, "readers", lambda _: [Special])
+    with open_scan(path) as scan:
+        assert isinstance(scan, Special) and find_reader(path) is Special
     assert Special not in READERS
 
 

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mriinv.cli.group import combination, device_option, file_type, main, progress, seed_option, set_option
+from mriinv.cli.group import (
+    combination,
+    device_option,
+    file_type,
+    main,
+    preparation_options,
+    progress,
+    seed_option,
+    set_option,
+)
 
 if TYPE_CHECKING:
     from mriinv.calibration import Calibration
@@ -28,8 +37,7 @@ MASK = "NAME:ACCELERATION"
 @click.option("--mask", "masks", multiple=True, default=MASKS, metavar=MASK, help=f"Fit  [default: {', '.join(MASKS)}]")
 @click.option("--test-mask", "test_masks", multiple=True, metavar=MASK, help="Evaluate on this one too; repeatable.")
 @click.option("--calibration", type=int, help="Fully sampled centre of the masks, in lines.")
-@click.option("--crop", nargs=2, type=int, metavar="Y X", help="Crop images to this matrix, such as 320 320.")
-@click.option("--coils", type=int, help="Compress to this many virtual coils.")
+@preparation_options
 @click.option(
     "--slices", type=click.IntRange(min=1), default=10, show_default=True, help="Of each scan, in its middle."
 )

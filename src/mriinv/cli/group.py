@@ -51,6 +51,18 @@ file_type = click.Path(path_type=Path)
 Command = Callable[..., Any]
 
 
+def preparation_options(command: Command) -> Command:
+    """Add the options that say how scans are prepared, for `combination`."""
+    options = (
+        click.option("--maps", type=file_type, help="Coil maps instead of the file's own or ESPIRiT's."),
+        click.option("--crop", nargs=2, type=int, metavar="Y X", help="Crop images to this matrix, such as 320 320."),
+        click.option("--coils", type=int, help="Compress to this many virtual coils."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def combination_options(command: Command) -> Command:
     """Add the options that say what to reconstruct with and from which samples, for `combination`."""
     options = (
@@ -67,9 +79,7 @@ def combination_options(command: Command) -> Command:
         click.option("--mask", metavar="NAME", help="Undersample: poisson-2d, random-1d or equispaced-1d."),
         click.option("--acceleration", type=float, help="Of the mask, centre included  [default: 4]"),
         click.option("--calibration", type=int, help="Fully sampled centre of the mask, in lines."),
-        click.option("--maps", type=file_type, help="Coil maps instead of the file's own or ESPIRiT's."),
-        click.option("--crop", nargs=2, type=int, metavar="Y X", help="Crop images to this matrix, such as 320 320."),
-        click.option("--coils", type=int, help="Compress to this many virtual coils."),
+        preparation_options,
         click.option("--slices", metavar="I|I:J", help="Only slice I, or slices I to J-1."),
         device_option,
         seed_option,
@@ -84,7 +94,7 @@ def combination(inputs: tuple[Path, ...], given: dict[str, Any]) -> dict[str, An
     """Turn the options of `combination_options` into fields of a `RunConfig`."""
     fields = {name: given.get(name) for name in ("solver", "operator", "slices", "out", "device", "seed")}
     mask = {"name": given["mask"], "acceleration": given["acceleration"], "calibration": given["calibration"]}
-    preparation = {name: given[name] for name in ("maps", "crop", "coils")}
+    preparation = {name: given.get(name) for name in ("maps", "crop", "coils")}
     for name, values in (("mask", mask), ("preparation", preparation)):
         fields[name] = {key: value for key, value in values.items() if value is not None} or None
     return {**fields, "input": list(inputs) or None, "prior": prior_choice(given["prior"], given["weights"])}

@@ -46,7 +46,7 @@ def landscape(
     out: Path = given["out"]
     if out.suffix != ".png":
         raise SettingsError(f"--out {out}: expected a name that ends with .png")
-    options = {**given, "crop": None, "coils": None, "slices": only}
+    options = {**given, "slices": only}
     config = build_config(None, None, combination((scan,) if scan else (), options), assignments)
     chosen = config.prior
     assert chosen is not None
