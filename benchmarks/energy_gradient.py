@@ -31,7 +31,6 @@ from mriinv import (
     make_prior,
     make_problem,
     simulate_acquisition,
-    to_channels,
 )
 
 LEVEL = 0.02
@@ -56,10 +55,18 @@ class Contiguous(FeatureNetwork):
         return super()._input(u, log_level).contiguous()
 
 
+class ContiguousPublished(PublishedNetwork):
+    """The published network, likewise."""
+
+    def _input(self, image: Tensor) -> Tensor:
+        return super()._input(image).contiguous()
+
+
 def network(name: str, channels_last: bool) -> FeatureNetwork | PublishedNetwork:
     torch.manual_seed(0)
     if name == "published":
-        return PublishedNetwork(64, "relu", "sum", (1, 1)).requires_grad_(False)
+        published = PublishedNetwork if channels_last else ContiguousPublished
+        return published(64, "relu", "sum", (1, 1)).requires_grad_(False)
     made = (FeatureNetwork if channels_last else Contiguous)(WIDTHS[name], 2, 2, True, "silu")
     if name == "U-Net 32-64-128":
         made.load_state_dict(make_prior("deepen").get_submodule("network").state_dict())
@@ -77,16 +84,13 @@ def runs(name: str, variant: str, image: Tensor) -> Run:
     explicit, channels_last, low = (VARIANTS | COMPILED)[variant]
     net = network(name, channels_last).to(image.real.dtype)
     level = torch.full((len(image),), LEVEL, dtype=image.real.dtype)
-    u = to_channels(image).contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def by_hand() -> Both:
-        if isinstance(net, PublishedNetwork):
-            return net.value_and_gradient(u)
-        return net.half_square_and_gradient(image, level)
+        return net.potential_and_gradient(image, level)
 
     def by_autograd() -> Both:
-        leaf = (u if isinstance(net, PublishedNetwork) else image).detach().requires_grad_()
-        value = net(leaf) if isinstance(net, PublishedNetwork) else net.half_square(leaf, level)
+        leaf = image.detach().requires_grad_()
+        value = net.potential(leaf, level)
         return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
 
     compute = by_hand if explicit else by_autograd

@@ -83,7 +83,7 @@ def test_gradient_of_the_half_square_is_that_of_autograd(unshuffle):
     """A batch of different levels, of a size that the network has to extend."""
     network = FeatureNetwork((3, 4, 5), 2, unshuffle, True, "silu").double()
     x, levels = image(2, 19, 13).to(torch.complex128).requires_grad_(), torch.tensor([0.1, 1.0], dtype=torch.float64)
-    value = network.half_square(x, levels)
+    value = network.potential(x, levels)
     (expected,) = torch.autograd.grad(value.sum(), x)
-    found = network.half_square_and_gradient(x, levels)
+    found = network.potential_and_gradient(x, levels)
     torch.testing.assert_close(found, (value.detach(), expected), rtol=1e-10, atol=1e-12)

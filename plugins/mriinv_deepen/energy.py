@@ -11,16 +11,7 @@ import torch
 from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
-from mriinv import (
-    ComponentSettings,
-    FeatureNetwork,
-    Prior,
-    PublishedNetwork,
-    from_channels,
-    per_image,
-    setting,
-    to_channels,
-)
+from mriinv import ComponentSettings, FeatureNetwork, NetworkEnergy, PublishedNetwork, setting
 
 NOISE_EXPONENT = 7 / 6  # fitted to three scans, whose noise differs 15-fold
 LEAST_NOISE = 5e-4  # per real component, image scale 1; data without any noise need a prior as well
@@ -44,7 +35,7 @@ class View:
 VIEWS = (View(0, (), 1), View(1, (-1,), 1j), View(2, (-2,), -1), View(3, (-2, -1), -1j))
 
 
-class DeepenEnergy(Prior):
+class DeepenEnergy(NetworkEnergy):
     r"""Energy of a complex image, the negative log-prior of the posterior C(x) = ½‖Ax − b‖² + E(x) (paper, eq. 6).
 
     ``form="residual"``, the default,
@@ -123,7 +114,9 @@ class DeepenEnergy(Prior):
         self.noise_range = s.noise_range if s.conditional and self.residual else None
         if self.noise_range is None:
             self.provides = self.provides - {"noise-conditional"}
-        self.reference_level = s.noise_range[0] if self.noise_range else 0.1
+        else:
+            self.reference_level = self.noise_range[0]
+        self.views = VIEWS[: s.views]
 
     @classmethod
     def settings_for_noise(cls, noise_std: float) -> dict[str, Any]:
@@ -148,59 +141,19 @@ class DeepenEnergy(Prior):
             return noise_std.square()
         return self.settings.data_noise_std**2 * torch.ones_like(noise_std) * self.noise_factor
 
-    def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
-        return self._factor() * self._potential(image, self._level(image, noise_level))
-
-    def energy_and_gradient(
-        self, image: Tensor, noise_level: float | Tensor | None = None, *, create_graph: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        if create_graph:
-            return super().energy_and_gradient(image, noise_level, create_graph=True)
-        potential, gradient = self._potential_and_gradient(image, self._level(image, noise_level))
-        factor = self._factor().detach().to(image.device)
-        return factor * potential, per_image(factor, image) * gradient
-
-    def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
-        """Return x − ∇(½‖σF(x/σ)‖²), the denoiser that denoising score matching trains."""
-        if not self.residual:
-            raise self.missing("denoiser in its published form")
-        level = self._level(image, noise_level)
-        if not create_graph:
-            return image - level.square().view(-1, 1, 1) * self._potential_and_gradient(image, level)[1]
-        with torch.enable_grad():
-            leaf = image if image.requires_grad else image.detach().requires_grad_()
-            potential = (level.double().square() * self._potential(leaf, level)).sum()
-            (gradient,) = torch.autograd.grad(potential, leaf, create_graph=True)
-        return image - gradient
-
-    def _potential(self, image: Tensor, level: Tensor) -> Tensor:
-        """Return what the network makes of each image, the mean over its views."""
-        views = [view.of(image) for view in VIEWS[: self.settings.views]]
-        if isinstance(self.network, PublishedNetwork):
-            values = [self.network(to_channels(view)).abs() for view in views]
-        else:
-            values = [self.network.half_square(view, level) for view in views]
-        return torch.stack(values).mean(0)
-
-    def _potential_and_gradient(self, image: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `_potential` and its gradient, without a graph and one view after the other."""
-        potential, gradient = torch.zeros(len(image), dtype=torch.float64, device=image.device), torch.zeros_like(image)
-        views = VIEWS[: self.settings.views]
-        for view in views:
-            if isinstance(self.network, PublishedNetwork):
-                value, channels = self.network.value_and_gradient(to_channels(view.of(image)))
-                slope = per_image(value.sign(), image) * from_channels(channels)
-            else:
-                value, slope = self.network.half_square_and_gradient(view.of(image), level)
-            potential += value.abs() / len(views)
-            gradient += view.adjoint(slope) / len(views)
-        return potential, gradient
-
-    def _factor(self) -> Tensor:
-        """Return the factor on what the network makes of the image, one or one per image."""
+    def factor(self) -> Tensor:
         weight = torch.as_tensor(self.settings.weight * self.noise_factor, dtype=torch.float64)
         return weight * self.log_scale.double().exp() * self.reference_level**2 if self.residual else weight
 
-    def _level(self, image: Tensor, noise_level: float | Tensor | None) -> Tensor:
-        level = self.reference_level if noise_level is None or self.noise_range is None else noise_level
-        return torch.as_tensor(level, dtype=image.real.dtype, device=image.device).expand(image.shape[0])
+    def potential(self, image: Tensor, level: Tensor) -> Tensor:
+        """Return what the network makes of each image, the mean over its views."""
+        return torch.stack([super(DeepenEnergy, self).potential(view.of(image), level) for view in self.views]).mean(0)
+
+    def potential_and_gradient(self, image: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `potential` and its gradient, one view after the other."""
+        potential, gradient = torch.zeros(len(image), dtype=torch.float64, device=image.device), torch.zeros_like(image)
+        for view in self.views:
+            value, slope = super().potential_and_gradient(view.of(image), level)
+            potential += value / len(self.views)
+            gradient += view.adjoint(slope) / len(self.views)
+        return potential, gradient

@@ -14,26 +14,22 @@ from mriinv import (
     FeatureNetwork,
     InverseProblem,
     Monitor,
-    Prior,
+    NetworkEnergy,
     PublishedNetwork,
     Solution,
     equilibrium,
-    from_channels,
     largest_curvature,
     normal_map,
-    per_image,
     setting,
-    to_channels,
     unroll,
 )
 
-REFERENCE_LEVEL = 0.1  # σ₀, the scale of the network's input
 STABLE = 1.9  # of the 2 at which a gradient step no longer contracts
 CURVATURE_ITERATIONS = 3
 START = 0.03  # factor on the initial weights of the last layer: x_K begins near SENSE
 
 
-class ELDER(Prior):
+class ELDER(NetworkEnergy):
     r"""An energy, and K steps of gradient descent on the posterior cost with it (paper, eq. 22),
 
     .. math:: x_{k+1} = x_k − α\,\big(A^H(Ax_k − b) + ∇E_θ(x_k)\big), \qquad x_0 = \text{SENSE},
@@ -75,9 +71,9 @@ class ELDER(Prior):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         s = self.settings
-        self.network: FeatureNetwork | PublishedNetwork
+        self.residual = s.form == "residual"
         last: nn.Conv2d | nn.Linear
-        if s.form == "residual":
+        if self.residual:
             widths, activation = s.widths or (32, 64), s.activation or "silu"
             self.network = FeatureNetwork(widths, s.blocks, s.unshuffle, False, activation)
             last = self.network.outlet
@@ -90,37 +86,8 @@ class ELDER(Prior):
             last.weight.mul_(START)
         self.raw_step = nn.Parameter(torch.tensor(math.log(math.expm1(s.initial_step))))
 
-    def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
-        if isinstance(self.network, PublishedNetwork):
-            return self.network(to_channels(image)).abs()
-        return self._factor() * self.network.half_square(image, _level(image))
-
-    def energy_and_gradient(
-        self, image: Tensor, noise_level: float | Tensor | None = None, *, create_graph: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        if create_graph:
-            return super().energy_and_gradient(image, noise_level, create_graph=True)
-        if isinstance(self.network, PublishedNetwork):
-            value, channels = self.network.value_and_gradient(to_channels(image))
-            return value.abs(), per_image(value.sign(), image) * from_channels(channels)
-        value, gradient = self.network.half_square_and_gradient(image, _level(image))
-        factor = self._factor().detach()
-        return factor * value, factor.to(image.real.dtype) * gradient
-
-    def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
-        """Return x − ∇(½‖σ₀F(x/σ₀)‖²), by which the network may be trained before; the level is not asked for."""
-        if isinstance(self.network, PublishedNetwork):
-            raise self.missing("denoiser in its published form")
-        if not create_graph:
-            return image - REFERENCE_LEVEL**2 * self.network.half_square_and_gradient(image, _level(image))[1]
-        with torch.enable_grad():
-            leaf = image if image.requires_grad else image.detach().requires_grad_()
-            potential = REFERENCE_LEVEL**2 * self.network.half_square(leaf, _level(leaf)).sum()
-            (gradient,) = torch.autograd.grad(potential, leaf, create_graph=True)
-        return image - gradient
-
-    def _factor(self) -> Tensor:
-        return REFERENCE_LEVEL**2 * self.log_scale.double().exp()
+    def factor(self) -> Tensor:
+        return self.reference_level**2 * self.log_scale.double().exp() if self.residual else torch.ones(()).double()
 
     def reconstruct(
         self, problem: InverseProblem, *, initial: Tensor | None = None, monitor: Monitor | None = None
@@ -153,8 +120,3 @@ class ELDER(Prior):
         with torch.no_grad():
             curvature, _ = largest_curvature(self.gradient, image, generator, iterations=CURVATURE_ITERATIONS)
         return STABLE / (problem.operator.norm_bound**2 + curvature)
-
-
-def _level(image: Tensor) -> Tensor:
-    """Return σ₀ per image."""
-    return torch.full((len(image),), REFERENCE_LEVEL, dtype=image.real.dtype, device=image.device)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mriinv.compose import make_trainer as make_trainer
     from mriinv.core.component import ComponentSettings as ComponentSettings
     from mriinv.core.component import setting as setting
+    from mriinv.core.energy import NetworkEnergy as NetworkEnergy
     from mriinv.core.operator import Operator as Operator
     from mriinv.core.prior import Prior as Prior
     from mriinv.core.problem import InverseProblem as InverseProblem
@@ -91,6 +92,7 @@ _HOME = {
     "make_trainer": "compose",
     "ComponentSettings": "core.component",
     "setting": "core.component",
+    "NetworkEnergy": "core.energy",
     "Operator": "core.operator",
     "Prior": "core.prior",
     "InverseProblem": "core.problem",

@@ -13,6 +13,7 @@ from mriinv.core.component import ComponentSettings, setting
 from mriinv.core.types import Image, PerImage
 from mriinv.errors import InputError
 from mriinv.numerics.channels import from_channels, to_channels
+from mriinv.numerics.images import per_image
 from mriinv.numerics.pullback import Pullback, chained, with_pullback
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "softplus": nn.Softplus, "relu": nn.ReLU}
@@ -131,13 +132,13 @@ class FeatureNetwork(nn.Module):
         h = self._input(u, log_level).to(self.outlet.weight.dtype)
         return self._join(self.outlet(self.body(self.inlet(h))), u).to(u.dtype)
 
-    def half_square(self, image: Image, level: PerImage) -> PerImage:
+    def potential(self, image: Image, level: PerImage) -> PerImage:
         """Return ½‖F(x/σ, log σ)‖² of complex images ``(batch, y, x)``, summed in float64."""
         return _half_square(self(_channels(image) / level.view(-1, 1, 1, 1), level.log()))
 
     @torch.no_grad()
-    def half_square_and_gradient(self, image: Image, level: PerImage) -> tuple[PerImage, Image]:
-        """Return `half_square` and its gradient ∂Re + i∂Im, J(u)ᵀF(u)/σ, without the help of autograd.
+    def potential_and_gradient(self, image: Image, level: PerImage) -> tuple[PerImage, Image]:
+        """Return `potential` and its gradient ∂Re + i∂Im, J(u)ᵀF(u)/σ, without the help of autograd.
 
         Faster than autograd and with half of its memory. Under `torch.autocast` the network runs in its precision.
         """
@@ -164,7 +165,7 @@ class FeatureNetwork(nn.Module):
 
 
 class PublishedNetwork(nn.Module):
-    """The published energy before |·|: five 3×3 convolutions with ReLU between them, then a linear layer (sec. III-B).
+    """The published energy |N(x)|: five 3×3 convolutions with ReLU between them, then a linear layer (sec. III-B).
 
     With ``head="flatten"`` the linear layer sees every pixel, which fits the published number of parameters and ties
     the network to one matrix size; with ``"sum"`` its weights are shared by all pixels, and any size will do.
@@ -180,22 +181,29 @@ class PublishedNetwork(nn.Module):
         self.linear = nn.Linear(width * (matrix[0] * matrix[1] if head == "flatten" else 1), 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, 2, y, x)`` to ``(batch,)`` in float64."""
-        return self._head(self.convolutions(self._checked(x).to(self.linear.weight.dtype)))
+        """Map ``(batch, 2, y, x)`` to N(x) ``(batch,)`` in float64."""
+        return self._head(self.convolutions(x.to(self.linear.weight.dtype)))
+
+    def potential(self, image: Image, level: PerImage) -> PerImage:
+        """Return |N(x)| of complex images ``(batch, y, x)``; the level is not asked for."""
+        return self(self._input(image)).abs()
 
     @torch.no_grad()
-    def value_and_gradient(self, x: Tensor) -> tuple[PerImage, Tensor]:
-        """Return the value and its gradient ``(batch, 2, y, x)``, as `FeatureNetwork.half_square_and_gradient` does."""
-        h = self._checked(x).to(_precision(x), memory_format=torch.channels_last)
-        h, pullback = with_pullback(self.convolutions, h)
+    def potential_and_gradient(self, image: Image, level: PerImage) -> tuple[PerImage, Image]:
+        """Return `potential` and its gradient, as `FeatureNetwork.potential_and_gradient` does."""
+        x = self._input(image)
+        h, pullback = with_pullback(self.convolutions, x.to(_precision(x), memory_format=torch.channels_last))
         matrix = self.matrix if self.head == "flatten" else (1, 1)
-        weight = self.linear.weight.to(h.dtype).view(1, -1, *matrix)
-        return self._head(h), pullback(weight.expand_as(h)).to(x.dtype)
+        value, weight = self._head(h), self.linear.weight.to(h.dtype).view(1, -1, *matrix)
+        slope = from_channels(pullback(weight.expand_as(h)).to(x.dtype))
+        return value.abs(), per_image(value.sign(), image) * slope
 
-    def _checked(self, x: Tensor) -> Tensor:
-        if self.head == "flatten" and x.shape[-2:] != self.matrix:
-            raise InputError("deepen", "image", f"matrix size {tuple(x.shape[-2:])}", f"{self.matrix} of head=flatten")
-        return x
+    def _input(self, image: Image) -> Tensor:
+        if self.head == "flatten" and image.shape[-2:] != self.matrix:
+            raise InputError(
+                "deepen", "image", f"matrix size {tuple(image.shape[-2:])}", f"{self.matrix} of head=flatten"
+            )
+        return _channels(image)
 
     def _head(self, h: Tensor) -> PerImage:
         h = h.flatten(1) if self.head == "flatten" else h.double().sum(dim=(-2, -1))
@@ -269,16 +277,15 @@ class ImageNetwork(nn.Module):
             out = self.network(channels.to(weights.dtype, memory_format=torch.channels_last)).to(channels.dtype)
         return from_channels(out)
 
-    def half_square(self, image: Image, scale: float) -> PerImage:
-        """Return ½‖f(x/s)‖² per image, summed in float64; for a network that is not conditional."""
-        return _half_square(_channels(self(image / scale)))
+    def potential(self, image: Image, level: PerImage) -> PerImage:
+        """Return ½‖f(x/σ)‖² per image, summed in float64; for a network that is not conditional."""
+        return _half_square(_channels(self(image / per_image(level, image))))
 
     @torch.no_grad()
-    def half_square_and_gradient(self, image: Image, scale: float) -> tuple[PerImage, Image]:
-        """Return `half_square` and its gradient, as `FeatureNetwork.half_square_and_gradient` does."""
+    def potential_and_gradient(self, image: Image, level: PerImage) -> tuple[PerImage, Image]:
+        """Return `potential` and its gradient, as `FeatureNetwork.potential_and_gradient` does."""
         if isinstance(self.network, FeatureNetwork):
-            levels = torch.full((len(image),), scale, dtype=image.real.dtype, device=image.device)
-            return self.network.half_square_and_gradient(image, levels)
-        u = _channels(image) / scale
+            return self.network.potential_and_gradient(image, level)
+        u = _channels(image / per_image(level, image))
         value, pullback = with_pullback(self.network, u.to(_precision(u), memory_format=torch.channels_last))
-        return _half_square(value), from_channels(pullback(value).to(u.dtype) / scale)
+        return _half_square(value), from_channels(pullback(value).to(u.dtype)) / per_image(level, image)

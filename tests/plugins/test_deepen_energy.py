@@ -281,7 +281,7 @@ def test_views_are_shifted_mirrored_and_rephased_images():
     torch.testing.assert_close(two.energy(x), (one.energy(x) + one.energy(other)) / 2)
     back = (-1j * one.gradient(other)).flip(-1).roll((-1, -1), (-2, -1))
     torch.testing.assert_close(two.gradient(x), (one.gradient(x) + back) / 2)
-    moved = (x - two.denoise(x, 0.05)) / 0.05**2 * two._factor().double()
+    moved = (x - two.denoise(x, 0.05)) / 0.05**2 * two.factor()
     torch.testing.assert_close(moved.to(x.dtype), two.gradient(x, 0.05))
 
 
