@@ -14,6 +14,7 @@ from mriinv import (
     Solver,
     inner_product,
     per_image,
+    relative_norm,
     setting,
 )
 
@@ -74,7 +75,7 @@ class FISTA(Solver):
             y, gram_y = x + momentum * moved, gram_x + momentum * (gram_x - gram_before)
 
             iterations += ~stopped
-            change = (inner_product(moved, moved) / inner_product(x, x).clamp_min(torch.finfo(time.dtype).tiny)).sqrt()
+            change = relative_norm(moved, x)
             row = {"change": change, "data": constant + inner_product(x, 0.5 * gram_x - projected)}
             history.append(row)
             stopped = stopped | (change <= s.tolerance)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mriinv import CGResult, inner_product
-from mriinv_mmcg.state import TINY, State, StepTaken, relative_length
+from mriinv import CGResult, inner_product, relative_norm
+from mriinv_mmcg.state import TINY, State, StepTaken
 
 GROWTH, DECAY = 1.6, 0.9  # of L after a refused and after an accepted step
 MAX_REFUSALS = 40  # L grows 1e8-fold: the step is then below rounding
@@ -41,4 +41,4 @@ def majorise(state: State, solve: Solve, tolerance: float) -> StepTaken:
     assert promise is not None
     state.refresh_descent()
     change = (cost_before - state.cost) / cost_before.clamp_min(TINY)
-    return StepTaken(promise, change, pending, relative_length(state.image - before, before), used, cg.iterations)
+    return StepTaken(promise, change, pending, relative_norm(state.image - before, before), used, cg.iterations)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mriinv import inner_product, per_image
+from mriinv import inner_product, per_image, relative_norm
 from mriinv_mmcg.majoriser import Solve
-from mriinv_mmcg.state import TINY, State, StepTaken, relative_length
+from mriinv_mmcg.state import TINY, State, StepTaken
 
 SUFFICIENT = 1e-4  # share of the decrease promised by the slope that a step must reach (Armijo)
 SHORTEST, LONGEST = 0.1, 0.5  # factors by which a refused step may shrink
@@ -67,7 +67,7 @@ class QuasiNewton:
         step = state.image - before
         self._learn(state, step, descent_before - state.descent, state.gradient - gradient_before)
         change = (cost_before - state.cost) / cost_before.clamp_min(TINY)
-        return StepTaken(promise, change, pending, relative_length(step, before), used, cg_iterations)
+        return StepTaken(promise, change, pending, relative_norm(step, before), used, cg_iterations)
 
     def _direction(self, state: State, solve: Solve) -> tuple[Tensor, Tensor]:
         """Return the two-loop recursion on −∇C, and plain MM where that is no descent."""

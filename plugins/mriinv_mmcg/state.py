@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mriinv import InverseProblem, Prior, inner_product
+from mriinv import InverseProblem, Prior
 
 TINY = 1e-300
 
@@ -105,7 +105,3 @@ class StepTaken:
     length: Tensor
     curvature: Tensor
     cg_iterations: Tensor
-
-
-def relative_length(step: Tensor, image: Tensor) -> Tensor:
-    return (inner_product(step, step) / inner_product(image, image).clamp_min(TINY)).sqrt()

@@ -15,11 +15,9 @@ from mriinv import (
     Solution,
     Solver,
     complex_noise,
-    inner_product,
+    relative_norm,
     setting,
 )
-
-TINY = 1e-30  # an empty slice
 
 
 class PnPFlow(Solver):
@@ -74,7 +72,7 @@ class PnPFlow(Solver):
             noisy = z.repeat(s.draws, 1, 1)
             noisy = noisy + complex_noise(noisy.shape, level, generator, noisy.dtype)
             denoised = prior.denoise(noisy, max(level, lowest)).view(s.draws, *image.shape).mean(0)
-            changes.append(_norm(denoised - image) / _norm(image).clamp_min(TINY))
+            changes.append(relative_norm(denoised - image, image))
             image = denoised
             if not bool(changes[-1].isfinite().all()):
                 raise MriinvError(f"pnp-flow diverged after {step} steps; set a smaller solver.step_size")
@@ -82,7 +80,3 @@ class PnPFlow(Solver):
                 monitor(step, {"change": float(changes[-1].max())})
         done = torch.full((problem.batch,), len(times), device=image.device)
         return Solution(image, torch.ones_like(done, dtype=torch.bool), done, {"change": torch.stack(changes)})
-
-
-def _norm(image: Tensor) -> Tensor:
-    return inner_product(image, image).sqrt()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, Solver, inner_product, setting
+from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, Solver, relative_norm, setting
 
 DIVERGED = 10.0  # times the smallest change so far, or the norm of the start
 
@@ -51,22 +51,23 @@ class ISTA(Solver):
         s, projected = self.settings, problem.back_projection()
         step = s.step / problem.operator.norm_bound**2
         x = best = problem.sense() if initial is None else initial
-        limit = DIVERGED * _norm(x)
-        smallest = torch.full_like(limit, torch.inf)
-        converged = torch.zeros_like(limit, dtype=torch.bool)
-        diverged, iterations = converged.clone(), torch.zeros_like(limit, dtype=torch.int64)
+        start = x
+        smallest = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        converged = torch.zeros_like(smallest, dtype=torch.bool)
+        diverged, iterations = converged.clone(), torch.zeros_like(smallest, dtype=torch.int64)
         history: list[dict[str, Tensor]] = []
         while len(history) < s.max_iterations and not (converged | diverged).all():
             moving = ~(converged | diverged)
             following = prior.denoise(x - step * problem.data_gradient(x, projected), s.noise_level)
-            change = _norm(following - x) / _norm(x).clamp_min(torch.finfo(limit.dtype).tiny)
+            change = relative_norm(following - x, x)
             x = torch.where(moving.view(-1, 1, 1), following, x)
             iterations += moving
             better = moving & (change < smallest)
             best = torch.where(better.view(-1, 1, 1), x, best)
             smallest = torch.where(better, change, smallest)
             converged |= moving & (change <= s.tolerance)
-            diverged |= moving & ~((change <= DIVERGED * smallest) & (_norm(x) <= limit))  # not a number has diverged
+            sound = (change <= DIVERGED * smallest) & (relative_norm(x, start) <= DIVERGED)
+            diverged |= moving & ~sound  # not a number has diverged
             history.append({"change": change, "data": problem.data_term(x)})
             if monitor is not None:
                 monitor(len(history), {"change": float(change.mean())})
@@ -76,7 +77,3 @@ class ISTA(Solver):
         )
         rows = {name: torch.stack([row[name] for row in history]) for name in history[0]}
         return Solution(best, converged, iterations, rows, notes)
-
-
-def _norm(image: Tensor) -> Tensor:
-    return inner_product(image, image).sqrt()

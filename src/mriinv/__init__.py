@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from mriinv.numerics.fixed_point import unroll as unroll
     from mriinv.numerics.images import inner_product as inner_product
     from mriinv.numerics.images import per_image as per_image
+    from mriinv.numerics.images import relative_norm as relative_norm
     from mriinv.numerics.normal import normal_map as normal_map
     from mriinv.numerics.normal import regularised_inverse as regularised_inverse
     from mriinv.training.losses import denoising_score_matching as denoising_score_matching
@@ -148,6 +149,7 @@ _HOME = {
     "unroll": "numerics.fixed_point",
     "inner_product": "numerics.images",
     "per_image": "numerics.images",
+    "relative_norm": "numerics.images",
     "normal_map": "numerics.normal",
     "regularised_inverse": "numerics.normal",
     "denoising_score_matching": "training.losses",

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mriinv.core.types import Image, PerImage
+from mriinv.core.types import Image
+from mriinv.numerics.images import relative_norm
 
 Step = Callable[[Image], Image]
 WINDOW = 5  # earlier iterates that Anderson's acceleration combines
@@ -57,7 +58,7 @@ def unroll(
     x, changes = start, []
     for _ in range(iterations):
         following = _Checkpointed.apply(step, x, *used) if checkpoint and torch.is_grad_enabled() else step(x)
-        changes.append(_relative_change(following, x))
+        changes.append(relative_norm(following.detach() - x.detach(), following.detach()))
         x = following
     change = torch.stack(changes)
     count = torch.full((len(x),), iterations, device=x.device)
@@ -106,7 +107,7 @@ def _solve(step: Step, start: Image, tolerance: float, most: int) -> Iterated:
     iterations = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     while len(changes) < most and moving.any():
         value = torch.where(moving.view(-1, 1, 1), step(x), x)
-        changes.append(_relative_change(value, x))
+        changes.append(relative_norm(value - x, value))
         iterations += moving
         moving = moving & (changes[-1] > tolerance)
         points, values = [*points[-WINDOW:], x], [*values[-WINDOW:], value]
@@ -153,11 +154,3 @@ class _Checkpointed(torch.autograd.Function):
             following = ctx.step(leaf)
             found = torch.autograd.grad(following, [leaf, *parameters], gradient, allow_unused=True)
         return None, *found
-
-
-def _relative_change(following: Image, before: Image) -> PerImage:
-    """Return ‖following − before‖/‖following‖ per image, in float64; zero where nothing moved."""
-    after = following.detach()
-    moved = torch.view_as_real(after - before.detach()).double().flatten(1).norm(dim=1)
-    size = torch.view_as_real(after).double().flatten(1).norm(dim=1)
-    return moved / size.clamp_min(torch.finfo(torch.float64).tiny)

@@ -11,6 +11,12 @@ def inner_product(first: Tensor, second: Tensor) -> Tensor:
     return (torch.view_as_real(first).double() * torch.view_as_real(second).double()).flatten(1).sum(1)
 
 
+def relative_norm(part: Tensor, whole: Tensor) -> Tensor:
+    """Return ‖part‖/‖whole‖ per image, in float64; zero where both are."""
+    smallest = torch.finfo(torch.float64).tiny
+    return (inner_product(part, part) / inner_product(whole, whole).clamp_min(smallest)).sqrt()
+
+
 def per_image(values: Tensor, like: Tensor) -> Tensor:
     """Return one number per image in the precision of the images `like`, to be multiplied with them."""
     return values.to(like.real.dtype).view(-1, 1, 1)
