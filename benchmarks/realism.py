@@ -24,7 +24,6 @@ from typing import NamedTuple
 import numpy as np
 import pywt
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch.nn.functional import avg_pool2d
@@ -168,7 +167,6 @@ def draw_images(path: Path, lines: list[tuple[list[str], Slices]]) -> None:
     columns = max(len(images) for _, images in lines) + 2
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.02, wspace=0.01, hspace=0.01)
     figure = Figure(figsize=(1.55 * columns, 1.78 * len(lines)), dpi=85, facecolor="black", layout=layout)
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(lines), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -188,7 +186,6 @@ def draw_images(path: Path, lines: list[tuple[list[str], Slices]]) -> None:
 def draw_statistics(path: Path, found: dict[str, dict[str, list[Statistics]]]) -> None:
     """Draw densities and spectra: means over subjects as lines, their range as bands."""
     figure = Figure(figsize=(2.5 * len(NAMES), 2.5 * len(found)), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(found), len(NAMES), squeeze=False)
     for line, (contrast, groups) in zip(grid, found.items(), strict=True):
         for axes, quantity in zip(line, NAMES, strict=True):

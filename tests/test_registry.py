@@ -185,9 +185,8 @@ def test_every_public_name_exists() -> None:
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_hooks_are_documented_called_and_implemented(name: str) -> None:
+def test_hooks_are_documented_and_implemented(name: str) -> None:
     assert inspect.getdoc(getattr(hookspecs, name))
-    assert f'"{name}"' in inspect.getsource(Registry)
     sources = [*ROOT.glob("plugins/*/__init__.py"), *ROOT.glob("tests/third_party/*/*/__init__.py")]
     assert any(f"def {name}(" in path.read_text() for path in sources)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mriinv.core.problem import Samples
 from mriinv.data.acquisition import Sampling
 from mriinv.errors import InputError
-from mriinv.files import atomic_path, reason
+from mriinv.files import reason, write_text
 from mriinv.uncertainty import Support, predicted_psnr, quantile
 
 MAX_BYTES = 2**20
@@ -124,8 +124,7 @@ def calibration_path(weights: Path) -> Path:
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
     """Write `calibration` as JSON, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(calibration.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_text(path, calibration.model_dump_json(indent=2) + "\n")
 
 
 def read_calibration(path: Path) -> Calibration:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 GROUP = "mriinv"
 OWN_DISTRIBUTION = "mriinv"
@@ -27,7 +28,8 @@ class Plugin:
     entry_point: EntryPoint
     components: list[str] = field(default_factory=list)
     problem: str | None = None
-    loaded: dict[str, str] | None = None  # what its hook returned
+    hooks: Any = None  # those of its module, once that is imported
+    loaded: dict[str, str] | None = None  # the components that they name
 
     @property
     def builtin(self) -> bool:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mriinv.core.capabilities import CAPABILITIES
+from mriinv.core.component import nested
 from mriinv.errors import InputError
 
 Kind = Literal["operator", "prior", "solver", "trainer"]
@@ -134,21 +135,9 @@ def load_manifest(path: Path) -> Manifest:
 def _complaint(problem: Any) -> tuple[str, str]:
     """Return what was found and what would be right."""
     if problem["type"] == "extra_forbidden":
-        model: type[_Entry] = Manifest
-        for part in problem["loc"][:-1]:
-            model = _PARTS.get(part, model)
-        known = list(model.model_fields)
+        known = list(nested(Manifest, [str(part) for part in problem["loc"][:-1]]).model_fields)
         close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         return "an unknown field", f"'{close[0]}'" if close else f"one of {', '.join(known)}"
     if problem["type"] == "missing":
         return "nothing", "a value"
     return reprlib.repr(problem["input"]), problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-
-
-_PARTS: dict[Any, type[_Entry]] = {
-    "components": ComponentEntry,
-    "recipes": RecipeEntry,
-    "weights": WeightEntry,
-    **dict.fromkeys(KINDS, Choice),
-    "prior": PriorChoice,
-}

@@ -51,8 +51,6 @@ class Registry:
         self.recipes: dict[str, RecipeEntry] = dict(own.recipes)
         self.remarks: list[str] = []
         self._components: dict[tuple[Kind, str], list[Component]] = {}
-        self._manager = pluggy.PluginManager("mriinv")
-        self._manager.add_hookspecs(hookspecs)
         for plugin in self.plugins:
             self._enter(plugin, own)
         self._report_collisions()
@@ -123,30 +121,15 @@ class Registry:
         """Import a plug-in and call its hook; a failure is stored in ``plugin.problem`` and raised."""
         if plugin.problem is None and plugin.loaded is None:
             try:
-                plugin.loaded = self._register(plugin)
+                plugin.hooks = _hooks(plugin.entry_point.load())
+                offered: list[dict[str, str]] = plugin.hooks.mriinv_components()
+                plugin.loaded = {key: target for one in offered for key, target in one.items()}
             except (Exception, SystemExit) as error:  # whatever a plug-in does, the rest goes on working
                 plugin.problem = last_line(error)
                 raise _failure(plugin) from error
         if plugin.loaded is None:
             raise _failure(plugin)
         return plugin.loaded
-
-    def _register(self, plugin: Plugin) -> dict[str, str]:
-        module = plugin.entry_point.load()
-        self._manager.register(module, name=f"{plugin.distribution}:{plugin.name}")
-        try:
-            self._manager.check_pending()  # a misspelt hook would never be called
-            offered: list[dict[str, str]] = self._call("mriinv_components", module)
-            return {key: target for one in offered for key, target in one.items()}
-        except BaseException:
-            self._manager.unregister(module)
-            raise
-
-    def _call(self, hook: str, module: Any) -> list[Any]:
-        """Call a hook of one plug-in."""
-        others = [p for p in self._manager.get_plugins() if p is not module]
-        results: list[Any] = self._manager.subset_hook_caller(hook, others)()
-        return results
 
     def readers(self) -> list[Any]:
         """Return the file readers of all third-party plug-ins that load; warn of those that do not."""
@@ -156,7 +139,7 @@ class Registry:
                 continue
             try:
                 self.activate(plugin)
-                for offered in self._call("mriinv_readers", plugin.entry_point.load()):
+                for offered in plugin.hooks.mriinv_readers():
                     found += offered
             except (Exception, SystemExit) as error:
                 plugin.problem = plugin.problem or last_line(error)
@@ -221,6 +204,15 @@ class Registry:
                 choices = " or ".join(f"'{c.qualified}'" for c in candidates if c is not kept)
                 outcome = f"the built-in is used; for the other write {choices}" if kept else f"write {choices}"
                 self.remarks.append(f"{kind} '{name}' is offered by {who}: {outcome}")
+
+
+def _hooks(module: Any) -> Any:
+    """Return the hooks of one plug-in; a misspelt one, which would never be called, is an error."""
+    manager = pluggy.PluginManager("mriinv")
+    manager.add_hookspecs(hookspecs)
+    manager.register(module)
+    manager.check_pending()
+    return manager.hook
 
 
 def _check_claims(cls: Any, entry: ComponentEntry) -> None:

@@ -18,7 +18,7 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
-from mriinv.files import atomic_path, make_folder
+from mriinv.files import make_folder, write_text
 from mriinv.jobs import combine, mask_for, open_input, prepare, settle
 from mriinv.manifest import Choice, Kind
 from mriinv.registry import registry
@@ -176,8 +176,7 @@ def require_writable(path: Path) -> None:
 def write_run_file(path: Path, config: RunConfig, tuned: Tuned) -> None:
     """Write `tuned_run_file`, whole or not at all."""
     require_writable(path)
-    with atomic_path(path) as temporary:
-        temporary.write_text(tuned_run_file(config, tuned), encoding="utf-8")
+    write_text(path, tuned_run_file(config, tuned))
 
 
 def tuned_run_file(config: RunConfig, tuned: Tuned) -> str:

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -50,7 +51,7 @@ def score(image: torch.Tensor, reference: torch.Tensor, support: torch.Tensor | 
 
 def check_text(figure: Figure) -> None:
     """Check that no text overlaps another text or leaves the figure, and that no title lies on an image."""
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     labels = [axes.title for axes in figure.axes] + [axes.xaxis.label for axes in figure.axes]
     labels += [text for part in (figure, *figure.subfigs) for text in part.texts]
     boxes = [label.get_window_extent(renderer) for label in labels if label.get_text()]

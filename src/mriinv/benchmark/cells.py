@@ -28,7 +28,7 @@ from mriinv.core.problem import Samples
 from mriinv.data.hybrid import centre_crop
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import MriinvError
-from mriinv.files import atomic_path, sha256
+from mriinv.files import atomic_path, sha256, write_text
 from mriinv.jobs import mask_for
 from mriinv.metrics import evaluate
 from mriinv.registry import registry
@@ -121,8 +121,7 @@ def run_cells(cells: list[Cell], folder: Path, plan: HeldOut, device: torch.devi
         if keep and images:
             with atomic_path(path.with_suffix(".npz")) as temporary:
                 np.savez_compressed(temporary, **images)  # type: ignore[arg-type]
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps({**record, "key": cell.key(plan, device)}, indent=1), encoding="utf-8")
+        write_text(path, json.dumps({**record, "key": cell.key(plan, device)}, indent=1))
 
 
 def described(cell: Cell) -> Record:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +12,7 @@ from mriinv.benchmark.cells import cropped, make_case, prior_of, read_images
 from mriinv.benchmark.plan import slug
 from mriinv.benchmark.session import Benchmark, Wanted
 from mriinv.errors import MriinvError, SettingsError
-from mriinv.files import atomic_path
+from mriinv.files import write_csv
 from mriinv.landscape import case_landscape
 from mriinv.report.paper_figures import Comparison, Posterior, comparison_figure, figure5
 from mriinv.report.paper_figures import figure2 as draw_landscapes
@@ -94,10 +92,7 @@ def _landscapes(benchmark: Benchmark) -> list[Path]:
         path = benchmark.out / f"figure2-{slug(mask)}.png"
         first = energies[0][1]
         paths.append(draw_landscapes(path, reference, first.noise, first.structure, energies))
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([["method", "mask", "alpha_z", "alpha_s"], *rows])
-    with atomic_path(benchmark.out / "figure2.csv") as temporary:
-        temporary.write_text(stream.getvalue(), encoding="utf-8")
+    write_csv(benchmark.out / "figure2.csv", [["method", "mask", "alpha_z", "alpha_s"], *rows])
     return [*paths, benchmark.out / "figure2.csv"]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mriinv.benchmark.cells import Record
-from mriinv.files import atomic_path
+from mriinv.files import write_text
 
 COLUMNS = (
     "method", "trained_for", "test_set", "scan", "slice", "mask", "psnr", "ssim", "ssim_legacy", "nmse", "seconds",
@@ -160,8 +160,7 @@ def write_tables(out: Path, tables: list[Table], records: Sequence[Record], summ
     paths = []
     for suffix, text in texts.items():
         path = out.with_suffix(suffix)
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, text)
         paths.append(path)
     return paths
 

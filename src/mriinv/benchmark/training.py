@@ -13,7 +13,7 @@ import yaml
 
 from mriinv.config import TrainConfig, Validation, build_train_config
 from mriinv.errors import SettingsError
-from mriinv.files import atomic_path
+from mriinv.files import write_text
 from mriinv.registry import registry
 from mriinv.weights import read_metadata
 
@@ -106,8 +106,7 @@ def train(training: Training) -> None:
     config = training.stored()
     if config is None:
         config = settled(training)
-        with atomic_path(path) as temporary:
-            temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     command = shlex.join(["mriinv", "train", "--config", str(path)])
     while run_training(config, max_time=SLICE, command=command).step < _steps(config):
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +137,7 @@ def _text(found: Calibration) -> str:
 
 def _write_table(path: Path, fit: Fit) -> None:
     """Write a row for each mask and stage: coverage, correlation, root mean squares."""
-    from mriinv.files import atomic_path
+    from mriinv.files import write_csv
     from mriinv.uncertainty import LEVELS, correlation, rms
 
     head = ["mask", "fitted", "stage", "slices", *(f"coverage_{level:.0%}".rstrip("%") for level in LEVELS)]
@@ -151,5 +150,4 @@ def _write_table(path: Path, fit: Fit) -> None:
             slices = (fit.before if stage == "before" else fit.after)[row.mask]
             numbers = (*shares.values(), correlation(slices), *rms(slices))
             rows.append([row.mask, row.fitted, stage, len(slices), *(f"{value:.6g}" for value in numbers)])
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([[*head, "correlation", "rms_std", "rms_error"], *rows])
+    write_csv(path, [[*head, "correlation", "rms_std", "rms_error"], *rows])

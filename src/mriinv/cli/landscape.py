@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +69,7 @@ def landscape(
 
 def _write_values(path: Path, found: dict[str, Landscape]) -> None:
     """Write a row for every point of the grid."""
-    from mriinv.files import atomic_path
+    from mriinv.files import write_csv
 
     grid = found["cost"]
     rows = [
@@ -78,5 +77,4 @@ def _write_values(path: Path, found: dict[str, Landscape]) -> None:
         for i, alpha_z in enumerate(grid.gaussian.tolist())
         for j, alpha_s in enumerate(grid.structural.tolist())
     ]
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([["alpha_z", "alpha_s", *found], *rows])
+    write_csv(path, [["alpha_z", "alpha_s", *found], *rows])

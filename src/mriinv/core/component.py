@@ -45,7 +45,7 @@ def explain(model: type[BaseModel], problem: Any, owner: str = "") -> str:
     *path, field = [str(part) for part in problem["loc"]] or [""]  # "": a check of the whole model
     where = ".".join([owner, *path] if owner else path)
     if problem["type"] == "extra_forbidden":
-        known = list(_nested(model, path).model_fields)
+        known = list(nested(model, path).model_fields)
         close = difflib.get_close_matches(field, known, n=1, cutoff=0.4)
         hint = f"did you mean '{close[0]}'?" if close else f"it has: {', '.join(known) or 'no settings'}"
         return f"{where or 'the configuration'} has no setting '{field}'; {hint}"
@@ -55,7 +55,7 @@ def explain(model: type[BaseModel], problem: Any, owner: str = "") -> str:
     return f"{name}: found {reprlib.repr(problem['input'])}; {problem['msg'].removeprefix('Value error, ')}"
 
 
-def _nested(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+def nested(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     """Return the model of the field at `path`; optional fields are looked through."""
     for name in path:
         if field := model.model_fields.get(name):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mriinv.report.figure import save_figure
@@ -35,7 +34,6 @@ def calibration_figure(path: str | Path, before: Errors, after: Errors, fitted: 
     fitted : names of the masks that were fitted on
     """
     figure = Figure(figsize=(3 * WIDTH, 2 * HEIGHT), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(2, 3)
     panels: tuple[Panel, ...] = (_reliability, _z_scores, _error_by_std)
     for row, name, errors in zip(grid, ("before", "after"), (before, after), strict=True):

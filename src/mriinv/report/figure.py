@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -106,7 +105,6 @@ def _draw(panels: list[_Panel], window: float, caption: str, title: str) -> Figu
     height = below + PANEL * aspect + GAP + numbers + LINE + (LINE + 2 * GAP if title else 0)
     upper = (height - 2 * GAP) / height
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=BACKGROUND)
-    FigureCanvasAgg(figure)
     for column, panel in enumerate(panels):
         left = GAP + column * (PANEL + GAP)
         axes = figure.add_axes((left / width, below / height, PANEL / width, PANEL * aspect / height))

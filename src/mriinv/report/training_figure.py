@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mriinv.errors import InputError
@@ -61,7 +60,6 @@ def training_figure(path: str | Path, log: str | Path) -> Path:
         raise InputError(log, "columns", ", ".join(curves) or "none", "the loss of a training")
     rows = math.ceil(len(panels) / COLUMNS)
     figure = Figure(figsize=(COLUMNS * WIDTH, rows * HEIGHT), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     axes: Axes | None = None
     for number, (panel, found) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, COLUMNS, number, sharex=axes)

@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning_fabric.loggers import TensorBoardLogger
 
 from mriinv.errors import SettingsError
-from mriinv.files import atomic_path
+from mriinv.files import write_csv
 from mriinv.training.checkpoint import Progress
 
 
@@ -50,10 +50,7 @@ class Log:
 
     def write(self) -> None:
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        with atomic_path(self._path) as temporary, open(temporary, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, names, restval="")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_csv(self._path, [names, *([row.get(name, "") for name in names] for row in self.rows)])
         if self._tensorboard is not None:
             self._tensorboard.save()
 

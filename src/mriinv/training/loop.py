@@ -23,7 +23,7 @@ from mriinv.core.solver import Monitor
 from mriinv.core.trainer import Trainer
 from mriinv.data.training import ProblemSource
 from mriinv.errors import InputError, MriinvError
-from mriinv.files import atomic_path, make_folder
+from mriinv.files import make_folder, write_text
 from mriinv.report.training_figure import training_figure
 from mriinv.training.card import model_card
 from mriinv.training.checkpoint import Progress, TrainingState
@@ -114,8 +114,7 @@ def train(
         curves = options.out / "curves.png"
         if last and options.plot and log.rows:
             training_figure(curves, options.out / "log.csv")
-        with atomic_path(options.out / "MODEL_CARD.md") as temporary:
-            temporary.write_text(model_card(average, card, log.rows, curves=curves.exists()), encoding="utf-8")
+        write_text(options.out / "MODEL_CARD.md", model_card(average, card, log.rows, curves=curves.exists()))
 
     try:
         while progress.step < trainer.steps:
