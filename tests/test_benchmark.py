@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image as Picture
 
+import support
 from mriinv import open_scan, simulate_acquisition
 from mriinv.benchmark import cells
 from mriinv.benchmark.cells import Record
@@ -31,7 +32,6 @@ from mriinv.benchmark.scans import held_out_slices, split_scans, training_images
 from mriinv.benchmark.session import Benchmark, grouped
 from mriinv.benchmark.tables import escaped, latex, markdown, table1, table2
 from mriinv.benchmark.training import Training, settled, with_steps
-from mriinv.cli import main
 from mriinv.compose import Reconstruction, make_prior, make_solver, make_trainer
 from mriinv.config import MaskChoice, TrainConfig, build_train_config
 from mriinv.data.acquisition import Acquisition
@@ -44,7 +44,6 @@ from mriinv.manifest import Choice
 from mriinv.metrics import evaluate
 from mriinv.validation import retrospective_case
 from mriinv.weights import read_metadata
-from support import PATIENCE
 
 CPU = torch.device("cpu")
 MASKS = {
@@ -91,10 +90,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def on_the_cpu(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)  # with their times, which name cells
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def inputs_here(inputs: Path, working_folder: Path, without_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(inputs, working_folder, dirs_exist_ok=True)  # with their times, which name cells
     monkeypatch.setattr(cells, "gc", SimpleNamespace(collect=lambda: None))  # slow among all that pytest holds
 
 
@@ -102,7 +99,7 @@ DATA = ("--train", "train/a.h5", "--test", "test.h5")
 
 
 def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["benchmark", *map(str, arguments)])
+    return support.invoke("benchmark", *arguments)
 
 
 def succeed(*arguments: object) -> Result:
@@ -151,7 +148,8 @@ def test_table_is_made_resumed_and_equal_with_two_processes() -> None:
         == f"mriinv train --config {trained}/training.yaml"
     )
     config = build_train_config(trained / "training.yaml", {}, ())  # as `mriinv train --config` reads it
-    assert config.trainer.settings["steps"] == 3 and config.data.masks == (("poisson-2d", 2.0), ("random-1d", 2.0))
+    assert config.trainer.settings["steps"] == 3
+    assert config.data.masks == (("poisson-2d", 2.0, 12), ("random-1d", 2.0, None))
     muse = next(row for row in found if row["method"] == "MuSE")
     prior = make_prior("muse", weights=str(trained / "weights.safetensors"))
     assert int(muse["parameters"]) == sum(p.numel() for p in prior.parameters())
@@ -188,7 +186,7 @@ def test_mismatch_table_and_figures() -> None:
     assert found == {(a, b) for a in MASKS for b in MASKS}
     for label, choice in MASKS.items():
         config = build_train_config(Path(f"out/training/muse-{slug(label)}/training.yaml"), {}, ())
-        assert config.data.masks == ((choice.name, choice.acceleration),)
+        assert config.data.masks == ((choice.name, choice.acceleration, choice.calibration),)
     sizes = {}
     for number, names in (
         (2, ["figure2-2d-2x.png", "figure2.csv"]),
@@ -583,13 +581,13 @@ def test_interrupted_processes_store_and_stay_silent(tmp_path: Path) -> None:
 
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     try:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + support.PATIENCE
         while not all(times()) and time.monotonic() < until:
             assert running.poll() is None, running.communicate()
             time.sleep(0.1)
         before = times()
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-        _, said = running.communicate(timeout=PATIENCE)
+        _, said = running.communicate(timeout=support.PATIENCE)
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mriinv.core.component import explain
 from mriinv.data.preparation import Preparation
+from mriinv.data.training import MASKS, MaskKind
 from mriinv.errors import InputError, SettingsError
 from mriinv.manifest import Choice, ChoiceField, PriorChoiceField, load_yaml, parse_yaml
 from mriinv.registry import registry
@@ -45,7 +46,7 @@ class TrainingData(BaseModel):
     scan_slices: int | None = Field(None, ge=1, description="of each scan, nearest to its middle; none: all")
     shape: tuple[int, int] = (96, 96)
     coils: int = Field(8, ge=1)
-    masks: tuple[tuple[str, float], ...] = (("poisson-2d", 4.0), ("poisson-2d", 6.0), ("random-1d", 3.0))
+    masks: tuple[MaskKind, ...] = MASKS
     noise_std: float = Field(0.007, ge=0, description="of the measurements, per real component, image scale 1")
     noise_floor: tuple[float, float] = (0.0, 0.02)
     fresh: float = Field(0.5, ge=0, description="new slices per update")
@@ -63,7 +64,7 @@ class Validation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scans: tuple[Path, ...] = ()
-    masks: tuple[tuple[str, float], ...] = (("poisson-2d", 4.0), ("random-1d", 4.0))
+    masks: tuple[MaskKind, ...] = (MaskKind("poisson-2d", 4.0), MaskKind("random-1d", 4.0))
     solver: ChoiceField | None = Field(None, description="none: that of the prior's first recipe, or mm-cg")
     every: int = Field(500, ge=1, description="updates between two validations")
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from mriinv.core.operator import Operator
 from mriinv.data.heads import HeadSlices, HeadSource, ProceduralHeads
 from mriinv.data.masks import make_mask
-from mriinv.data.training import SimulatedProblems
+from mriinv.data.training import MaskKind, SimulatedProblems
 from mriinv.errors import InputError, MriinvError
 from mriinv.numerics.fft import fft2c, ifft2c
 from support import PATIENCE
@@ -64,7 +64,7 @@ def source(heads: HeadSource | None = None, **settings: Any) -> SimulatedProblem
         "shape": SHAPE,
         "coils": 4,
         "pool": 4,
-        "masks": (("random-1d", 3.0), ("poisson-2d", 4.0)),
+        "masks": (MaskKind("random-1d", 3.0), MaskKind("poisson-2d", 4.0, calibration=20)),
     }
     return SimulatedProblems(heads or ProceduralHeads(), make_operator=Sense, **(defaults | settings))
 
@@ -114,6 +114,8 @@ def test_maps_and_masks_vary_within_a_batch() -> None:
     torch.testing.assert_close(operator.maps.abs().square().sum(1), torch.ones(8, *SHAPE))
     for tensor in (operator.maps, operator.mask):
         assert len({tuple(one.flatten().tolist()) for one in tensor}) > 4
+    discs = operator.mask[(operator.mask != operator.mask[:, :1]).flatten(1).any(1)]
+    assert len(discs) and discs[:, 14:34, 10:30].all()  # wider than the mask's default
 
 
 def test_reproducible_and_different_between_seeds() -> None:

@@ -17,7 +17,8 @@ from mriinv.benchmark.pool import run_all
 from mriinv.benchmark.scans import HeldOutSlice, TrainingImages, held_out_slices, training_images
 from mriinv.benchmark.training import Training, train, with_steps
 from mriinv.compose import resolve_device
-from mriinv.config import MaskChoice, RunConfig
+from mriinv.config import RunConfig
+from mriinv.data.training import MaskKind
 from mriinv.errors import SettingsError, UnknownNameError
 
 ALL = "all masks"
@@ -156,7 +157,8 @@ class Benchmark:
     def _training(self, name: str, mask: str | None) -> Training:
         chosen, images = self.plan.trainings[name], self.images
         folder = f"{name}-{slug(mask)}" if mask else name
-        masks = [_pair(self.plan.masks[one]) for one in ([mask] if mask else self.plan.masks)]
+        kinds = [self.plan.masks[one] for one in ([mask] if mask else self.plan.masks)]
+        masks = [MaskKind(kind.name, kind.acceleration, kind.calibration) for kind in kinds]
         data = {"masks": masks}
         if images.heads is not None:
             data["heads"] = images.heads  # type: ignore[assignment]
@@ -290,10 +292,6 @@ def grouped(cells: Iterable[Cell]) -> list[list[Cell]]:
 def _complete(path: Path, keep: bool) -> bool:
     record = read_cell(path)
     return record is not None and (not keep or bool(record["error"]) or path.with_suffix(".npz").is_file())
-
-
-def _pair(choice: MaskChoice) -> tuple[str, float]:
-    return choice.name, choice.acceleration
 
 
 def _budget(one: Training) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,6 +53,17 @@ class ProblemSource(ABC):
             raise ValueError(f"{type(self).__name__} keeps no state, found {sorted(state)}")
 
 
+class MaskKind(NamedTuple):
+    """Masks that differ in their random numbers alone."""
+
+    name: str
+    acceleration: float
+    calibration: int | None = None  # width of the fully sampled centre; none: the mask's default
+
+
+MASKS = (MaskKind("poisson-2d", 4.0), MaskKind("poisson-2d", 6.0), MaskKind("random-1d", 3.0))
+
+
 class SimulatedProblems(ProblemSource):
     """Random crops of simulated heads, seen by simulated coils through random masks.
 
@@ -63,7 +75,7 @@ class SimulatedProblems(ProblemSource):
     heads : source of slices
     shape : size (y, x) of the crops
     coils : number of receivers
-    masks : pairs of mask name and acceleration; each problem draws one
+    masks : each problem draws one of a random kind
     noise_std : standard deviation of the measurement noise per real component
     noise_floor : lowest and highest standard deviation of white noise that belongs to the image (real ones have it)
     pool : number of slices in the window
@@ -84,7 +96,7 @@ class SimulatedProblems(ProblemSource):
         *,
         shape: tuple[int, int] = (96, 96),
         coils: int = 8,
-        masks: Sequence[tuple[str, float]] = (("poisson-2d", 4.0), ("poisson-2d", 6.0), ("random-1d", 3.0)),
+        masks: Sequence[MaskKind] = MASKS,
         noise_std: float = 0.005,
         noise_floor: tuple[float, float] = (0.0, 0.02),
         pool: int = 256,
@@ -96,7 +108,7 @@ class SimulatedProblems(ProblemSource):
         for name, found, valid, expected in (
             ("shape", tuple(shape), len(shape) == 2 and min(shape) >= 16, "two sizes (y, x) from 16 on"),
             ("coils", coils, coils >= 1, "at least 1"),
-            ("masks", list(masks), len(masks) > 0, "at least one pair of name and acceleration"),
+            ("masks", list(masks), len(masks) > 0, "at least one kind"),
             ("noise_std", noise_std, noise_std >= 0, "at least 0"),
             ("noise_floor", noise_floor, 0 <= noise_floor[0] <= noise_floor[1], "lowest and highest from 0 on"),
             ("pool", pool, pool >= 1, "at least 1"),
@@ -167,8 +179,7 @@ class SimulatedProblems(ProblemSource):
         kind = int(torch.randint(len(self._kinds), (1,), generator=generator))
         index = int(torch.randint(_MASKS_PER_KIND, (1,), generator=generator))
         if (kind, index) not in self._masks:
-            name, acceleration = self._kinds[kind]
-            mask = make_mask(name, self._shape, acceleration, None, _seed_of(self._seed, index))
+            mask = make_mask(self._kinds[kind].name, self._shape, *self._kinds[kind][1:], _seed_of(self._seed, index))
             self._masks[kind, index] = mask[0].expand(self._shape)
         return self._masks[kind, index]
 

@@ -153,9 +153,9 @@ class ScanValidation:
         for path in config.validation.scans:
             with open_scan(path) as scan:
                 full = prepare_acquisition(scan.read(len(scan) // 2).to(device))
-            for name, acceleration in config.validation.masks:
-                mask = draw_mask(name, (full.kspace.shape[-2], full.kspace.shape[-1]), full.extent, acceleration)
-                label = f"{Path(path).stem} {name} {acceleration:g}"
+            for kind in config.validation.masks:
+                mask = draw_mask(kind.name, (full.kspace.shape[-2], full.kspace.shape[-1]), full.extent, *kind[1:])
+                label = f"{Path(path).stem} {kind.name} {kind.acceleration:g}"
                 self._cases.append(retrospective_case(label, full, mask, config.operator))
 
     def __call__(self, prior: Prior) -> Mapping[str, float]:
