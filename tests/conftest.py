@@ -14,8 +14,6 @@ import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-from support import PATIENCE
-
 # Tests run in several processes: together these, and the processes that they start, use every core once.
 THREADS = max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
@@ -49,6 +47,19 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the GPU, for the same numbers on every machine."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real acquisitions beside the repository; tests that need it skip where it is absent."""
@@ -60,13 +71,17 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def run_mriinv() -> RunMriinv:
-    """Run the command line in a process of its own, with `site` before everything else on the path."""
+    """Run the command line in a process of its own, after the code `before`, with `site` first on the path."""
+    from support import PATIENCE  # it imports what is checked, hence after the hook
 
-    def run(*arguments: object, site: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: object, before: str = "", site: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        code = f"{before}\nfrom mriinv.cli import main\nmain(prog_name='mriinv')"
         inherited = {key: value for key, value in os.environ.items() if key not in ("MRIINV_PLUGINS", "PYTHONPATH")}
         path = {} if site is None else {"PYTHONPATH": str(site)}
         return subprocess.run(
-            [sys.executable, "-c", "from mriinv.cli import main; main(prog_name='mriinv')", *map(str, arguments)],
+            [sys.executable, "-c", code, *map(str, arguments)],
             env={**inherited, "OMP_NUM_THREADS": "1", **path, **environment},
             capture_output=True,
             text=True,

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import t
@@ -18,7 +17,6 @@ from scipy.stats import t
 from mriinv import Sampler, Samples, make_mask, make_prior, make_solver, simulate_acquisition
 from mriinv.calibration import Calibration, calibration_path, read_calibration, write_calibration
 from mriinv.calibration_fit import calibrate
-from mriinv.cli import main
 from mriinv.data.fastmri import write_fastmri
 from mriinv.data.noise import complex_noise
 from mriinv.errors import InputError, MriinvError
@@ -28,6 +26,7 @@ from mriinv.testing.analytic import gaussian_problem
 from mriinv.uncertainty import LEVELS, coverage, deviations, quantile
 from mriinv.validation import Case
 from mriinv.weights import save_weights
+from support import invoke, succeed
 
 NOISE = 0.02
 SHAPE = (48, 40)
@@ -287,14 +286,12 @@ def test_the_figure_shows_each_mask_before_and_after(monkeypatch):
 
 
 @pytest.fixture
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def weights(working_folder: Path, without_gpu: None) -> Path:
     """A small energy, in a folder that commands run in, with a scan and an undersampled one."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     full = simulate_acquisition(shape=SHAPE, coils=4, slices=3, noise_std=0.01)
     write_fastmri(Path("full.h5"), full)
     write_fastmri(Path("half.h5"), full, mask=make_mask("poisson-2d", SHAPE, 2, 12))
-    path = tmp_path / "small.safetensors"
+    path = working_folder / "small.safetensors"
     save_weights(path, make_prior("deepen", weights="none", widths=(4,), blocks=1), {})
     return path
 
@@ -302,15 +299,10 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 QUICK = [f"--set=solver.{setting}" for setting in ("samples=4", "levels=2", "burn_in=2", "thinning=1")]
 
 
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["calibrate", *map(str, arguments)])
-
-
 def test_the_command_writes_a_calibration_a_table_and_a_figure(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mriinv.calibration_fit.ROUNDS", 1)
-    masks = ("--mask", "poisson-2d:2", "--test-mask", "poisson-2d:3", "--calibration", 12)
-    result = invoke("full.h5", "--weights", weights, *masks, *QUICK, "--slices", 2, "--conformal", "--beside")
-    assert result.exit_code == 0, result.output
+    options = ("--mask", "poisson-2d:2", "--test-mask", "poisson-2d:3", "--calibration", 12, "--slices", 2)
+    text = succeed("calibrate", "full.h5", "--weights", weights, *options, *QUICK, "--conformal", "--beside")
     found = read_calibration(calibration_path(weights))
     assert found == read_calibration(Path("calibration/small.calibration.json"))
     assert (found.prior, found.solver, found.slices) == ("deepen", "preconditioned-langevin", 2)
@@ -320,7 +312,7 @@ def test_the_command_writes_a_calibration_a_table_and_a_figure(weights: Path, mo
         ("poisson-2d 2", True),
         ("poisson-2d 3", False),
     ]
-    assert f"temperature: {found.temperature:.4g} times" in result.stdout and "poisson-2d 3 (test)" in result.stdout
+    assert f"temperature: {found.temperature:.4g} times" in text and "poisson-2d 3 (test)" in text
     with open("calibration/coverage.csv", newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["mask"], row["stage"]) for row in rows] == [
@@ -332,11 +324,10 @@ def test_the_command_writes_a_calibration_a_table_and_a_figure(weights: Path, mo
 
 
 def test_the_temperature_can_be_left_alone(weights: Path) -> None:
-    masks = ("--mask", "poisson-2d:2", "--test-mask", "random-1d:2", "--calibration", 12)
-    result = invoke("full.h5", "--weights", weights, *masks, *QUICK, "--slices", 1, "--keep-temperature", "--conformal")
-    assert result.exit_code == 0, result.output
+    options = ("--mask", "poisson-2d:2", "--test-mask", "random-1d:2", "--calibration", 12, "--slices", 1)
+    text = succeed("calibrate", "full.h5", "--weights", weights, *options, *QUICK, "--keep-temperature", "--conformal")
     found = read_calibration(Path("calibration/small.calibration.json"))
-    assert found.temperature == 1 and list(found.scale) == ["2D"] and "scale κ, 2D: 50%" in result.stdout
+    assert found.temperature == 1 and list(found.scale) == ["2D"] and "scale κ, 2D: 50%" in text
     assert [row.conformal is None for row in found.coverage] == [False, True]
     with open("calibration/coverage.csv", newline="", encoding="utf-8") as stream:
         assert [row["stage"] for row in csv.DictReader(stream)] == ["before", "after", "conformal", "before", "after"]
@@ -348,8 +339,8 @@ def test_without_files_scans_are_simulated(weights: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("mriinv.calibration_fit.simulate_acquisition", small)
     monkeypatch.setattr("mriinv.calibration_fit.ROUNDS", 0)
-    result = invoke("--weights", weights, "--mask", "poisson-2d:2", *QUICK, "--slices", 2, "--seed", 3, "--out", "new")
-    assert result.exit_code == 0, result.output
+    options = ("--mask", "poisson-2d:2", "--slices", 2, "--seed", 3, "--out", "new")
+    succeed("calibrate", "--weights", weights, *options, *QUICK)
     found = read_calibration(Path("new/small.calibration.json"))
     assert found.source == "simulated scan (seed 3); simulated scan (seed 4)" and found.temperature == 1
     assert "after 0 corrections" in found.remarks[0] and not calibration_path(weights).exists()
@@ -382,5 +373,5 @@ def test_what_cannot_work_is_refused_before_the_first_draw(weights, monkeypatch,
     monkeypatch.setattr(Sampler, "solve", sampled)
     given = () if {"--prior", "--weights"} & set(arguments) else ("--weights", weights)
     chosen = () if "--mask" in arguments else ("--mask", "poisson-2d:2", "--calibration", 12)
-    result = invoke(*arguments, *given, *chosen)
+    result = invoke("calibrate", *arguments, *given, *chosen)
     assert result.exit_code == 1 and message in result.stderr, result.output

@@ -9,22 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from mriinv import InverseProblem, make_mask, make_prior, run, simulate_acquisition
-from mriinv.cli import INTERRUPTED, main
+from mriinv.cli import INTERRUPTED
 from mriinv.data.results import read_result
 from mriinv.jobs import SIMULATION
 from mriinv.manifest import KINDS, WeightEntry
 from mriinv.registry import Component, Registry, registry
 from mriinv.weights import save_weights
-from support import PATIENCE
+from support import PATIENCE, invoke, succeed, write_hdf5
 
+pytestmark = pytest.mark.usefixtures("working_folder", "without_gpu")
 SHAPE, COILS, SLICES = (64, 64), 4, 3
 NAMES = [(kind, name) for kind in KINDS for name in registry().components(kind)]
 TINY = {"widths": (4,), "blocks": 1}
@@ -35,13 +34,6 @@ def kspace(slices: int = SLICES) -> np.ndarray:
     return torch.stack(scans).numpy()
 
 
-def hdf5(path: Path, **arrays: Any) -> Path:
-    with h5py.File(path, "w") as file:
-        for name, value in arrays.items():
-            file[name] = value
-    return path
-
-
 @pytest.fixture(scope="module")
 def data() -> np.ndarray:
     return kspace()
@@ -49,23 +41,7 @@ def data() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory: pytest.TempPathFactory, data: np.ndarray) -> Path:
-    return hdf5(tmp_path_factory.mktemp("scan") / "scan.h5", kspace=data)
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # the same numbers on every machine
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return write_hdf5(tmp_path_factory.mktemp("scan") / "scan.h5", kspace=data)
 
 
 # Without torch
@@ -252,8 +228,8 @@ def test_memory_grows_with_the_matrix() -> None:
     small, large = (
         json.loads(succeed("run", path, "--weights", "none", "--dry-run", "--json"))["memory_estimate_MB"]
         for path in (
-            hdf5(Path("small.h5"), kspace=np.ones((1, 4, 32, 32), np.complex64)),
-            hdf5(Path("large.h5"), kspace=np.ones((1, 4, 128, 128), np.complex64)),
+            write_hdf5("small.h5", kspace=np.ones((1, 4, 32, 32), np.complex64)),
+            write_hdf5("large.h5", kspace=np.ones((1, 4, 128, 128), np.complex64)),
         )
     )
     network = 4e-6 * sum(parameter.numel() for parameter in make_prior("deepen", weights="none").parameters())
@@ -334,7 +310,7 @@ def test_an_interruption_keeps_the_slices_that_were_finished(
 def test_a_damaged_slice_keeps_those_before_it(tmp_path: Path, data: np.ndarray) -> None:
     damaged = data.copy()
     damaged[2, 0, 3, 3] = np.nan
-    hdf5(Path("scan.h5"), kspace=damaged)
+    write_hdf5("scan.h5", kspace=damaged)
     error = refuse("run", "scan.h5", "--recipe", "cg-sense")
     assert error == "error: scan.h5: kspace: found 1 values that are NaN or infinite in slice 2; expected finite values"
     kept = read_result(tmp_path / "result" / "scan.h5")
@@ -391,7 +367,7 @@ def test_the_acceleration_of_padded_data_is_that_of_what_was_acquired(
     monkeypatch.setattr(
         run, "reconstruction_figure", lambda *a, **o: (captions.append(o["sampling"]), draw(*a, **o))[1]
     )
-    hdf5(Path("scan.h5"), kspace=padded, mask=np.ones(64))
+    write_hdf5("scan.h5", kspace=padded, mask=np.ones(64))
     options = ("--mask", "random-1d", "--acceleration", "2", "--calibration", "14", "--json")
     (report,) = json.loads(succeed("run", "scan.h5", "--recipe", "cg-sense", *options))
     assert [row["acceleration"] for row in report["slices"]] == pytest.approx([2, 2, 2])
@@ -405,7 +381,7 @@ def test_the_acceleration_of_padded_data_is_that_of_what_was_acquired(
 
 def test_data_that_were_undersampled_before_state_their_acceleration(data: np.ndarray) -> None:
     lines = make_mask("random-1d", SHAPE, 2.0, 16)[0, 0].numpy()
-    hdf5(Path("scan.h5"), kspace=data * lines, mask=lines)
+    write_hdf5("scan.h5", kspace=data * lines, mask=lines)
     assert "slice 0: acceleration 2.00, " in succeed("run", "scan.h5", "--recipe", "cg-sense", "--slices", "0")
 
 
@@ -422,7 +398,7 @@ def refuse(*arguments: object) -> str:
 
 
 def truncated(data: np.ndarray) -> None:
-    path = hdf5(Path("scan.h5"), kspace=data)
+    path = write_hdf5("scan.h5", kspace=data)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
@@ -430,13 +406,13 @@ def truncated(data: np.ndarray) -> None:
 def with_nan(data: np.ndarray) -> None:
     values = data[:1].copy()
     values[0, 1, 5, 5] = np.nan
-    hdf5(Path("scan.h5"), kspace=values)
+    write_hdf5("scan.h5", kspace=values)
 
 
 def without_centre(data: np.ndarray) -> None:
     lines = np.ones(64, dtype=bool)
     lines[30:35] = False
-    hdf5(Path("scan.h5"), kspace=data * lines, mask=lines)
+    write_hdf5("scan.h5", kspace=data * lines, mask=lines)
 
 
 BAD_FILES: dict[str, tuple[Callable[[np.ndarray], Any], str, str]] = {
@@ -445,22 +421,22 @@ BAD_FILES: dict[str, tuple[Callable[[np.ndarray], Any], str, str]] = {
     "empty": (lambda data: Path("scan.h5").touch(), "scan.h5: found an empty file", "expected a readable"),
     "no HDF5": (lambda data: Path("scan.h5").write_text("hello"), "found none of the known formats", "HDF5 file"),
     "truncated": (truncated, "scan.h5: found damaged or unreadable data", "expected an intact HDF5 file"),
-    "no k-space": (lambda data: hdf5(Path("scan.h5"), image=data), "found no 'kspace' (it holds: image)", "k-space"),
-    "real": (lambda data: hdf5(Path("scan.h5"), kspace=data.real), "kspace: found dtype float32", "complex values"),
-    "flat": (lambda data: hdf5(Path("scan.h5"), kspace=data[0, 0]), "kspace: found shape (64, 64)", "(slices, coil"),
+    "no k-space": (lambda data: write_hdf5("scan.h5", image=data), "found no 'kspace' (it holds: image)", "k-space"),
+    "real": (lambda data: write_hdf5("scan.h5", kspace=data.real), "kspace: found dtype float32", "complex values"),
+    "flat": (lambda data: write_hdf5("scan.h5", kspace=data[0, 0]), "kspace: found shape (64, 64)", "(slices, coil"),
     "NaN": (with_nan, "kspace: found 1 values that are NaN", "expected finite values"),
     "zeros": (
-        lambda data: hdf5(Path("scan.h5"), kspace=0 * data),
+        lambda data: write_hdf5("scan.h5", kspace=0 * data),
         "kspace: found no sample in slice 0",
         "at least one",
     ),
     "mask of another shape": (
-        lambda data: hdf5(Path("scan.h5"), kspace=data, mask=np.ones(63)),
+        lambda data: write_hdf5("scan.h5", kspace=data, mask=np.ones(63)),
         "scan.h5: mask: found shape (63,)",
         "expected (64,) or (64, 64)",
     ),
     "empty mask": (
-        lambda data: hdf5(Path("scan.h5"), kspace=data, mask=np.zeros(64)),
+        lambda data: write_hdf5("scan.h5", kspace=data, mask=np.zeros(64)),
         "scan.h5: mask: found no sampled location",
         "expected at least one",
     ),
@@ -482,7 +458,7 @@ def test_bad_files(
 def test_a_second_input_is_checked_before_the_first_is_reconstructed(tmp_path: Path, scan: Path) -> None:
     Path("bad.h5").write_text("hello")
     refuse("run", scan, "bad.h5", "--recipe", "cg-sense")
-    hdf5(Path("one.h5"), kspace=kspace(1))
+    write_hdf5("one.h5", kspace=kspace(1))
     error = refuse("run", scan, "one.h5", "--recipe", "cg-sense", "--slices", "1:3")
     assert error == "error: slices: found 1:3; one.h5 has slices 0 to 0"
     assert not (tmp_path / "result").exists()
@@ -587,7 +563,7 @@ def test_bad_coil_maps(tmp_path: Path, scan: Path, maps: np.ndarray, message: st
 
 def test_data_that_were_undersampled_before_get_no_further_mask(data: np.ndarray) -> None:
     lines = make_mask("random-1d", SHAPE, 2.0, 16)[0, 0].numpy()
-    hdf5(Path("scan.h5"), kspace=data * lines, mask=lines)
+    write_hdf5("scan.h5", kspace=data * lines, mask=lines)
     error = refuse("run", "scan.h5", "--recipe", "cg-sense", "--mask", "random-1d")
     assert error.startswith("error: scan.h5[0]: kspace: found already undersampled data (acceleration 2.00); expected")
 
@@ -596,7 +572,7 @@ def test_data_that_were_undersampled_before_get_no_further_mask(data: np.ndarray
 
 
 @pytest.fixture
-def weights() -> Path:
+def weights(working_folder: Path) -> Path:
     save_weights(Path("tiny.safetensors"), make_prior("deepen", weights="none", **TINY), {})
     return Path("tiny.safetensors")
 
@@ -665,7 +641,7 @@ def test_a_folder_in_the_place_of_the_result(scan: Path) -> None:
 
 
 def test_an_input_is_not_overwritten(data: np.ndarray) -> None:
-    path = hdf5(Path("scan.h5"), kspace=data)
+    path = write_hdf5("scan.h5", kspace=data)
     before = path.read_bytes()
     error = refuse("run", "scan.h5", "--recipe", "cg-sense", "--out", ".")
     assert "found the result of scan.h5 in the place of an input" in error and "expected another --out" in error

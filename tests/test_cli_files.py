@@ -10,40 +10,24 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from mriinv import simulate_acquisition
-from mriinv.cli import main
 from mriinv.data.result_writer import ResultWriter
 from mriinv.data.results import read_result
 from mriinv.files import unwritable
 from mriinv.registry import registry
+from support import invoke, succeed, write_cfl, write_hdf5
 
 SHAPE, COILS = (64, 56), 8
 
 
 @pytest.fixture(autouse=True)
-def scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def scans(working_folder: Path, without_gpu: None) -> list[Path]:
     """Two volumes of one slice in ``scans``, beside a file of another kind; the working folder is their parent."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     Path("scans").mkdir()
     Path("scans/notes.txt").write_text("not a scan")
-    paths = [Path("scans/a.h5"), Path("scans/b.h5")]
-    for seed, path in enumerate(paths):
-        with h5py.File(path, "w") as file:
-            file["kspace"] = simulate_acquisition(shape=SHAPE, coils=COILS, seed=seed).kspace.numpy()
-    return paths
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    kspaces = [simulate_acquisition(shape=SHAPE, coils=COILS, seed=seed).kspace.numpy() for seed in range(2)]
+    return [write_hdf5(f"scans/{name}.h5", kspace=kspace) for name, kspace in zip("ab", kspaces, strict=True)]
 
 
 CG = ("--recipe", "cg-sense")
@@ -64,8 +48,7 @@ def test_results_in_a_folder_are_no_scans(scans: list[Path]) -> None:
 
 
 def test_files_that_look_like_scans_and_are_none_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    with h5py.File("scans/weights.h5", "w") as file:
-        file["weights"] = np.ones(3)
+    write_hdf5("scans/weights.h5", weights=np.ones(3))
     assert len(json.loads(succeed("run", "scans", *CG, "--json"))) == 2
     assert "left out: scans/weights.h5: found no 'kspace'" in caplog.text
 
@@ -77,8 +60,7 @@ def test_a_scan_that_is_named_twice_is_one(scans: list[Path]) -> None:
 def test_a_pair_of_bart_is_one_scan(scans: list[Path]) -> None:
     with h5py.File(scans[0]) as file:
         kspace = file["kspace"][0]
-    np.ascontiguousarray(kspace.transpose(1, 2, 0)[:, :, None]).ravel(order="F").tofile("scans/pair.cfl")
-    Path("scans/pair.hdr").write_text(f"# Dimensions\n{SHAPE[0]} {SHAPE[1]} 1 {COILS}\n")
+    write_cfl(Path("scans/pair"), kspace.transpose(1, 2, 0)[:, :, None])
     for given in (("scans/pair.*",), ("scans/pair.cfl", "scans/pair.hdr"), ("scans/pair",)):
         (report,) = json.loads(succeed("run", *given, *CG, "--json"))
         assert report["complete"] and Path(report["result"]).name == "pair.h5"
@@ -92,8 +74,7 @@ def test_a_slice_that_fails_does_not_end_the_others() -> None:
     with h5py.File("scans/a.h5") as file:
         kspace = np.repeat(file["kspace"][...], 4, 0)
     kspace[1] = 0
-    with h5py.File("edge.h5", "w") as file:
-        file["kspace"] = kspace
+    write_hdf5("edge.h5", kspace=kspace)
     result = invoke("run", "edge.h5", *CG)
     assert result.exit_code == 1 and "no sample in slice 1" in result.output
     assert read_result("result/edge.h5").slices == (0, 2, 3)
@@ -172,8 +153,7 @@ def test_images_are_cropped_whether_k_space_can_be_or_not(scans: list[Path]) -> 
     for name in ("zero_filled", "reference", "support", "coil_maps"):
         assert cropped.arrays[name].shape[-2:] == (48, 40)
     assert cropped.arrays["mask"].shape[-2:] == (48, 40)  # fully sampled: cropped before the mask
-    with h5py.File("under.h5", "w") as file:
-        file["kspace"] = whole.arrays["mask"].numpy() * h5py.File(scans[0])["kspace"][...]
+    write_hdf5("under.h5", kspace=whole.arrays["mask"].numpy() * h5py.File(scans[0])["kspace"][...])
     succeed("run", "under.h5", *CG, "--crop", "48", "40", "--out", "cropped")
     under = read_result("cropped/under.h5")
     assert under.image.shape == (1, 48, 40) and under.arrays["mask"].shape[-2:] == (48, 56)
@@ -231,8 +211,8 @@ def test_tune_writes_a_run_file(scans: list[Path]) -> None:
 
 
 def test_a_full_disk_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    with h5py.File("scans/a.h5") as file, h5py.File("many.h5", "w") as copy:
-        copy["kspace"] = np.repeat(file["kspace"][...], 3, 0)
+    with h5py.File("scans/a.h5") as file:
+        write_hdf5("many.h5", kspace=np.repeat(file["kspace"][...], 3, 0))
     asked: list[int] = []
 
     def refuse(self: ResultWriter, index: int, *_: object, **__: object) -> None:

@@ -9,30 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from matplotlib.image import imread
 
 from mriinv import make_mask, make_prior, simulate_acquisition
-from mriinv.cli import main
 from mriinv.config import RunConfig
 from mriinv.data.fastmri import write_fastmri
 from mriinv.landscape import case_landscape, scan_case
+from support import invoke, succeed
 
 LINE = re.compile(r"(cost|energy) of (\S+): lowest at α_z = (\S+) \(.*\), α_s = (\S+) \(0: reference, 1: SENSE\)")
 SHAPE = (48, 40)
 
 
 @pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def scans(working_folder: Path, without_gpu: None) -> None:
     full = simulate_acquisition(shape=SHAPE, coils=4, slices=2, noise_std=0.01)
     write_fastmri(Path("full.h5"), full)
     write_fastmri(Path("half.h5"), full, mask=make_mask("poisson-2d", SHAPE, 2, 12))
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["landscape", *map(str, arguments)])
 
 
 def values(path: str) -> tuple[list[str], np.ndarray]:
@@ -43,9 +36,8 @@ def values(path: str) -> tuple[list[str], np.ndarray]:
 
 def test_cost_and_energy_of_a_scan() -> None:
     options = ("--prior", "muse", "--set", "prior.weight=0.5", "--slice", 0, "--points", 5, "--seed", 3)
-    result = invoke("full.h5", *options, "--acceleration", 2, "--calibration", 12, "--energy", "--out", "new/a.png")
-    assert result.exit_code == 0, result.output
-    *lines, paths = result.stdout.splitlines()
+    options += ("--acceleration", 2, "--calibration", 12, "--energy", "--out", "new/a.png")
+    *lines, paths = succeed("landscape", "full.h5", *options).splitlines()
     assert paths == "new/a.png, new/a.csv"
     assert imread("new/a.png").shape[0] > 500
 
@@ -68,13 +60,12 @@ def test_cost_and_energy_of_a_scan() -> None:
 
 def test_without_a_scan_one_is_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost with the weights that ship is lowest where no noise is added."""
-    result = invoke("--points", 3)
-    assert result.exit_code == 0, result.output
+    text = succeed("landscape", "--points", 3)
     assert sorted(path.name for path in Path().iterdir()) == ["full.h5", "half.h5", "landscape.csv", "landscape.png"]
     head, table = values("landscape.csv")
     assert head == ["alpha_z", "alpha_s", "cost"] and len(table) == 9
     assert table[table[:, 2].argmin(), 0] == 0
-    assert result.stdout.startswith("cost of deepen: lowest at α_z = 0.00")
+    assert text.startswith("cost of deepen: lowest at α_z = 0.00")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +82,7 @@ def test_without_a_scan_one_is_simulated(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(arguments: list[object], message: str) -> None:
-    result = invoke(*arguments)
+    result = invoke("landscape", *arguments)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ") and message in result.stderr
     assert sorted(path.name for path in Path().iterdir()) == ["full.h5", "half.h5"]

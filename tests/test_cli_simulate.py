@@ -8,31 +8,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
-from click.testing import CliRunner, Result
 
 from mriinv import open_scan
-from mriinv.cli import main
 from mriinv.cli.simulate import simulate
 from mriinv.simulation import SimulationConfig
+from support import invoke, succeed
 
-SMALL = ("--shape", 48, 40, "--coils", 4)
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # the same numbers on every machine
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["simulate", *map(str, arguments)])
-
-
-def succeed(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+pytestmark = pytest.mark.usefixtures("working_folder", "without_gpu")
+SMALL = ("simulate", "--shape", 48, 40, "--coils", 4)
 
 
 def test_every_field_has_an_option_and_the_stated_default() -> None:
@@ -40,7 +23,7 @@ def test_every_field_has_an_option_and_the_stated_default() -> None:
     fields = SimulationConfig.model_fields
     assert set(fields) <= set(options)
     assert set(options) - set(fields) == {"acceleration", "calibration", "replace"}
-    text = " ".join(succeed("--help").split())
+    text = " ".join(succeed("simulate", "--help").split())
     for name in ("out", "count", "slices", "shape", "coils", "noise_std", "gap", "seed"):
         default = fields[name].default
         shown = " ".join(map(str, default)) if name == "shape" else f"{default:g}" if name == "gap" else str(default)
@@ -50,12 +33,10 @@ def test_every_field_has_an_option_and_the_stated_default() -> None:
 
 def test_simulated_scans_are_reconstructed_and_measured() -> None:
     mask = ("--mask", "poisson-2d", "--acceleration", 3, "--calibration", 12, "--coil-maps")
-    lines = succeed("--out", "scans", "--count", 2, "--slices", 2, "--contrast", "t2", *SMALL, *mask).splitlines()
+    lines = succeed(*SMALL, "--out", "scans", "--count", 2, "--slices", 2, "--contrast", "t2", *mask).splitlines()
     assert [line.split()[0] for line in lines] == ["scans/sim_0000.h5", "scans/sim_0001.h5"]
     assert all("  T2 TSE, TR " in line for line in lines)
-    result = CliRunner().invoke(main, ["run", "scans", "--recipe", "cg-sense", "--json"])
-    assert result.exit_code == 0, result.output
-    reports = json.loads(result.stdout)
+    reports = json.loads(succeed("run", "scans", "--recipe", "cg-sense", "--json"))
     assert [report["source"] for report in reports] == ["scans/sim_0000.h5", "scans/sim_0001.h5"]
     for report in reports:
         assert len(report["slices"]) == 2
@@ -112,5 +93,5 @@ def test_bad_options_make_one_line_and_no_file(tmp_path: Path, options: tuple[ob
 
 @pytest.mark.parametrize("options", [("--shape", 32), ("--seed", -1), ("--coils", "many"), ("--sedd", 1)])
 def test_options_that_click_refuses(options: tuple[object, ...]) -> None:
-    result = invoke(*options)
+    result = invoke("simulate", *options)
     assert result.exit_code == 2 and "Traceback" not in result.output

@@ -12,23 +12,20 @@ from unittest.mock import create_autospec
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
 from mriinv import __version__, make_prior, simulate_acquisition
-from mriinv.cli import main
 from mriinv.errors import SettingsError
 from mriinv.training.processes import shared
-from support import PATIENCE
+from support import PATIENCE, invoke, succeed
 
 DENOISING, LIKELIHOOD = 6, 6
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def command(working_folder: Path) -> list[str]:
     """A tiny training of both stages, on crops of one slice, without its folder."""
-    monkeypatch.chdir(tmp_path)
     kspace = simulate_acquisition(shape=(48, 40), coils=4, seed=1).kspace
     np.savez("scan.npz", kspace=kspace.numpy())
     settings = {
@@ -54,10 +51,6 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ]
 
 
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments, catch_exceptions=False)
-
-
 def rows(folder: str) -> list[dict[str, str]]:
     with open(Path(folder) / "log.csv", newline="") as stream:
         return list(csv.DictReader(stream))
@@ -76,7 +69,7 @@ def test_two_processes_come_to_the_same_as_one(command: list[str]) -> None:
     )
     assert two.returncode == 0 and two.stderr == ""
     assert two.stdout.count("updates in") == 1
-    assert invoke(*command, "--out", "one").exit_code == 0
+    succeed(*command, "--out", "one")
     assert {path.name for path in Path("one").iterdir()} == {path.name for path in Path("two").iterdir()}
     states = [load_file(Path(out) / "checkpoint.safetensors") for out in ("one", "two")]
     assert states[0].keys() == states[1].keys()
@@ -96,7 +89,7 @@ def test_images_that_cannot_be_shared_are_refused() -> None:
 
 def test_a_training_in_mixed_precision_is_close_to_one_in_single(command: list[str]) -> None:
     for precision in ("32-true", "bf16-mixed"):
-        assert invoke(*command, "--out", precision, "--precision", precision).exit_code == 0
+        succeed(*command, "--out", precision, "--precision", precision)
     one, other = (load_file(Path(out) / "weights.safetensors") for out in ("32-true", "bf16-mixed"))
     distance = max((one[name] - other[name]).abs().max().item() for name in one)
     start = make_prior("deepen", weights="none", widths=[4], blocks=1).state_dict()
@@ -136,15 +129,15 @@ def test_curves_and_card_also_of_a_finished_training(command: list[str]) -> None
 
 def test_a_checkpoint_from_before_these_settings_is_resumed(command: list[str]) -> None:
     """Devices and precision may change between runs, the rules of the loop may not."""
-    assert invoke(*command, "--out", "run", "--max-time", "0.00001").exit_code == 0
+    succeed(*command, "--out", "run", "--max-time", "0.00001")
     found = invoke(*command, "--out", "run", "--set=loop.clip=0.5").output
     assert "error: run/checkpoint.safetensors: the training there has loop = None, this one {'clip': 0.5}" in found
-    assert invoke(*command, "--out", "run", "--precision", "bf16-mixed").exit_code == 0
+    succeed(*command, "--out", "run", "--precision", "bf16-mixed")
 
 
 def test_tensorboard_has_the_rows_of_the_log(command: list[str]) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    assert invoke(*command, "--out", "run", "--tensorboard").exit_code == 0
+    succeed(*command, "--out", "run", "--tensorboard")
     events = accumulator.EventAccumulator("run/tensorboard")
     events.Reload()
     for name in ("loss", "gap", "curvature"):

@@ -197,8 +197,7 @@ def test_devices_that_this_machine_has_not(monkeypatch: pytest.MonkeyPatch, devi
         resolve_device(device)
 
 
-def test_auto_is_the_processor_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_auto_is_the_processor_where_there_is_no_gpu(without_gpu: None) -> None:
     assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
 
 

@@ -6,14 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from mriinv import CompatibilityError, InputError, complex_noise, make_prior
-from mriinv.cli import main
 from mriinv.data.result_writer import ResultWriter
 from mriinv.log_prior import log_prior, read_images
 from mriinv.testing.analytic import GaussianDenoiser, QuadraticPrior
 from mriinv.weights import save_weights
+from support import invoke, succeed
 
 LOWEST = 0.01
 
@@ -130,17 +129,15 @@ def test_command(tmp_path):
     with ResultWriter(tmp_path / "result.h5", [4, 7], {}, {}) as writer:
         for index, one in zip((4, 7), image, strict=True):
             writer.add(index, one, mask=torch.ones(8, 8, dtype=torch.bool))
-    options = ["--weights", str(tmp_path / "w.safetensors"), "--probes", "2", "--steps", "4", "--device", "cpu"]
-    files = [str(tmp_path / name) for name in ("result.h5", "image.npy")]
-    shown = CliRunner().invoke(main, ["log-prior", files[0], *options, "--json"])
-    rows = json.loads(shown.output)
+    options = ("--weights", tmp_path / "w.safetensors", "--probes", 2, "--steps", 4, "--device", "cpu")
+    rows = json.loads(succeed("log-prior", tmp_path / "result.h5", *options, "--json"))
     assert [row["slice"] for row in rows] == [4, 7]
     assert rows[0]["nats"] != rows[1]["nats"]
     scaled = image[:1] / image[0].abs().flatten().kthvalue(63).values  # 99 % of 64 pixels
     expected = log_prior(prior, scaled, probes=2, steps=4, generator=generator())
     assert rows[0]["nats"] == pytest.approx(float(expected.nats), rel=1e-5)
     assert rows[0]["bits_per_dimension"] == pytest.approx(float(expected.bits_per_dimension), rel=1e-5)
-    shown = CliRunner().invoke(main, ["log-prior", files[1], *options, "--slice", "0"])
-    assert shown.exit_code == 0 and f"log p = {float(expected.nats):.1f} nats" in shown.output
-    shown = CliRunner().invoke(main, ["log-prior", files[0], *options, "--slice", "0"])
-    assert shown.exit_code == 1 and "found 4, 7; expected slice 0 among them" in shown.output
+    shown = succeed("log-prior", tmp_path / "image.npy", *options, "--slice", 0)
+    assert f"log p = {float(expected.nats):.1f} nats" in shown
+    refused = invoke("log-prior", tmp_path / "result.h5", *options, "--slice", 0)
+    assert refused.exit_code == 1 and "found 4, 7; expected slice 0 among them" in refused.output

@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from mriinv import make_mask, make_prior, make_solver, simulate_acquisition
 from mriinv.calibration import UNRELATED, Calibration, calibration_path, write_calibration
-from mriinv.cli import main
 from mriinv.compose import find_weights
 from mriinv.config import build_config
 from mriinv.data.results import read_result
 from mriinv.files import sha256
 from mriinv.jobs import calibrated, settle
 from mriinv.uncertainty import quantile
+from support import succeed
 
 SOLVER = "preconditioned-langevin"
 SHORT = {"samples": 4, "chains": 2, "levels": 3, "burn_in": 2, "thinning": 3, "long_run": 0}
@@ -25,24 +24,20 @@ SHAPE = (40, 36)
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(working_folder: Path) -> Path:
     """A folder with a small scan and a copy of the weights that ship: without training MAP takes hundreds of steps."""
-    monkeypatch.chdir(tmp_path)
     full = simulate_acquisition(shape=SHAPE, coils=3, seed=2)
     np.savez("scan.npz", ksp=full.undersampled(make_mask("poisson-2d", SHAPE, 4, seed=0)).kspace[0].numpy())
     shipped, _ = find_weights("deepen", None)
     assert shipped is not None
     shutil.copy(shipped, "copy.safetensors")
-    return tmp_path
+    return working_folder
 
 
 def run(*options: str, **settings: object) -> str:
     assigned = [f"--set=solver.{name}={value}" for name, value in {**SHORT, **settings}.items()]
     common = ("--prior", "deepen", "--weights", "copy.safetensors")
-    command = ["run", "scan.npz", *common, "--solver", SOLVER, *assigned, "--out", "out", *options]
-    result = CliRunner().invoke(main, command)
-    assert result.exit_code == 0, result.output
-    return result.output
+    return succeed("run", "scan.npz", *common, "--solver", SOLVER, *assigned, "--out", "out", *options)
 
 
 def calibration(**changes: object) -> Calibration:

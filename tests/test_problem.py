@@ -3,12 +3,9 @@
 import pytest
 import torch
 
-from mriinv import InputError, InverseProblem, complex_noise
+from mriinv import InputError, InverseProblem
 from mriinv.testing.analytic import DenseOperator
-
-
-def drawn(*shape, seed=0):
-    return complex_noise(shape, 1.0, torch.Generator().manual_seed(seed), torch.complex128)
+from support import random
 
 
 class ToImages(DenseOperator):
@@ -22,9 +19,9 @@ class ToImages(DenseOperator):
 
 
 def test_a_product_of_operators_is_that_of_their_matrices():
-    outer, inner = drawn(4, 6), drawn(6, 6, seed=1)
+    outer, inner = random(4, 6), random(6, 6, seed=1)
     product, matrix = DenseOperator(outer, (2, 3)) @ ToImages(inner, (2, 3)), outer @ inner
-    image, data = drawn(3, 2, 3, seed=2), drawn(3, 4, seed=3)
+    image, data = random(3, 2, 3, seed=2), random(3, 4, seed=3)
     for same in (product, product.H.H):
         torch.testing.assert_close(same(image), image.flatten(1) @ matrix.T)
         torch.testing.assert_close(same.H(data), (data @ matrix.conj()).view(3, 2, 3))
@@ -43,4 +40,4 @@ def test_a_product_of_operators_is_that_of_their_matrices():
 )
 def test_data_that_are_none_are_refused(data, found):
     with pytest.raises(InputError, match=f"data: {found}"):
-        InverseProblem(DenseOperator(drawn(4, 6), (2, 3)), data.to(torch.complex128))
+        InverseProblem(DenseOperator(random(4, 6), (2, 3)), data.to(torch.complex128))

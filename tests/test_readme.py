@@ -4,15 +4,13 @@ import re
 import shlex
 from pathlib import Path
 
-import h5py
 import pytest
 import yaml
-from click.testing import CliRunner
 
 from mriinv import make_mask, simulate_acquisition
-from mriinv.cli import main
 from mriinv.data.results import read_result
 from mriinv.registry import registry
+from support import succeed, write_hdf5
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,8 +26,7 @@ def folder(tmp_path_factory):
     (folder / "scans").mkdir()
     scans["scans/first.h5"] = full
     for name, scan in scans.items():
-        with h5py.File(folder / name, "w") as file:
-            file["kspace"] = scan.kspace.numpy()
+        write_hdf5(folder / name, kspace=scan.kspace.numpy())
     for text in BLOCKS["yaml"]:
         (folder / text.splitlines()[0].lstrip("# ")).write_text(text)
     return folder
@@ -39,9 +36,7 @@ def run(line, folder, monkeypatch):
     monkeypatch.chdir(folder)
     program, *arguments = shlex.split(line)
     assert program == "mriinv"
-    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
+    return succeed(*arguments)
 
 
 def test_first_command_reconstructs_a_simulated_scan(folder, monkeypatch):

@@ -24,8 +24,7 @@ from mriinv.training.checkpoint import Progress
 from mriinv.training.loop import LoopOptions, train
 
 SHAPE, SLICES = (48, 48), 3
-OPTIONS = ["--recipe", "cg-sense", "--mask", "poisson-2d", "--calibration", "16", "--json"]
-RUN = "from mriinv.cli import main; main(prog_name='mriinv')"
+COMMAND = ("run", "scans", "--recipe", "cg-sense", "--mask", "poisson-2d", "--calibration", "16", "--json", "--out")
 KILLED = """
 import os, signal
 from mriinv.data.result_writer import ResultWriter
@@ -45,18 +44,6 @@ def write_scans(folder: Path, count: int) -> None:
         slices = [simulate_acquisition(shape=SHAPE, coils=4, seed=100 * seed + z).kspace[0] for z in range(SLICES)]
         with h5py.File(folder / f"scan{seed:02}.h5", "w") as file:
             file["kspace"] = np.stack([one.numpy() for one in slices])
-
-
-def start(folder: Path, out: str, before: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", before + RUN, "run", "scans", *OPTIONS, "--out", out]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=600)
-
-
-def finish(folder: Path, out: str) -> list[dict]:
-    done = start(folder, out)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -79,25 +66,30 @@ def contents(path: Path) -> dict[str, Any]:
     "volumes",
     [3, pytest.param(20, marks=pytest.mark.slow, id="20 (a minute of reconstructions)")],
 )
-def test_a_killed_run_goes_on_and_comes_to_the_same(tmp_path, volumes):
-    write_scans(tmp_path / "scans", volumes)
-    whole, done = finish(tmp_path, "whole"), volumes // 2
-    killed = start(tmp_path, "killed", KILLED.replace("COUNT", str(done * SLICES + 2)))
+def test_a_killed_run_goes_on_and_comes_to_the_same(working_folder, run_mriinv, volumes):
+    def finish(out: str) -> list[dict]:
+        done = run_mriinv(*COMMAND, out)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    write_scans(Path("scans"), volumes)
+    whole, done = finish("whole"), volumes // 2
+    killed = run_mriinv(*COMMAND, "killed", before=KILLED.replace("COUNT", str(done * SLICES + 2)))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(list((tmp_path / "killed").glob("scan*.h5"))) == done
-    resumed = finish(tmp_path, "killed")
+    assert len(list(Path("killed").glob("scan*.h5"))) == done
+    resumed = finish("killed")
     assert [len(report["kept"]) for report in resumed] == [SLICES] * done + [2] + [0] * (volumes - done - 1)
     assert all(report["complete"] for report in resumed) and len(resumed) == len(whole) == volumes
-    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    names = sorted(path.name for path in Path("whole").iterdir())
     assert len(names) == 2 * volumes  # a result and a figure each
-    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == names
+    assert sorted(path.name for path in Path("killed").iterdir()) == names
     for name in names:
-        one, other = (tmp_path / out / name for out in ("whole", "killed"))
+        one, other = (Path(out, name) for out in ("whole", "killed"))
         if name.endswith(".h5"):
             assert contents(one) == contents(other)
         else:
             assert one.read_bytes() == other.read_bytes()
-    again = finish(tmp_path, "killed")
+    again = finish("killed")
     assert [len(report["kept"]) for report in again] == [SLICES] * volumes
 
 
@@ -126,13 +118,12 @@ def train_until_killed() -> None:
     train_tiny("killed", lambda step, _: os.kill(os.getpid(), signal.SIGKILL) if step == 60 else None)
 
 
-def test_a_killed_training_goes_on_bit_for_bit_with_its_chains(tmp_path, monkeypatch):
+def test_a_killed_training_goes_on_bit_for_bit_with_its_chains(working_folder):
     """Killed between two checkpoints of the likelihood stage, whose chains persist."""
-    monkeypatch.chdir(tmp_path)
     script = f"import runpy, torch; torch.set_num_threads(1); runpy.run_path({__file__!r})['train_until_killed']()"
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
+    checkpoint = Path("killed/checkpoint.safetensors")
     assert "trainer/fake.2" in load_file(checkpoint)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -144,5 +135,5 @@ def test_a_killed_training_goes_on_bit_for_bit_with_its_chains(tmp_path, monkeyp
         torch.set_num_threads(threads)
     assert (resumed[0], resumed[-1]) == (51, 120)
     for name in ("weights.safetensors", "checkpoint.safetensors"):
-        one, other = (load_file(tmp_path / out / name) for out in ("whole", "killed"))
+        one, other = (load_file(Path(out, name)) for out in ("whole", "killed"))
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

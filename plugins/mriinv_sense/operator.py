@@ -73,6 +73,7 @@ class SenseOperator(Operator):
         bound = float(self._weight.max())
         self.norm_bound = 1.0 if abs(bound - 1) < UNIT_TOLERANCE else bound**0.5
         self._eigenvalues: Tensor | None = None
+        self._intensity: Tensor | None = None  # of images, over that of the coils before they were whitened
 
         y, x = self._shape = (coil_maps.shape[-2], coil_maps.shape[-1])
         q, p = (phase.to(coil_maps.device) for phase in centring_phases(self._shape, coil_maps.dtype))
@@ -106,6 +107,10 @@ class SenseOperator(Operator):
         )
         operator = cls(calibrated.coil_maps, mask)
         operator._eigenvalues, operator.notes = calibrated.eigenvalues, calibrated.notes
+        if acquisition.coil_metric is not None:
+            maps = calibrated.coil_maps.movedim(1, -1)[..., None]
+            squares = (maps.mH @ (acquisition.coil_metric.to(maps) @ maps)).real[..., 0, 0]
+            operator._intensity = torch.where(operator.support, squares, 1).rsqrt()
         return operator
 
     def forward(self, image: Image) -> KSpace:
@@ -184,6 +189,17 @@ class SenseOperator(Operator):
         """Return Cᴴ Fᴴ y, the coil-combined image of fully sampled data."""
         everything = torch.ones(1, 1, self._shape[1], dtype=torch.bool, device=data.device)
         return SenseOperator(self.coil_maps, everything).adjoint(data)
+
+    def reference_image(self, acquisition: Acquisition) -> Image:
+        """Return the reference, brighter where whitening has made the coils more sensitive and the maps do not say so.
+
+        ESPIRiT gives whitened coils maps with a sum of squares of 1, as if they had been the coils of the scan.
+        """
+        reference = super().reference_image(acquisition)
+        assert reference is not None
+        if acquisition.reference is None or self._intensity is None:
+            return reference
+        return reference * self._intensity
 
     @property
     def support(self) -> Tensor:

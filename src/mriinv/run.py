@@ -240,9 +240,8 @@ class _Slice:
             self.map_image = map_estimate(self.problem, seed=seed).image
         self.iterations, self.converged = int(self.solution.iterations[0]), bool(self.solution.converged[0])
         self.sampling = self.solution.numbers() if isinstance(self.solution, Samples) else {}
-        self.reference = full.reference
-        if self.reference is None and config.mask is not None:
-            self.reference = self.operator.fully_sampled_image(full.kspace)
+        comparable = full.reference is not None or config.mask is not None
+        self.reference = self.operator.reference_image(full) if comparable else None
         self.remarks = [*acquired.remarks, *self.operator.notes, *self.solution.notes]
         if self.reference is not None and not own_reference and not full.fully_sampled:
             self.remarks.append(

@@ -97,7 +97,7 @@ def retrospective_case(
     acquired = full.undersampled(mask)
     problem = make_problem(acquired, operator.name, **operator.settings)
     truth = problem.operator.fully_sampled_image(full.kspace)
-    reference = truth if full.reference is None else full.reference
+    reference = problem.operator.reference_image(full)
     if reference is None:
         raise SettingsError(f"operator '{operator.name}' shows no reference to validate against")
     return Case(name, problem, reference, crop, truth, acquired.sampling)

@@ -12,15 +12,10 @@ import torch
 from mriinv.data.readers import CflScan, find_reader, open_scan
 from mriinv.errors import InputError
 from mriinv.numerics.fft import ifft2c
-from support import PATIENCE
+from support import PATIENCE, kspace, read_cfl
 
 COILS, Y, X = 3, 10, 8
 BART = pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")
-
-
-def values(*shape: int) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
 
 
 def write(base: Path, data: np.ndarray, text: str | None = None) -> Path:
@@ -41,12 +36,6 @@ def bart(*arguments: object) -> None:
     subprocess.run(["bart", *map(str, arguments)], check=True, capture_output=True, timeout=PATIENCE)
 
 
-def read(base: Path) -> np.ndarray:
-    """Read what BART wrote: a pair of few dimensions."""
-    sizes = [int(size) for size in base.with_suffix(".hdr").read_text().splitlines()[1].split()]
-    return np.fromfile(base.with_suffix(".cfl"), np.complex64).reshape(sizes, order="F").squeeze()
-
-
 def refused(path: Path, *words: str) -> None:
     with pytest.raises(InputError) as caught, open_scan(path) as scan:
         for index in range(len(scan)):
@@ -58,7 +47,7 @@ def refused(path: Path, *words: str) -> None:
 @pytest.mark.parametrize("grid", [(0, 1), (1, 2), (0, 2)])
 @pytest.mark.parametrize("name", ["scan", "scan.hdr", "scan.cfl"])
 def test_one_slice(tmp_path, grid, name):
-    data = values(COILS, Y, X)
+    data = kspace(COILS, Y, X)
     data[:, :, 3] = 0
     write(tmp_path / "scan", placed(data, 3, *grid))
     with open_scan(tmp_path / name) as scan:
@@ -75,7 +64,7 @@ def test_one_slice(tmp_path, grid, name):
 
 @pytest.mark.parametrize(("dimension", "name"), [(13, "SLICE"), (10, "TIME"), (15, "BATCH")])
 def test_several_images(tmp_path, dimension, name):
-    data = values(4, COILS, Y, X)
+    data = kspace(4, COILS, Y, X)
     with open_scan(write(tmp_path / "scan", placed(data, dimension, 3, 0, 1))) as scan:
         assert len(scan) == 4
         for index in (3, 1):
@@ -87,7 +76,7 @@ def test_several_images(tmp_path, dimension, name):
 
 
 def test_a_volume_is_cut_along_read(tmp_path):
-    data = values(5, Y, X, COILS)
+    data = kspace(5, Y, X, COILS)
     data[:, 2] = 0
     path = write(tmp_path / "scan", data)
     shifted = np.fft.ifft(np.fft.ifftshift(data, 0), axis=0, norm="ortho")
@@ -109,7 +98,7 @@ def test_a_phantom_of_bart(tmp_path):
     bart("fft", "-u", "-i", 3, tmp_path / "scan", tmp_path / "image")
     with open_scan(tmp_path / "scan") as scan:
         image = ifft2c(scan.read(0).kspace)[0]
-    expected = read(tmp_path / "image").transpose(2, 0, 1)
+    expected = read_cfl(tmp_path / "image").squeeze().transpose(2, 0, 1)
     torch.testing.assert_close(image, torch.from_numpy(expected), rtol=0, atol=1e-5 * float(np.abs(expected).max()))
 
 
@@ -117,7 +106,7 @@ def test_a_phantom_of_bart(tmp_path):
 def test_a_volume_of_bart(tmp_path):
     bart("phantom", "-3", "-k", "-s", COILS, "-x", 16, tmp_path / "scan")
     bart("fft", "-u", "-i", 7, tmp_path / "scan", tmp_path / "image")
-    expected = read(tmp_path / "image").transpose(0, 3, 1, 2)
+    expected = read_cfl(tmp_path / "image").squeeze().transpose(0, 3, 1, 2)
     with open_scan(tmp_path / "scan") as scan:
         image = torch.cat([ifft2c(scan.read(index).kspace) for index in range(len(scan))])
     torch.testing.assert_close(image, torch.from_numpy(expected), rtol=0, atol=1e-5 * float(np.abs(expected).max()))
@@ -134,18 +123,18 @@ def test_a_volume_of_bart(tmp_path):
     ],
 )
 def test_dimensions_that_are_refused(tmp_path, dimension, words):
-    refused(write(tmp_path / "scan", placed(values(2, COILS, Y, X), dimension, 3, 0, 1)), *words)
+    refused(write(tmp_path / "scan", placed(kspace(2, COILS, Y, X), dimension, 3, 0, 1)), *words)
 
 
 def test_shapes_that_are_refused(tmp_path):
-    slices_and_times = placed(values(2, 2, COILS, Y, X), 13, 10, 3, 0, 1)
+    slices_and_times = placed(kspace(2, 2, COILS, Y, X), 13, 10, 3, 0, 1)
     refused(write(tmp_path / "scan", slices_and_times), "2 entries along TIME", "bart slice 10 0 in out")
-    refused(write(tmp_path / "scan", placed(values(2, 4, Y, X), 13, 0, 1, 2)), "along SLICE", "bart slice 13 0 in out")
-    refused(write(tmp_path / "scan", values(Y)), "READ 10", "two of READ, PHS1 and PHS2")
-    refused(write(tmp_path / "scan", values(1)), "one value")
-    refused(write(tmp_path / "scan", placed(values(1025, 2, 2), 3, 0, 1)), "1024 coils")
-    refused(write(tmp_path / "scan", values(Y, X) * np.nan), "NaN or infinite in slice 0")
-    refused(write(tmp_path / "scan", values(Y, X) * 0), "no sample in slice 0")
+    refused(write(tmp_path / "scan", placed(kspace(2, 4, Y, X), 13, 0, 1, 2)), "along SLICE", "bart slice 13 0 in out")
+    refused(write(tmp_path / "scan", kspace(Y)), "READ 10", "two of READ, PHS1 and PHS2")
+    refused(write(tmp_path / "scan", kspace(1)), "one value")
+    refused(write(tmp_path / "scan", placed(kspace(1025, 2, 2), 3, 0, 1)), "1024 coils")
+    refused(write(tmp_path / "scan", kspace(Y, X) * np.nan), "NaN or infinite in slice 0")
+    refused(write(tmp_path / "scan", kspace(Y, X) * 0), "no sample in slice 0")
 
 
 @pytest.mark.parametrize(
@@ -167,12 +156,12 @@ def test_shapes_that_are_refused(tmp_path):
     ],
 )
 def test_headers_that_are_damaged(tmp_path, text, words):
-    write(tmp_path / "scan", values(Y, X), text)
+    write(tmp_path / "scan", kspace(Y, X), text)
     refused(tmp_path / "scan.hdr", *words)
 
 
 def test_pairs_that_are_not_whole(tmp_path):
-    path = write(tmp_path / "scan", values(COILS, Y, X))
+    path = write(tmp_path / "scan", kspace(COILS, Y, X))
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     refused(path, f"{len(whole) - 1} bytes", str(len(whole)))
@@ -186,6 +175,6 @@ def test_pairs_that_are_not_whole(tmp_path):
 
 
 def test_a_pair_in_a_folder_counts_once(tmp_path):
-    write(tmp_path / "scan", values(COILS, Y, X))
+    write(tmp_path / "scan", kspace(COILS, Y, X))
     assert find_reader(tmp_path / "scan.cfl") is CflScan
     assert find_reader(tmp_path / "scan.hdr") is None

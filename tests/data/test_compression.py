@@ -6,22 +6,18 @@ import shutil
 import subprocess
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from mriinv import Acquisition, InputError, complex_noise, make_mask, make_operator, make_problem, simulate_acquisition
+from mriinv import Acquisition, InputError, make_mask, make_operator, make_problem, simulate_acquisition
 from mriinv.data.compression import compress_coils, geometric_matrices, svd_matrix
 from mriinv.numerics.fft import fft2c, ifftc
+from support import random, write_cfl
 
 METHODS = ["svd", "geometric"]
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return complex_noise(shape, 1.0, torch.Generator().manual_seed(seed), torch.complex128)
 
 
 def acquisition(y: int = 12, x: int = 10, coils: int = 5, batch: int = 1, mask: torch.Tensor | None = None):
@@ -134,11 +130,6 @@ def test_geometric_loses_less_and_reconstructs_better():
         errors[method] = float(torch.linalg.vector_norm(image.abs() - every.abs()) / torch.linalg.vector_norm(every))
     assert errors["geometric"] < 0.04
     assert errors["geometric"] < 0.7 * errors["svd"]
-
-
-def write_cfl(path: Path, array: np.ndarray) -> None:
-    path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, array.shape)) + "\n")
-    array.astype(np.complex64).ravel(order="F").tofile(path.with_suffix(".cfl"))
 
 
 @pytest.mark.skipif(shutil.which("bart") is None, reason="no bart")

@@ -13,15 +13,11 @@ import pytest
 from mriinv.data.readers import open_scan
 from mriinv.data.readers.base import MAX_ELEMENTS
 from mriinv.errors import InputError
+from support import kspace, write_hdf5, write_npz
 
 SLICES, COILS, Y, X = 3, 4, 10, 8
 LINES = np.array([0, 1, 0, 1, 1, 0, 1, 0])
 POINTS = (np.add.outer(np.arange(Y), np.arange(X)) % 3 == 0).astype(int)
-
-
-def kspace(*shape: int) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
 
 
 def undersampled(mask: np.ndarray) -> np.ndarray:
@@ -136,7 +132,7 @@ def test_values_that_are_not_finite_name_their_slice(tmp_path, write, value):
             scan.read(2)
 
 
-def test_hdf5_entries_that_are_no_arrays(tmp_path, write_hdf5):
+def test_hdf5_entries_that_are_no_arrays(tmp_path):
     path = tmp_path / "scan.h5"
     with h5py.File(path, "w") as file:
         file.create_group("kspace")
@@ -207,7 +203,7 @@ def test_npz_objects_are_not_unpickled(tmp_path):
     refused(tmp_path / "scan.npz", "dtype object")
 
 
-def test_npz_volume_in_fortran_order(tmp_path, write_npz):
+def test_npz_volume_in_fortran_order(tmp_path):
     refused(write_npz(tmp_path / "scan.npz", kspace=np.asfortranarray(kspace(SLICES, COILS, Y, X))), "Fortran")
 
 

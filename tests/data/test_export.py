@@ -15,6 +15,7 @@ from mriinv.data.export import FORMATS, export_result
 from mriinv.data.geometry import Geometry
 from mriinv.data.result_writer import ResultWriter
 from mriinv.errors import InputError, UnknownNameError
+from support import read_cfl
 
 SLICES, COILS, Y, X = 3, 2, 6, 5
 OBLIQUE = Geometry(
@@ -51,12 +52,6 @@ def result(path: Path, image: torch.Tensor, geometry=(), announced=None, **array
     return path
 
 
-def read_cfl(base: Path) -> np.ndarray:
-    sizes = [int(size) for size in base.with_suffix(".hdr").read_text().splitlines()[1].split()]
-    assert len(sizes) == 16
-    return np.fromfile(base.with_suffix(".cfl"), np.complex64).reshape(sizes, order="F")
-
-
 def test_cfl(tmp_path):
     image, maps, std = random(SLICES, Y, X), random(SLICES, COILS, Y, X), torch.rand(SLICES, Y, X)
     path = result(tmp_path / "scan.h5", image, coil_maps=maps, std=std)
@@ -65,7 +60,7 @@ def test_cfl(tmp_path):
     values = read_cfl(tmp_path / "scan")
     assert values.shape == (Y, X, *[1] * 11, SLICES, 1, 1)
     np.testing.assert_array_equal(values.squeeze(), image.permute(1, 2, 0))
-    np.testing.assert_array_equal(read_cfl(tmp_path / "scan_std").squeeze(), std.permute(1, 2, 0))
+    np.testing.assert_array_equal(read_cfl(tmp_path / "scan_std"), std.permute(1, 2, 0).reshape(values.shape))
     values = read_cfl(tmp_path / "scan_maps")
     assert values.shape == (Y, X, 1, COILS, *[1] * 9, SLICES, 1, 1)
     np.testing.assert_array_equal(values.squeeze(), maps.permute(2, 3, 1, 0))

@@ -21,6 +21,7 @@ from mriinv import (
 from mriinv.data.coils import simulate_coil_maps
 from mriinv.data.maps import with_maps
 from mriinv.numerics.fft import fft2c
+from support import write_cfl, write_hdf5
 
 MAPS = complex_noise((4, 3, 6, 5), 1.0, torch.Generator().manual_seed(0)).numpy()
 
@@ -36,13 +37,11 @@ def write(path: Path, maps: np.ndarray) -> Path:
     elif path.suffix == ".npz":
         np.savez(path, coil_maps=maps)
     elif path.suffix == ".h5":
-        with h5py.File(path, "w") as file:
-            file["coil_maps"] = maps
+        write_hdf5(path, coil_maps=maps)
     else:
         volume = maps.reshape(-1, *maps.shape[-3:])
         slices, coils, y, x = volume.shape
-        path.with_suffix(".hdr").write_text(f"# Dimensions\n{y} {x} 1 {coils} {'1 ' * 9}{slices}\n")
-        volume.transpose(2, 3, 1, 0).ravel(order="F").tofile(path)
+        write_cfl(path, volume.transpose(2, 3, 1, 0).reshape(y, x, 1, coils, *[1] * 9, slices))
     return path
 
 

@@ -14,12 +14,9 @@ from mriinv.data.geometry import Geometry
 from mriinv.data.hybrid import centre_crop
 from mriinv.data.preparation import Preparation, crop, prepare_acquisition, whiten
 from mriinv.numerics.fft import fft2c, ifft2c
+from support import random
 
 COILS = 4
-
-
-def random(*shape: int, seed: int = 0, std: float = 1.0) -> torch.Tensor:
-    return complex_noise(shape, std, torch.Generator().manual_seed(seed), torch.complex128)
 
 
 def covariance(coils: int = COILS) -> torch.Tensor:

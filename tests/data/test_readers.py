@@ -14,6 +14,7 @@ from mriinv.data.masks import draw_mask
 from mriinv.data.readers import READERS, NpzScan, Scan, find_reader, open_scan
 from mriinv.errors import InputError
 from mriinv.registry import Registry
+from support import kspace, write_hdf5, write_npz
 
 SLICES, COILS, Y, X = 3, 4, 10, 8
 SPACE = """<{0}><matrixSize><x>{1}</x><y>{2}</y><z>1</z></matrixSize>
@@ -28,11 +29,6 @@ def header(encoded: tuple[float, ...], recon: tuple[float, ...]) -> str:
     """An ISMRMRD header with matrix (readout, phase) and field of view (readout, phase) of both spaces."""
     spaces = SPACE.format("encodedSpace", *encoded) + SPACE.format("reconSpace", *recon)
     return f'<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>{spaces}</encoding></ismrmrdHeader>'
-
-
-def kspace(*shape: int) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
 
 
 def undersampled(mask: np.ndarray) -> np.ndarray:
@@ -114,7 +110,7 @@ def test_coil_maps_and_noise(tmp_path, write, per_slice):
     assert described["fields"] == sorted(["coil_maps", scan.kspace_name, "noise_cov"])
 
 
-def test_reference(tmp_path, write, write_npz):
+def test_reference(tmp_path, write):
     data, images = kspace(SLICES, COILS, Y, X), kspace(SLICES, Y, X)
     with open_scan(write(tmp_path / "scan", kspace=data, reference=images)) as scan:
         for index in range(SLICES):
@@ -123,7 +119,7 @@ def test_reference(tmp_path, write, write_npz):
         assert torch.equal(scan.read(0).reference[0], torch.from_numpy(images[0]))
 
 
-def test_npz_of_a_single_slice(tmp_path, write_npz):
+def test_npz_of_a_single_slice(tmp_path):
     data = kspace(COILS, Y, X)
     for stored in (data, np.asfortranarray(data), data.astype(">c16")):
         with open_scan(write_npz(tmp_path / "scan.npz", kspace=stored)) as scan:
@@ -131,7 +127,7 @@ def test_npz_of_a_single_slice(tmp_path, write_npz):
             assert torch.equal(scan.read(0).kspace[0], torch.from_numpy(data))
 
 
-def test_fastmri_header_is_kept_without_persons(tmp_path, write_hdf5):
+def test_fastmri_header_is_kept_without_persons(tmp_path):
     path = write_hdf5(
         tmp_path / "scan.h5",
         kspace=kspace(SLICES, COILS, Y, X),
@@ -162,7 +158,7 @@ def test_fastmri_header_is_kept_without_persons(tmp_path, write_hdf5):
         ("<ismrmrdHeader/>", None),
     ],
 )
-def test_fastmri_header_gives_the_size_of_pixels(tmp_path, write_hdf5, text, pixel):
+def test_fastmri_header_gives_the_size_of_pixels(tmp_path, text, pixel):
     path = write_hdf5(tmp_path / "scan.h5", kspace=kspace(SLICES, COILS, Y, X), ismrmrd_header=text)
     with open_scan(path) as scan:
         acquisition, described = scan.read(1), scan.describe()["geometry"]
@@ -175,7 +171,7 @@ def test_fastmri_header_gives_the_size_of_pixels(tmp_path, write_hdf5, text, pix
 
 
 @pytest.mark.parametrize("text", ["x" * (2**20 + 1), 1.0, "<subjectInformation><patientName>Jane Doe"])
-def test_headers_that_are_no_use(tmp_path, text, write_hdf5):
+def test_headers_that_are_no_use(tmp_path, text):
     with open_scan(write_hdf5(tmp_path / "scan.h5", kspace=kspace(1, COILS, Y, X), ismrmrd_header=text)) as scan:
         assert "ismrmrd_header" not in scan.read(0).header
 
@@ -196,7 +192,7 @@ def test_hdf5_reads_one_slice_of_a_volume_larger_than_memory(tmp_path):
     assert peak < 4 * acquisition.kspace.nbytes
 
 
-def test_npz_reads_one_slice(tmp_path, monkeypatch, write_npz):
+def test_npz_reads_one_slice(tmp_path, monkeypatch):
     data = kspace(40, COILS, Y, X)
     path = write_npz(tmp_path / "scan.npz", kspace=data)
     sizes = []
@@ -216,7 +212,7 @@ def test_slice_that_does_not_exist(tmp_path, write, index):
         scan.read(index)
 
 
-def test_readers_of_plugins_are_asked_first(tmp_path, write_npz, monkeypatch):
+def test_readers_of_plugins_are_asked_first(tmp_path, monkeypatch):
     class Special(NpzScan):
         format = "special"
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from mriinv import Operator, complex_noise
+from mriinv import complex_noise
 from mriinv.numerics.cg import conjugate_gradient
+from support import Identity
 
 
 def systems(batch: int, size: int, dtype: torch.dtype, condition: float = 50.0) -> torch.Tensor:
@@ -86,13 +87,6 @@ def test_a_graph_is_refused_rather_than_cut():
 
 
 def test_an_operator_may_return_the_image_itself():
-    class Identity(Operator):
-        def forward(self, image):
-            return image
-
-        def adjoint(self, data):
-            return data
-
     rhs = complex_noise((2, 3, 4), 1.0, torch.Generator().manual_seed(0), torch.complex128)
     kept = rhs.clone()
     found = Identity().solve_normal(rhs, torch.tensor([1.0, 3.0]), initial=rhs)

@@ -3,21 +3,20 @@
 import pytest
 import torch
 
-from mriinv import complex_noise, equilibrium, normal_map, regularised_inverse, unroll
+from mriinv import equilibrium, normal_map, regularised_inverse, unroll
 from mriinv.testing.analytic import DenseOperator, gaussian_problem
+from support import graph_size, random
 
 SHAPE = (3, 4)
-
-
-def random(shape=(2, *SHAPE), seed=1):
-    return complex_noise(shape, 1.0, torch.Generator().manual_seed(seed), torch.complex128)
+IMAGES = (2, *SHAPE)
 
 
 def affine(largest=0.8, seed=2):
     """x ↦ s·Mx + c with ‖M‖ = `largest`; M, s and c are the parameters."""
-    matrix = random((12, 12), seed)
+    matrix = random(12, 12, seed=seed)
     matrix = (largest * matrix / torch.linalg.matrix_norm(matrix, 2)).requires_grad_()
-    constant, scale = random(seed=3).requires_grad_(), torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    constant = random(*IMAGES, seed=3).requires_grad_()
+    scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     parameters = [matrix, constant, scale]
     return lambda x: scale * (x.flatten(1) @ matrix.T).view_as(x) + constant, parameters
 
@@ -29,7 +28,7 @@ def nonlinear():
 
 
 def gradients(image, parameters):
-    weight = random(seed=7)
+    weight = random(*IMAGES, seed=7)
     return torch.autograd.grad((image.conj() * weight).real.sum(), parameters)
 
 
@@ -41,8 +40,8 @@ def assert_close(found, expected, tolerance):
 @pytest.mark.parametrize("make", [affine, nonlinear])
 def test_implicit_gradient_is_that_of_many_unrolled_steps(make):
     step, parameters = make()
-    implicit = equilibrium(step, 0 * random(), tolerance=1e-12)
-    unrolled = unroll(step, 0 * random(), 150, parameters)
+    implicit = equilibrium(step, 0 * random(*IMAGES), tolerance=1e-12)
+    unrolled = unroll(step, 0 * random(*IMAGES), 150, parameters)
     assert implicit.converged.all()
     torch.testing.assert_close(implicit.image, unrolled.image, rtol=1e-10, atol=1e-10)
     assert_close(gradients(implicit.image, parameters), gradients(unrolled.image, parameters), 1e-8)
@@ -51,7 +50,7 @@ def test_implicit_gradient_is_that_of_many_unrolled_steps(make):
 def test_equilibrium_of_an_affine_map_is_its_fixed_point_in_few_steps():
     step, (matrix, constant, _) = affine(0.95)
     with torch.no_grad():
-        found = equilibrium(step, 0 * random(), tolerance=1e-10)
+        found = equilibrium(step, 0 * random(*IMAGES), tolerance=1e-10)
         expected = torch.linalg.solve(torch.eye(12) - matrix, constant.flatten(1).T).T.view_as(constant)
     torch.testing.assert_close(found.image, expected, rtol=1e-7, atol=1e-7)
     assert not found.image.requires_grad
@@ -63,8 +62,8 @@ def test_an_image_that_has_converged_is_left_alone():
     """The other image of the batch decides how long the iteration goes on."""
     step, _ = affine()
     with torch.no_grad():
-        at_rest = equilibrium(step, 0 * random(), tolerance=1e-13).image
-        start = torch.stack([at_rest[0], 10 * random()[1]])
+        at_rest = equilibrium(step, 0 * random(*IMAGES), tolerance=1e-13).image
+        start = torch.stack([at_rest[0], 10 * random(*IMAGES)[1]])
         found = equilibrium(step, start, tolerance=1e-8)
         alone = equilibrium(lambda x: step(x.expand(2, *SHAPE))[:1], start[:1], tolerance=1e-8)
     assert found.iterations[0] == 1 < found.iterations[1]
@@ -75,33 +74,23 @@ def test_an_image_that_has_converged_is_left_alone():
 def test_an_iteration_that_does_not_contract_says_so():
     step, _ = affine(3.0)
     with torch.no_grad():
-        found = equilibrium(lambda x: step(x).abs().sqrt() * (1 + 0j) + x, random(), max_iterations=7)
+        found = equilibrium(lambda x: step(x).abs().sqrt() * (1 + 0j) + x, random(*IMAGES), max_iterations=7)
     assert not found.converged.any() and (found.iterations == 7).all()
 
 
 def test_checkpoints_change_no_number_and_keep_no_graph_of_a_step():
     step, parameters = nonlinear()
-    plain = unroll(step, random(), 5, parameters, checkpoint=False)
-    saved = unroll(step, random(), 5, parameters)
+    plain = unroll(step, random(*IMAGES), 5, parameters, checkpoint=False)
+    saved = unroll(step, random(*IMAGES), 5, parameters)
     assert torch.equal(plain.image, saved.image) and torch.equal(plain.change, saved.change)
     for one, other in zip(gradients(plain.image, parameters), gradients(saved.image, parameters), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)
     assert graph_size(saved.image.grad_fn) < graph_size(plain.image.grad_fn) / 2
 
 
-def graph_size(node):
-    seen, stack = set(), [node]
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack += [following for following, _ in node.next_functions]
-    return len(seen)
-
-
 def test_unrolled_steps_may_differentiate():
     """∇E of E = ½θ‖x‖⁴ inside the step: x ← x − 2θ‖x‖²x, by autograd or by hand."""
-    theta, start = torch.tensor(0.003, dtype=torch.float64, requires_grad=True), random()
+    theta, start = torch.tensor(0.003, dtype=torch.float64, requires_grad=True), random(*IMAGES)
 
     def norm(x):
         return (x.real.square() + x.imag.square()).sum((1, 2), keepdim=True)
@@ -123,7 +112,7 @@ def test_unrolled_steps_may_differentiate():
 
 def test_normal_map_has_first_and_second_derivatives():
     problem, _, _ = gaussian_problem(SHAPE, batch=2)
-    x = random().requires_grad_()
+    x = random(*IMAGES).requires_grad_()
     assert torch.equal(normal_map(problem.operator, x), problem.operator.gram(x))
     assert torch.autograd.gradcheck(lambda x: normal_map(problem.operator, x), x)
     assert torch.autograd.gradgradcheck(lambda x: normal_map(problem.operator, x), x)
@@ -132,10 +121,10 @@ def test_normal_map_has_first_and_second_derivatives():
 def test_regularised_inverse_is_the_dense_one_with_its_derivatives():
     problem, _, _ = gaussian_problem(SHAPE, batch=2)
     operator: DenseOperator = problem.operator
-    rhs, shift = random().requires_grad_(), torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    rhs, shift = random(*IMAGES).requires_grad_(), torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 
     def inverse(rhs, shift):
-        return regularised_inverse(operator, rhs, shift, initial=random(seed=9), tolerance=1e-13)
+        return regularised_inverse(operator, rhs, shift, initial=random(*IMAGES, seed=9), tolerance=1e-13)
 
     def dense(rhs, shift):
         matrix = operator.matrix.mH @ operator.matrix + shift * torch.eye(12, dtype=torch.float64)
@@ -157,9 +146,9 @@ def test_the_solve_of_a_repeated_backward_pass_starts_where_the_last_one_ended()
             solves.append(int(result.iterations.max()))
             return result
 
-    rhs = random().requires_grad_()
+    rhs = random(*IMAGES).requires_grad_()
     out = regularised_inverse(Counting(problem.operator.matrix, SHAPE), rhs, torch.tensor(0.3, dtype=torch.float64))
-    one, two = (torch.autograd.grad(out, rhs, random(seed=4), retain_graph=True)[0] for _ in range(2))
+    one, two = (torch.autograd.grad(out, rhs, random(*IMAGES, seed=4), retain_graph=True)[0] for _ in range(2))
     torch.testing.assert_close(one, two)
     assert solves[2] == 0 < solves[1]
 

@@ -11,20 +11,10 @@ from torch import Tensor
 
 from mriinv import InverseProblem, Solution, make_mask, make_prior, make_problem, make_solver, open_scan
 from mriinv.metrics import evaluate
-from support import PATIENCE
+from support import PATIENCE, read_cfl, write_cfl
 
 pytestmark = pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")
 WEIGHT = 0.003
-
-
-def write_cfl(path: Path, array: np.ndarray) -> None:
-    path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, array.shape)) + "\n")
-    array.astype(np.complex64).ravel(order="F").tofile(path.with_suffix(".cfl"))
-
-
-def read_cfl(path: Path) -> np.ndarray:
-    shape = [int(n) for n in path.with_suffix(".hdr").read_text().splitlines()[1].split()]
-    return np.fromfile(path.with_suffix(".cfl"), np.complex64).reshape(shape, order="F")
 
 
 def pics(problem: InverseProblem, folder: Path, *options: str) -> Tensor:

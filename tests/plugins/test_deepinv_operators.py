@@ -7,7 +7,6 @@ from typing import Any
 import h5py
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from skimage.transform import radon
 
 from mriinv import (
@@ -21,10 +20,11 @@ from mriinv import (
     reference_scale,
     simulate_acquisition,
 )
-from mriinv.cli import main
 from mriinv.data.results import read_result
 from mriinv.testing.operators import check_adjoint, check_gram, check_norm_bound
+from support import invoke, succeed, write_hdf5
 
+pytestmark = pytest.mark.usefixtures("working_folder", "without_gpu")
 SHAPE = (40, 32)
 NAMED: list[tuple[str, dict[str, Any]]] = [
     ("blur", {}),
@@ -40,16 +40,6 @@ ACQUISITION = simulate_acquisition(shape=SHAPE, coils=4, slices=2)
 
 def noise(*shape: int, seed: int = 1) -> torch.Tensor:
     return complex_noise(shape, 1.0, torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize(("name", "settings"), NAMED)
@@ -148,12 +138,10 @@ def test_a_gaussian_wider_than_the_image() -> None:
 
 
 @pytest.fixture
-def scan(tmp_path: Path) -> Path:
+def scan(working_folder: Path) -> Path:
     """A fully sampled k-space file of two slices without reference."""
-    path = tmp_path / "scan.h5"
-    with h5py.File(path, "w") as file:
-        file["kspace"] = simulate_acquisition(shape=(48, 48), coils=4, slices=2).kspace.numpy()
-    return path
+    kspace = simulate_acquisition(shape=(48, 48), coils=4, slices=2).kspace
+    return write_hdf5(working_folder / "scan.h5", kspace=kspace.numpy())
 
 
 @pytest.mark.parametrize(
@@ -185,12 +173,11 @@ def scan(tmp_path: Path) -> Path:
     ids=["blur-tv", "blur-deepen", "tomography-denoiser", "inpainting-prior", "tomography-deepen"],
 )
 def test_by_name(scan: Path, operator: list[str], method: list[str], gain: float) -> None:
-    result = invoke("run", scan, "--slices", "1", "--operator", *operator, *method)
-    assert result.exit_code == 0, result.output
+    text = succeed("run", scan, "--slices", "1", "--operator", *operator, *method)
     stored = read_result(Path("result/scan.h5"))
     psnr, before = float(stored.metrics["psnr"][0]), evaluate_before(stored)
     assert psnr > before + gain, (psnr, before)
-    assert "no mask of k-space applies" in result.stdout
+    assert "no mask of k-space applies" in text
     assert Path("result/scan.png").is_file()
 
 
@@ -203,8 +190,7 @@ def evaluate_before(stored: Any) -> float:
 
 
 def test_the_simulated_scan_needs_no_mask_and_takes_none() -> None:
-    result = invoke("run", "--operator", "blur", "--solver", "zero-filled")
-    assert result.exit_code == 0, result.output
+    succeed("run", "--operator", "blur", "--solver", "zero-filled")
     stored = read_result(Path("result/simulated.h5"))
     assert stored.settings["mask"] is None
     expected = simulate_acquisition(seed=0).reference

@@ -6,7 +6,6 @@ from typing import Any
 import deepinv
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import nn
 
 from mriinv import (
@@ -23,10 +22,10 @@ from mriinv import (
     simulate_acquisition,
     to_channels,
 )
-from mriinv.cli import main
 from mriinv.metrics import psnr
 from mriinv.testing.priors import check_capabilities, check_proximal
 from mriinv.weights import save_weights
+from support import succeed
 
 SHAPE = (32, 32)
 ACQUISITION = simulate_acquisition(shape=SHAPE, coils=4, slices=2, coil_maps=True)
@@ -95,8 +94,7 @@ def test_training_saving_and_loading(tmp_path: Path) -> None:
     assert torch.equal(again.denoise(noisy(), 0.1), prior.denoise(noisy(), 0.1))
 
 
-def test_the_command_line_trains_a_denoiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_the_command_line_trains_a_denoiser(tmp_path: Path, without_gpu: None) -> None:
     arguments = ["train", "--prior", "deepinv-denoiser", "--out", str(tmp_path / "out")]
     for assignment in (
         "prior.model=DnCNN",
@@ -105,8 +103,7 @@ def test_the_command_line_trains_a_denoiser(tmp_path: Path, monkeypatch: pytest.
         "data.shape=[32, 32]",
     ):
         arguments += ["--set", assignment]
-    result = CliRunner().invoke(main, [*arguments, "--set", "data.coils=2"])
-    assert result.exit_code == 0, result.output
+    succeed(*arguments, "--set", "data.coils=2")
     weights = tmp_path / "out" / "weights.safetensors"
     assert make_prior("deepinv-denoiser", weights=str(weights)).settings.model == "DnCNN"
 

@@ -5,10 +5,11 @@ from functools import partial
 import pytest
 import torch
 
-from mriinv import Prior, complex_noise, make_prior, make_problem, make_solver, simulate_acquisition
+from mriinv import Prior, make_prior, make_problem, make_solver, simulate_acquisition
 from mriinv.errors import SettingsError
 from mriinv.testing.analytic import gaussian_problem
 from mriinv.testing.priors import check_capabilities, check_gradient
+from support import random
 
 FORMS = {"residual": {"widths": [4, 6], "blocks": 1}, "published": {"form": "published", "widths": [4]}}
 SHAPE = (4, 6)
@@ -19,17 +20,13 @@ def elder(form="residual", **more):
     return make_prior("elder", weights="none", **FORMS[form], **more).double()
 
 
-def random(shape=(2, *SHAPE), seed=0):
-    return complex_noise(shape, 0.5, torch.Generator().manual_seed(seed), torch.complex128)
-
-
 def problem():
     return gaussian_problem(SHAPE, samples=14, batch=2)[0]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_energy_and_its_gradient(form):
-    prior, x = elder(form), random((2, 9, 12))
+    prior, x = elder(form), random(2, 9, 12, std=0.5)
     check_gradient(prior, x)
     check_capabilities(prior, x)
     assert (prior.energy(x) >= 0).all() and prior.energy(x).dtype == torch.float64
@@ -45,7 +42,7 @@ def test_with_a_quadratic_energy_the_iterates_are_known(iterations):
     data, quadratic, hessian = gaussian_problem(SHAPE, samples=14, batch=2)
     prior = elder(iterations=iterations, initial_step=0.7)
     prior.energy_and_gradient = quadratic.energy_and_gradient
-    x0 = random()
+    x0 = random(2, *SHAPE, std=0.5)
     solution = prior.reconstruct(data, initial=x0)
     target = torch.linalg.solve(hessian, data.back_projection().flatten(1).T)
     power = torch.linalg.matrix_power(torch.eye(24, dtype=hessian.dtype) - prior_step(solution) * hessian, iterations)
@@ -76,7 +73,7 @@ def test_gradient_through_the_iterations_is_that_of_differences(form):
     """In α, and in the parameters of the energy along a random direction."""
     smooth = {"activation": "softplus"} if form == "published" else {}
     prior = elder(form, iterations=3, initial_step=0.4, **smooth).requires_grad_(True)
-    data, weight = problem(), random(seed=5)
+    data, weight = problem(), random(2, *SHAPE, seed=5)
     parameters = list(prior.parameters())
     with torch.no_grad():
         directions = [torch.randn_like(p) * (1e-1 + p.abs().mean()) for p in parameters]
@@ -102,7 +99,7 @@ def test_gradient_through_the_iterations_is_that_of_differences(form):
 
 def test_many_unrolled_steps_have_the_implicit_gradient():
     """E = e^s (½‖x‖² + 0.02 Σ|x|⁴) bends everywhere, so that the descent ends."""
-    data, weight, found = problem(), random(seed=5), []
+    data, weight, found = problem(), random(2, *SHAPE, seed=5), []
     for settings in ({"iterations": 150}, {"iterations": 100, "gradient": "implicit", "tolerance": 1e-11}):
         prior = elder(initial_scale=0.3, initial_step=0.8, **settings).requires_grad_(True)
 

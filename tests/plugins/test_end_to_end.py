@@ -10,7 +10,6 @@ from torch import nn
 from mriinv import (
     CompatibilityError,
     InverseProblem,
-    Operator,
     Prior,
     ProblemSource,
     Solution,
@@ -22,18 +21,9 @@ from mriinv import (
 from mriinv.errors import SettingsError
 from mriinv.training.loop import LoopOptions, train
 from mriinv_sense.operator import SenseOperator
+from support import Identity
 
 NOISE = 0.5
-
-
-class Identity(Operator):
-    name = "identity"
-
-    def forward(self, image):
-        return image
-
-    def adjoint(self, data):
-        return data
 
 
 class Noisy(ProblemSource):

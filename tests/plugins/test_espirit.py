@@ -13,6 +13,7 @@ from mriinv.numerics.fft import fft2c
 from mriinv_sense.calibration import calibration_region
 from mriinv_sense.espirit import espirit
 from mriinv_sense.operator import SenseOperator
+from support import read_cfl, write_cfl
 
 
 def smooth_maps(coils, y, x):
@@ -140,12 +141,10 @@ def bart(folder, *command, **arrays):
     """Run BART on arrays ``(coil, y, x)`` or ``(y, x)``; return its last file as ``(coil, y, x)``."""
     for name, array in arrays.items():
         samples = array.reshape(-1, *array.shape[-2:]).permute(1, 2, 0)[:, :, None].numpy()  # y, x, 1, coil
-        samples.astype(np.complex64).ravel(order="F").tofile(folder / f"{name}.cfl")
-        (folder / f"{name}.hdr").write_text("# Dimensions\n" + " ".join(map(str, samples.shape)) + "\n")
+        write_cfl(folder / name, samples)
     subprocess.run(["bart", *command], cwd=folder, check=True, capture_output=True)
-    y, x, _, coils = [int(n) for n in (folder / f"{command[-1]}.hdr").read_text().splitlines()[1].split()[:4]]
-    values = np.fromfile(folder / f"{command[-1]}.cfl", np.complex64).reshape(y, x, coils, order="F")
-    return torch.from_numpy(values.transpose(2, 0, 1).copy())
+    values = read_cfl(folder / command[-1])
+    return torch.from_numpy(values.reshape(*values.shape[:2], -1).transpose(2, 0, 1).copy())
 
 
 needs_bart = pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")

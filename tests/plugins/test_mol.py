@@ -8,6 +8,7 @@ import torch
 from mriinv import complex_noise, make_prior, make_problem, make_solver, simulate_acquisition
 from mriinv.errors import SettingsError
 from mriinv.testing.analytic import gaussian_problem
+from support import random
 
 SHAPE = (4, 6)
 SMALL = {"widths": [4, 6], "blocks": 1}
@@ -19,17 +20,13 @@ def mol(**more):
     return make_prior("mol", weights="none", **{**SMALL, **more}).double()
 
 
-def random(shape=(2, *SHAPE), seed=0):
-    return complex_noise(shape, 0.5, torch.Generator().manual_seed(seed), torch.complex128)
-
-
 def problem():
     return gaussian_problem(SHAPE, samples=14, batch=2)[0]
 
 
 def linear(largest, seed=3):
     """x ↦ Mx with spectral norm `largest`, as a network."""
-    matrix = random((24, 24), seed)
+    matrix = random(24, 24, seed=seed)
     matrix *= largest / torch.linalg.matrix_norm(matrix, 2)
     return matrix, lambda x: (x.flatten(1) @ matrix.T).view_as(x)
 
@@ -49,7 +46,7 @@ def test_fixed_point_with_a_linear_network_is_known_and_independent_of_alpha(alp
 
 def test_implicit_gradient_is_that_of_many_unrolled_steps():
     """In the parameters of the network, in its gain and in λ."""
-    data, weight, found = problem(), random(seed=5), []
+    data, weight, found = problem(), random(2, *SHAPE, seed=5), []
     for gradient, settings in (("implicit", {}), ("unrolled", {"iterations": 40})):
         prior = mol(gradient=gradient, monotonicity=0.5, **{**TIGHT, **settings}).requires_grad_(True)
         image = prior.reconstruct(data).image
@@ -62,7 +59,7 @@ def test_implicit_gradient_is_that_of_many_unrolled_steps():
 
 
 def test_gradient_in_the_data_weight_is_that_of_differences():
-    data, weight, prior = problem(), random(seed=5), mol(monotonicity=0.5, **TIGHT).requires_grad_(True)
+    data, weight, prior = problem(), random(2, *SHAPE, seed=5), mol(monotonicity=0.5, **TIGHT).requires_grad_(True)
 
     def loss():
         return (prior.reconstruct(data).image.conj() * weight).real.sum()
@@ -83,12 +80,12 @@ def test_barrier_is_the_published_one(largest, expected):
     matrix, _ = linear(1.0)
     unitary, _ = torch.linalg.qr(matrix)
     prior.contraction = lambda x: largest * (x.flatten(1) @ unitary.T).view_as(x)
-    value = prior.penalty(random(), torch.Generator().manual_seed(0))
+    value = prior.penalty(random(2, *SHAPE, std=0.5), torch.Generator().manual_seed(0))
     assert float(value) == pytest.approx(2 * expected)
 
 
 def test_the_ascent_raises_the_quotient_and_leaves_no_gradient():
-    prior, image = mol(initial_gain=10.0).requires_grad_(True), random((2, 12, 12))
+    prior, image = mol(initial_gain=10.0).requires_grad_(True), random(2, 12, 12, std=0.5)
     start = image + 0.01 * complex_noise(image.shape, 1.0, torch.Generator().manual_seed(0), image.dtype)
     found = prior._ascend(image, torch.Generator().manual_seed(0))
     before, after = (prior._quotient(image, prior.contraction(image), v) for v in (start, found))
@@ -101,7 +98,7 @@ def test_the_ascent_raises_the_quotient_and_leaves_no_gradient():
 def test_the_penalty_makes_the_network_contract():
     """A network that expands is brought below 1 by the penalty alone; without it there is no constraint."""
     prior = mol(initial_gain=40.0).requires_grad_(True)
-    image, generator = random((2, 12, 12)), torch.Generator().manual_seed(0)
+    image, generator = random(2, 12, 12, std=0.5), torch.Generator().manual_seed(0)
 
     def largest():
         v = prior._ascend(image, torch.Generator().manual_seed(7))

@@ -6,15 +6,7 @@ import torch
 from mriinv import Acquisition, InputError
 from mriinv.errors import SettingsError
 from mriinv_sense.operator import SenseOperator
-
-
-def draw(*shape, dtype=torch.complex128):
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def unit_maps(batch, coils, y, x):
-    maps = draw(batch, coils, y, x)
-    return maps / maps.abs().square().sum(1, keepdim=True).sqrt()
+from support import random, unit_maps
 
 
 def nan_maps():
@@ -52,11 +44,11 @@ def test_an_argument_of_another_shape_is_refused(method):
     operator = SenseOperator(unit_maps(3, 3, 5, 6), torch.ones(1, 1, 6, dtype=torch.bool))
     for shape in [(3, 5, 5), (2, 5, 6), (5, 6), (1, 3, 5, 6)]:
         with pytest.raises(InputError, match="expected"):
-            getattr(operator, method)(draw(*shape))
+            getattr(operator, method)(random(*shape))
 
 
 def acquisition(coils=3, y=6, x=5, **changes):
-    kspace = draw(2, coils, y, x, dtype=torch.complex64)
+    kspace = random(2, coils, y, x, dtype=torch.complex64)
     return Acquisition(
         **{"kspace": kspace, "mask": torch.ones(1, 1, x, dtype=torch.bool), "source": "scan.h5", **changes}
     )
@@ -70,7 +62,7 @@ def test_maps_of_the_acquisition_come_before_espirit():
 
 
 def test_kspace_that_is_not_finite_is_refused():
-    kspace = draw(1, 3, 6, 5, dtype=torch.complex64)
+    kspace = random(1, 3, 6, 5, dtype=torch.complex64)
     kspace[0, 1, 2, 3] = complex(0, torch.inf)
     with pytest.raises(InputError, match=r"scan\.h5: kspace: found NaN or infinity"):
         SenseOperator.from_acquisition(acquisition(kspace=kspace, coil_maps=unit_maps(1, 3, 6, 5)))

@@ -13,13 +13,10 @@ from mriinv.core.operator import Operator
 from mriinv.numerics.fft import fft2c
 from mriinv.testing.operators import check_adjoint, check_gram, check_norm_bound
 from mriinv_sense.operator import SenseOperator
+from support import random, unit_maps
 
 SHAPES = [(8, 6), (5, 7), (6, 9), (7, 4), (1, 5)]
 MASKS = ["points", "columns", "line", "rows", "full"]
-
-
-def draw(*shape, dtype=torch.complex128, seed=0):
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
 def make_mask(kind, y, x, batch=1):
@@ -35,13 +32,8 @@ def make_mask(kind, y, x, batch=1):
     }[kind]
 
 
-def unit_maps(batch, coils, y, x, dtype=torch.complex128):
-    maps = draw(batch, coils, y, x, dtype=dtype, seed=5)
-    return maps / maps.abs().square().sum(1, keepdim=True).sqrt()
-
-
 def make(kind="points", y=5, x=6, coils=3, mask_batch=1, map_batch=1, dtype=torch.complex128):
-    return SenseOperator(unit_maps(map_batch, coils, y, x, dtype), make_mask(kind, y, x, mask_batch))
+    return SenseOperator(unit_maps(map_batch, coils, y, x, dtype=dtype), make_mask(kind, y, x, mask_batch))
 
 
 def dense(operator, y, x):
@@ -59,7 +51,7 @@ class WrongAdjoint(SenseOperator):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", MASKS)
 def test_forward_is_its_definition(kind, shape):
-    operator, image = make(kind, *shape), draw(2, *shape)
+    operator, image = make(kind, *shape), random(2, *shape)
     expected = operator.mask[:, None] * fft2c(operator.coil_maps * image[:, None])
     torch.testing.assert_close(operator(image), expected, rtol=0, atol=1e-13)
 
@@ -68,8 +60,8 @@ def test_forward_is_its_definition(kind, shape):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", MASKS)
 def test_adjoint_gram_and_norm(kind, shape, batch):
-    operator, image = make(kind, *shape), draw(batch, *shape)
-    check_adjoint(operator, image, draw(batch, 3, *shape))
+    operator, image = make(kind, *shape), random(batch, *shape)
+    check_adjoint(operator, image, random(batch, 3, *shape))
     check_gram(operator, image)
     check_norm_bound(operator, image)
 
@@ -77,8 +69,8 @@ def test_adjoint_gram_and_norm(kind, shape, batch):
 @pytest.mark.parametrize(("mask_batch", "map_batch"), [(3, 1), (1, 3), (3, 3)])
 @pytest.mark.parametrize("kind", MASKS)
 def test_per_image_masks_and_maps(kind, mask_batch, map_batch):
-    operator, image = make(kind, mask_batch=mask_batch, map_batch=map_batch), draw(3, 5, 6)
-    check_adjoint(operator, image, draw(3, 3, 5, 6))
+    operator, image = make(kind, mask_batch=mask_batch, map_batch=map_batch), random(3, 5, 6)
+    check_adjoint(operator, image, random(3, 3, 5, 6))
     check_gram(operator, image)
     maps, masks = operator.coil_maps.expand(3, -1, -1, -1), operator.mask.expand(3, -1, -1)
     for index in range(3):
@@ -89,7 +81,7 @@ def test_per_image_masks_and_maps(kind, mask_batch, map_batch):
 
 @pytest.mark.parametrize("kind", MASKS)
 def test_single_precision_agrees_with_double(kind):
-    operator, image = make(kind, 24, 21), draw(2, 24, 21)
+    operator, image = make(kind, 24, 21), random(2, 24, 21)
     single = SenseOperator(operator.coil_maps.to(torch.complex64), operator.mask)
     for method in ("forward", "gram"):
         found = getattr(single, method)(image.to(torch.complex64))
@@ -99,11 +91,11 @@ def test_single_precision_agrees_with_double(kind):
 
 @pytest.mark.parametrize(("kind", "robust"), [*((kind, False) for kind in MASKS), ("line", True)])
 def test_the_batched_work_of_other_devices_agrees(monkeypatch, kind, robust):
-    operator, image, data = make(kind, mask_batch=3, map_batch=3), draw(3, 5, 6), draw(3, 3, 5, 6)
+    operator, image, data = make(kind, mask_batch=3, map_batch=3), random(3, 5, 6), random(3, 3, 5, 6)
     if robust:
         operator, root = operator.robust(data, torch.full((3,), 0.5, dtype=torch.float64))
         assert (root < 1).any()
-    shifts, start = torch.tensor([0.05, 0.5, 2.0], dtype=torch.float64), draw(3, 5, 6, seed=1)
+    shifts, start = torch.tensor([0.05, 0.5, 2.0], dtype=torch.float64), random(3, 5, 6, seed=1)
 
     def results(device="cpu"):
         used, x = operator.to(device), image.to(device)
@@ -117,7 +109,7 @@ def test_the_batched_work_of_other_devices_agrees(monkeypatch, kind, robust):
 
 
 def test_is_linear():
-    operator, a, b = make(), draw(1, 5, 6), draw(1, 5, 6, seed=1)
+    operator, a, b = make(), random(1, 5, 6), random(1, 5, 6, seed=1)
     torch.testing.assert_close(operator(a + 2j * b), operator(a) + 2j * operator(b))
     torch.testing.assert_close(operator.gram(a + 2j * b), operator.gram(a) + 2j * operator.gram(b))
 
@@ -126,10 +118,10 @@ def test_is_linear():
 @pytest.mark.parametrize("kind", MASKS)
 def test_is_differentiable(kind):
     operator = make(kind, 3, 4, coils=2)
-    image, data = draw(2, 3, 4).requires_grad_(), draw(2, 2, 3, 4).requires_grad_()
+    image, data = random(2, 3, 4).requires_grad_(), random(2, 2, 3, 4).requires_grad_()
     for function, at in ((operator.forward, image), (operator.gram, image), (operator.adjoint, data)):
         assert torch.autograd.gradcheck(function, at, check_forward_ad=True)
-    cotangent = draw(2, 2, 3, 4, seed=9)
+    cotangent = random(2, 2, 3, 4, seed=9)
     (found,) = torch.autograd.grad(operator(image), image, cotangent)
     torch.testing.assert_close(found, operator.adjoint(cotangent))
 
@@ -138,14 +130,14 @@ def test_a_wrong_adjoint_fails_the_checks():
     right = make()
     wrong = WrongAdjoint(right.coil_maps, right.mask)
     with pytest.raises(AssertionError, match="not adjoint"):
-        check_adjoint(wrong, draw(1, 5, 6), draw(1, 3, 5, 6))
+        check_adjoint(wrong, random(1, 5, 6), random(1, 3, 5, 6))
     with pytest.raises(AssertionError, match="gram is not"):
-        check_gram(wrong, draw(1, 5, 6))
+        check_gram(wrong, random(1, 5, 6))
     wrong.norm_bound = 0.1
     with pytest.raises(AssertionError, match="exceeds norm_bound"):
-        check_norm_bound(wrong, draw(1, 5, 6))
+        check_norm_bound(wrong, random(1, 5, 6))
     with pytest.raises(AssertionError, match=r"forward returned .* expected"):
-        check_adjoint(right, draw(1, 5, 6), draw(1, 3, 5, 6, dtype=torch.complex64))
+        check_adjoint(right, random(1, 5, 6), random(1, 3, 5, 6, dtype=torch.complex64))
 
 
 @pytest.mark.parametrize("scale", [0.5, 3.0])
@@ -154,7 +146,7 @@ def test_norm_bound_of_maps_that_are_not_normalised(scale):
     maps[..., 2, 2] *= scale
     operator = SenseOperator(maps, make_mask("full", 6, 5))
     assert operator.norm_bound == pytest.approx(max(scale, 1.0))
-    check_norm_bound(operator, draw(1, 6, 5))
+    check_norm_bound(operator, random(1, 6, 5))
     assert SenseOperator(scale * unit_maps(1, 3, 6, 5), operator.mask).norm_bound == pytest.approx(scale)
 
 
@@ -165,7 +157,7 @@ def test_unit_maps_in_single_precision_have_norm_bound_one():
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("shift", [0.3, torch.tensor([0.05, 0.5, 2.0], dtype=torch.float64)], ids=["one", "each"])
 def test_solve_normal_agrees_with_the_dense_solve(kind, shift):
-    operator, rhs = make(kind, 5, 6, mask_batch=3), draw(3, 5, 6)
+    operator, rhs = make(kind, 5, 6, mask_batch=3), random(3, 5, 6)
     result = operator.solve_normal(rhs, shift, tolerance=1e-12, max_iterations=100)
     generic = Operator.solve_normal(operator, rhs, shift, tolerance=1e-12, max_iterations=100)
     shifts = torch.as_tensor(shift, dtype=torch.float64).expand(3)
@@ -179,7 +171,7 @@ def test_solve_normal_agrees_with_the_dense_solve(kind, shift):
 
 
 def test_solve_normal_stops_per_image_and_starts_from_the_initial_guess():
-    operator, rhs = make("points", 8, 6), draw(2, 8, 6)
+    operator, rhs = make("points", 8, 6), random(2, 8, 6)
     shift = torch.tensor([100.0, 0.01], dtype=torch.float64)
     result = operator.solve_normal(rhs, shift, tolerance=1e-8)
     assert 0 < result.iterations[0] < result.iterations[1]
@@ -194,7 +186,7 @@ def test_solve_normal_stops_per_image_and_starts_from_the_initial_guess():
 
 def test_results_share_no_memory_between_calls_or_threads():
     first, second = make("points", 64, 64, coils=4), make("line", 64, 64, coils=4)
-    images = draw(8, 64, 64)
+    images = random(8, 64, 64)
     kept = first.gram(images)
     copy = kept.clone()
     second.gram(images)
@@ -218,7 +210,7 @@ def test_results_share_no_memory_between_calls_or_threads():
 @pytest.mark.parametrize("shape", [(8, 6), (7, 9)])
 def test_agrees_with_deepinv(shape):
     deepinv = pytest.importorskip("deepinv")
-    operator, image = make("points", *shape, dtype=torch.complex64), draw(2, *shape, dtype=torch.complex64)
+    operator, image = make("points", *shape, dtype=torch.complex64), random(2, *shape, dtype=torch.complex64)
     peer = deepinv.physics.MultiCoilMRI(mask=operator.mask.float(), coil_maps=operator.coil_maps)
     channels = torch.view_as_real(image).movedim(-1, 1)
     data = torch.view_as_real(operator(image)).movedim(-1, 1)
@@ -232,7 +224,7 @@ def test_agrees_with_deepinv(shape):
 @pytest.mark.parametrize("shape", [(8, 6), (7, 9)])
 def test_agrees_with_sigpy(kind, shape):
     mri = pytest.importorskip("sigpy.mri")
-    operator, image = make(kind, *shape), draw(1, *shape)
+    operator, image = make(kind, *shape), random(1, *shape)
     weights = operator.mask[0].expand(shape).numpy().astype(float)
     peer = mri.linop.Sense(operator.coil_maps[0].numpy(), weights=weights)
     np.testing.assert_allclose(peer(image[0].numpy()), operator(image)[0], atol=1e-13)
@@ -245,7 +237,7 @@ def test_moving_makes_a_new_operator_and_keeps_everything():
     moved = operator.to("cpu")
     assert moved is not operator
     assert (moved.notes, moved.norm_bound) == (operator.notes, operator.norm_bound)
-    assert torch.equal(moved.gram(draw(2, 5, 6)), operator.gram(draw(2, 5, 6)))
+    assert torch.equal(moved.gram(random(2, 5, 6)), operator.gram(random(2, 5, 6)))
 
 
 def test_the_hook_names_the_class():

@@ -20,6 +20,7 @@ from mriinv.testing.analytic import gaussian_problem
 from mriinv.testing.operators import check_adjoint, check_gram, check_norm_bound
 from mriinv_sense.operator import SenseOperator
 from mriinv_sense.robust import huber_weights
+from support import random, unit_maps
 
 NOISE = 0.1
 
@@ -32,10 +33,6 @@ class SmallEnergy(Prior):
 
     def energy(self, image, noise_level=None):
         return 0.005 * image.abs().double().square().sum((1, 2))
-
-
-def drawn(*shape, scale=1.0):
-    return complex_noise(shape, scale, torch.Generator().manual_seed(sum(shape)), torch.complex128)
 
 
 def points(y, x, batch=1):
@@ -62,7 +59,7 @@ def by_hand(residual, mask, noise):
 def test_weights_are_those_of_the_definition(shape, lines):
     mask = points(*shape)[:, :1] | (torch.arange(shape[1]) == 3) if lines else points(*shape)
     noise = torch.tensor([0.5, 2.0], dtype=torch.float64)
-    residual = drawn(2, 3, *shape)  # not zero where nothing was sampled
+    residual = random(2, 3, *shape)  # not zero where nothing was sampled
     found = huber_weights(residual, mask, noise)
     expected = torch.from_numpy(by_hand(residual, mask, noise.numpy()))
     where = mask.expand(found.shape)
@@ -73,17 +70,16 @@ def test_weights_are_those_of_the_definition(shape, lines):
 @pytest.mark.parametrize("kind", ["points", "line", "full, one weight"])
 def test_the_weighted_operator_is_the_root_of_the_weights_times_the_operator(kind):
     y, x = 7, 6
-    maps = drawn(1, 3, y, x)
-    maps = maps / maps.abs().square().sum(1, keepdim=True).sqrt()
+    maps = unit_maps(1, 3, y, x)
     mask = points(y, x) if kind == "points" else torch.ones(1, 1, x, dtype=torch.bool)
     if kind == "line":
         mask[..., ::3] = False
     operator = SenseOperator(maps, mask)
-    residual = mask[:, None] * (drawn(1, 3, y, x) if kind != "full, one weight" else torch.ones(1, 3, y, x) + 0j)
+    residual = mask[:, None] * (random(1, 3, y, x) if kind != "full, one weight" else torch.ones(1, 3, y, x) + 0j)
     weighted, root = operator.robust(residual.to(maps), torch.tensor([NOISE]))
-    image = drawn(1, y, x)
+    image = random(1, y, x)
     torch.testing.assert_close(weighted(image), root * operator(image))
-    check_adjoint(weighted, image, drawn(1, 3, y, x))
+    check_adjoint(weighted, image, random(1, 3, y, x))
     check_gram(weighted, image)
     check_norm_bound(weighted, image)
     assert (root < 1).any()
@@ -93,22 +89,22 @@ def test_the_weighted_operator_is_the_root_of_the_weights_times_the_operator(kin
 @pytest.mark.parametrize("lines", [False, True])
 def test_images_of_a_batch_have_weights_of_their_own(lines, map_batch):
     y, x, noise = 7, 6, torch.tensor([0.5, 0.0], dtype=torch.float64)
-    maps = drawn(map_batch, 3, y, x)
+    maps = random(map_batch, 3, y, x)
     mask = torch.arange(x).view(1, 1, x) % 3 > 0 if lines else points(y, x)
-    operator, residual, image = SenseOperator(maps, mask), drawn(2, 3, y, x), drawn(2, y, x)
+    operator, residual, image = SenseOperator(maps, mask), random(2, 3, y, x), random(2, y, x)
     weighted, root = operator.robust(residual, noise)
     assert (root[0] < 1).any() and (root[1] == 1).all()
     torch.testing.assert_close(weighted(image), root * operator(image))
-    check_adjoint(weighted, image, drawn(2, 3, y, x))
+    check_adjoint(weighted, image, random(2, 3, y, x))
     check_gram(weighted, image)
     torch.testing.assert_close(weighted._gram_batched(image), weighted.gram(image))
     with pytest.raises(InputError, match="image"):
-        weighted(drawn(3, y, x))
+        weighted(random(3, y, x))
 
 
 def test_an_image_without_noise_leaves_the_weights_of_the_others():
     y, x = 7, 6
-    operator, data = SenseOperator(drawn(1, 3, y, x), points(y, x)), drawn(2, 3, y, x)
+    operator, data = SenseOperator(random(1, 3, y, x), points(y, x)), random(2, 3, y, x)
     both = InverseProblem(operator, data, torch.tensor([0.1, 0.0])).robust()
     alone = InverseProblem(operator, data[:1], 0.1).robust()
     torch.testing.assert_close(both.data[:1], alone.data)

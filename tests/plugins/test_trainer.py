@@ -3,20 +3,11 @@
 import pytest
 import torch
 
-from mriinv import InverseProblem, Operator, ProblemSource, SettingsError, complex_noise, make_prior, make_trainer
+from mriinv import InverseProblem, ProblemSource, SettingsError, complex_noise, make_prior, make_trainer
 from mriinv.testing.analytic import QuadraticPrior
+from support import Identity, graph_size
 
 PRECISION = 3.0
-
-
-class Identity(Operator):
-    name = "identity"
-
-    def forward(self, image):
-        return image
-
-    def adjoint(self, data):
-        return data
 
 
 class GaussianProblems(ProblemSource):
@@ -86,22 +77,22 @@ def test_gradient_is_the_difference_of_the_moments():
     """∂L'/∂θ = ½(E‖x⁺‖² − E‖x⁻‖²)/(T·pixels): eq. 13 with nothing from the chain."""
     prior, learner = QuadraticPrior(theta=2.0), trainer()
     learner.loss(prior, GaussianProblems(), 0, torch.Generator().manual_seed(0)).value.backward()
-    group = learner._chains[0]
-    moments = [x.abs().square().sum((1, 2)).mean() for x in (group.true, group.fake)]
+    chains = learner.state_dict()
+    moments = [chains[name].square().sum((1, 2, 3)).mean() for name in ("true.0", "fake.0")]
     torch.testing.assert_close(prior.theta.grad, 0.5 * (moments[0] - moments[1]) / 16)
 
 
 def test_chains_persist_and_are_refreshed_as_asked():
     prior, source, generator = QuadraticPrior(), GaussianProblems(), torch.Generator().manual_seed(0)
-    lasting, fresh = trainer(refresh=0.0, pool=2), trainer(refresh=1.0, pool=2)
-    for learner in (lasting, fresh):
+    for refresh in (0.0, 1.0):
+        learner = trainer(refresh=refresh, pool=2)
         for step in range(2):
             learner.loss(prior, source, step, generator)
-        learner.before = learner._chains[0].true.clone()
+        before = learner.state_dict()["true.0"].clone()
         learner.loss(prior, source, 2, generator)
-    assert len(lasting._chains) == 2
-    assert torch.equal(lasting._chains[0].true, lasting.before)
-    assert not torch.equal(fresh._chains[0].true, fresh.before)
+        chains = learner.state_dict()
+        assert "true.1" in chains and "true.2" not in chains
+        assert torch.equal(chains["true.0"], before) == (refresh == 0)
 
 
 @pytest.mark.parametrize("form", ["residual", "published"])
@@ -118,19 +109,9 @@ def test_memory_does_not_grow_with_the_chain(form):
                 return complex_noise((count, 8, 8), 0.3, generator)
 
         loss = learner.loss(prior, Source(), 0, torch.Generator().manual_seed(0)).value
-        assert loss.requires_grad and not learner._chains[0].fake.requires_grad
-        kept[steps] = _graph_size(loss.grad_fn)
+        assert loss.requires_grad and not learner.state_dict()["fake.0"].requires_grad
+        kept[steps] = graph_size(loss.grad_fn)
     assert kept[1] == kept[12] > 0
-
-
-def _graph_size(node):
-    seen, stack = set(), [node]
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack += [following for following, _ in node.next_functions]
-    return len(seen)
 
 
 def test_warm_start_then_likelihood_with_score_matching_beside_it():
@@ -202,7 +183,7 @@ def test_every_group_of_chains_has_a_noise_level():
         prior.seen.clear()
         learner.loss(prior, Zero(), step, generator)
         assert prior.seen == {(0.2, 0.6)[step % 2]}
-        std = learner._chains[step % 4].true.abs().square().mean().div(2).sqrt().item()
+        std = learner.state_dict()[f"true.{step % 4}"].square().mean().sqrt().item()
         assert std == pytest.approx((0.2, 0.6)[step % 2], rel=0.1)
     prior.noise_range = (0.3, 1.0)
     with pytest.raises(SettingsError, match=r"trainer.levels: found 0.2; .* are from 0.3 to 1"):

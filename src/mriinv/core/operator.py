@@ -88,6 +88,16 @@ class Operator(Component, ABC):
         """Return the image that fully sampled `data` show through this operator, None where that has no meaning."""
         return None
 
+    def reference_image(self, acquisition: Acquisition) -> Image | None:
+        """Return what reconstructions are compared with; None where there is nothing.
+
+        The reference that `acquisition` brings, in the intensity of this operator's images, else what all its samples
+        show.
+        """
+        if acquisition.reference is not None:
+            return acquisition.reference
+        return self.fully_sampled_image(acquisition.kspace)
+
     @property
     def support(self) -> Bool[Tensor, "#batch y x"] | None:
         """Pixels that the data depend on; None for all of them."""

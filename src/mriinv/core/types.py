@@ -13,6 +13,7 @@ Image = Complex[Tensor, "batch y x"]
 KSpace = Complex[Tensor, "batch coil y x"]
 CoilMaps = Complex[Tensor, "#batch coil y x"]
 CoilCovariance = Complex[Tensor, "coil coil"]
+CoilMetric = Complex[Tensor, "#batch #y #x coil coil"]
 Mask = Bool[Tensor, "#batch #y x"]
 ImageSlice = Complex[Tensor, "y x"]  # the same without batch axis
 CoilMapsSlice = Complex[Tensor, "coil y x"]

@@ -7,12 +7,12 @@ from typing import Literal
 
 import torch
 
-from mriinv.core.types import CoilCovariance, CoilMaps, Image, KSpace, Mask
+from mriinv.core.types import CoilCovariance, CoilMaps, CoilMetric, Image, KSpace, Mask
 from mriinv.data.geometry import Geometry
 from mriinv.errors import InputError
 
 Sampling = Literal["2D", "lines"]
-TENSORS = ("kspace", "mask", "coil_maps", "reference", "noise_covariance")
+TENSORS = ("kspace", "mask", "coil_maps", "reference", "noise_covariance", "coil_metric")
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +28,8 @@ class Acquisition:
     noise_std : standard deviation of the noise per real component of a k-space sample, in the units of `kspace`;
         the root mean square over coils where they differ
     noise_covariance : E[n nᴴ] between coils, complex ``(coil, coil)``, when it was measured and is not yet white
+    coil_metric : G with cᴴGc = ‖c₀‖², for maps c of these coils and c₀ of those that they were made of, complex
+        ``(batch|1, y|1, x|1, coil, coil)``; None where coils were not mixed but by unitary matrices
     geometry : size and place of the (first) slice, when known
     source : file and slice, for messages and file names
     index : number of the (first) slice in the scan that it is from
@@ -45,6 +47,7 @@ class Acquisition:
     reference: Image | None = None
     noise_std: float | None = None
     noise_covariance: CoilCovariance | None = None
+    coil_metric: CoilMetric | None = None
     geometry: Geometry | None = None
     source: str = "array"
     index: int = 0

@@ -65,9 +65,14 @@ def compress_coils(acquisition: Acquisition, coils: int, method: Method = "svd")
         # a k-space sample is a sum over positions, whose noise is independent: its covariance is their mean
         covariance = (matrices @ covariance.to(matrices) @ matrices.mH).mean((0, 1))
         noise_std = float(covariance.diagonal().real.mean() / 2) ** 0.5
+    metric = acquisition.coil_metric
+    if metric is not None:
+        per_pixel = matrices.unsqueeze(2 if axis == -2 else 1)  # (batch, y|1, x|1, virtual, coil)
+        metric = per_pixel @ metric @ per_pixel.mH
     return replace(
         acquisition,
         kspace=compressed,
+        coil_metric=metric,
         coil_maps=None if maps is None else _apply(matrices.to(maps), maps, axis),
         noise_std=noise_std,
         noise_covariance=covariance,

@@ -77,8 +77,9 @@ def whiten(acquisition: Acquisition) -> Acquisition:
 
     The Hermitian square root changes the coils least, and s keeps the units: the noise has variance s² in each coil
     afterwards, ``noise_std`` s/√2. Coil maps are multiplied by the same matrix and not renormalised: b' = F(c' x) + n'
-    has the same image x as before, so `reference` stays right, and least squares in b' is the most likely x. Their sum
-    of squares is then not 1, which operators account for by their `norm_bound`. Without Ψ nothing is done.
+    has the same image x as before, and least squares in b' is the most likely x. Their sum of squares is then not 1,
+    which operators account for by their `norm_bound`. Maps that are estimated from b' have a sum of squares of 1, and
+    the image another intensity, which `Operator.reference_image` gives the reference too. Without Ψ nothing is done.
 
     Raises
     ------
@@ -103,6 +104,7 @@ def whiten(acquisition: Acquisition) -> Acquisition:
         known,
         kspace=(matrix @ acquisition.kspace.flatten(2)).view_as(acquisition.kspace),
         coil_maps=None if maps is None else (matrix.to(maps) @ maps.flatten(2)).view_as(maps),
+        coil_metric=relative.to(acquisition.kspace)[None, None, None],
     )
     std = relative.diagonal().real.sqrt()
     correlation = (relative / torch.outer(std, std)).abs().fill_diagonal_(0).max()
