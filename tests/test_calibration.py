@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.stats import t
 
-from mriinv import Sampler, Samples, make_mask, make_prior, make_solver, simulate_acquisition
+from mriinv import Reconstruction, Sampler, Samples, make_mask, make_prior, make_solver, simulate_acquisition
 from mriinv.calibration import Calibration, calibration_path, read_calibration, write_calibration
 from mriinv.calibration_fit import calibrate
 from mriinv.data.fastmri import write_fastmri
@@ -77,7 +77,7 @@ def test_a_temperature_that_is_wrong_by_a_known_factor_is_recovered(width, sampl
     cases = problems(width, 40)
     other = problems(width, 20, seed=1)
     found = calibrate({"one": cases[:20], "two": cases[20:]}, {"other": other}, PRIOR, sampler(samples), device="cpu")
-    assert found.temperature == pytest.approx(width, rel=0.08)
+    assert found.temperature == pytest.approx(width, rel=0.12)  # the coverage at which it stops, 0.90 ± 0.01
     assert found.fitted == ("one", "two") and list(found.after) == ["one", "two", "other"]
     rows = {row.mask: row for row in found.coverage()}
     assert [row.fitted for row in rows.values()] == [True, True, False]
@@ -123,7 +123,7 @@ def test_masks_in_2d_and_of_lines_have_a_scale_each():
     fit, test = {"dots": dots[:12], "bars": lines[:12]}, {"other bars": lines[12:], "other dots": dots[12:]}
     found = calibrate(fit, test, PRIOR, sampler(40), conformal=True, keep_temperature=True, device="cpu")
     assert found.temperature == 1 and list(found.scale) == ["2D", "lines"]
-    assert found.scale["lines"][0.9] == pytest.approx(3 * found.scale["2D"][0.9], rel=0.05)
+    assert found.scale["lines"][0.9] == pytest.approx(3 * found.scale["2D"][0.9], rel=0.1)
     for row in found.coverage():
         assert row.conformal[0.9] == pytest.approx(0.9, abs=0.02)
     alone = calibrate({"dots": dots[:2]}, test, PRIOR, sampler(), conformal=True, device="cpu")
@@ -133,13 +133,14 @@ def test_masks_in_2d_and_of_lines_have_a_scale_each():
 def test_the_bound_on_the_psnr_is_conformal():
     cases = problems(1.0, 250)
     exact = sampler(10)
+    reconstruct = Reconstruction(PRIOR, exact, device="cpu")
     found = calibrate({"a": cases[:99]}, {}, PRIOR, exact, conformal=True, device="cpu")
     assert set(found.psnr_margin) == set(LEVELS) and found.remarks == ()
     shortfalls = []
     record = calibration(psnr_margin=found.psnr_margin, scale=found.scale)
     held = dict.fromkeys(LEVELS, 0)
     for number, case in enumerate(cases):
-        samples = exact(case.problem, PRIOR, generator=torch.Generator().manual_seed(number))
+        samples = reconstruct(case.problem, seed=number)
         true, bound = case.psnr_of(samples.image), {level: record.psnr_bound(samples, level, None) for level in LEVELS}
         shortfalls.append(bound[0.5] + found.psnr_margin[0.5] - true)
         for level in LEVELS:

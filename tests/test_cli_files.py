@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mriinv import simulate_acquisition
+from mriinv import run, simulate_acquisition
 from mriinv.data.result_writer import ResultWriter
 from mriinv.data.results import read_result
 from mriinv.files import unwritable
@@ -99,6 +99,16 @@ def test_a_changed_file_of_coil_maps_makes_another_result(scans: list[Path]) -> 
         assert "kept" not in text and "replaces an older result" in text
         images.append(read_result("result/a.h5").image)
     assert not torch.allclose(*images)
+
+
+def test_changed_code_of_a_component_makes_another_result(scans: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    succeed("run", scans[0], *CG)
+    assert "kept" in succeed("run", scans[0], *CG)
+    components = read_result("result/a.h5").provenance["components"]
+    assert components.keys() == {"operator", "solver"} and components["solver"].startswith("mriinv ")
+    monkeypatch.setattr(run, "code_of", lambda kind, name: f"{kind} of another version")
+    text = succeed("run", scans[0], *CG)
+    assert "kept" not in text and "replaces an older result" in text
 
 
 def test_an_export_that_fails_does_not_end_the_others() -> None:

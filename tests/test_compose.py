@@ -122,7 +122,11 @@ def test_the_solver_is_that_of_the_priors_first_recipe_unless_one_is_given() -> 
     assert by_name.solver.name == by_object.solver.name == "fista"
     muse = Reconstruction("muse", device="cpu").solver
     assert muse.name == "mm-cg" and muse.settings.robust is False
-    assert Reconstruction("muse", "mm-cg", device="cpu").solver.settings.robust is True
+    assert Reconstruction("deepen", "mm-cg", device="cpu").solver.settings.robust is True
+    modified = Reconstruction("muse", "muse-mm", device="cpu")  # a recipe has both
+    assert modified.prior is not None and modified.prior.settings.weight == 0.09
+    assert Reconstruction("diffusion", "dps", device="cpu").solver.settings.scale == 4
+    assert Reconstruction("deepen", "dps", device="cpu").solver.settings.scale != 4
 
     class Unregistered(Prior):
         name = "unregistered"

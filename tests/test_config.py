@@ -125,6 +125,14 @@ def test_a_prior_by_itself_brings_the_solver_of_its_first_recipe(tmp_path: Path,
     assert config("solver.max_iterations=3", prior=prior).solver.settings == {**solver.settings, "max_iterations": 3}
 
 
+def test_a_prior_and_a_solver_that_a_recipe_combines_have_its_settings(tmp_path: Path) -> None:
+    given = {"prior": "diffusion", "solver": "dps"}
+    named = [config(**given), config(file=run_file(tmp_path, given)), config(recipe="dps")]
+    assert [one.solver.settings for one in named] == [{"scale": 4.0}] * 3
+    assert config("solver.scale=1", **given).solver.settings == {"scale": 1}
+    assert config(prior="deepen", solver="dps").solver.settings == {}
+
+
 def test_recipes_are_not_changed_by_use() -> None:
     config("solver.max_iterations=1", "prior.weight=3", recipe="deepen-map")
     assert config(recipe="deepen-map").solver.settings == {}

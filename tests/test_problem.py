@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mriinv import InputError, InverseProblem
+from mriinv import InputError, InverseProblem, Solution, Solver, make_solver
 from mriinv.testing.analytic import DenseOperator
 from support import random
 
@@ -41,3 +41,42 @@ def test_a_product_of_operators_is_that_of_their_matrices():
 def test_data_that_are_none_are_refused(data, found):
     with pytest.raises(InputError, match=f"data: {found}"):
         InverseProblem(DenseOperator(random(4, 6), (2, 3)), data.to(torch.complex128))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("noise_std", torch.nan, "nan"),
+        ("noise_std", -0.1, "-0.1"),
+        ("noise_std", torch.tensor([0.1, -1.0, 0.1]), "-1.0"),
+        ("scale", 0, "0.0"),
+        ("scale", torch.inf, "inf"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(name, value, found):
+    with pytest.raises(InputError, match=f"{name}: found .*{found}.*; expected finite numbers"):
+        InverseProblem(DenseOperator(random(4, 6), (2, 3)), random(3, 4), **{name: value})
+
+
+def test_a_start_is_an_image_of_the_problem():
+    problem = InverseProblem(DenseOperator(random(4, 6), (2, 3)), random(3, 4))
+    solver = make_solver("cg-sense", regularisation=0.1)
+    for wrong in (torch.ones(2, 3), torch.ones(2, 2, 3), torch.ones(3, 3, 2)):
+        with pytest.raises(InputError, match=r"cg-sense: initial: found shape .*; expected a tensor \(3, 2, 3\)"):
+            solver(problem, None, initial=wrong)
+    real = solver(problem, None, initial=torch.ones(3, 2, 3))
+    torch.testing.assert_close(real.image, solver(problem, None).image, rtol=1e-4, atol=1e-4)
+
+
+def test_an_image_that_is_not_finite_has_not_converged():
+    class Broken(Solver):
+        name = "broken"
+
+        def solve(self, problem, prior, *, initial, generator, monitor):
+            image = problem.back_projection()
+            image[1, 0, 0] = torch.nan
+            return Solution(image, torch.ones(3, dtype=torch.bool), torch.ones(3, dtype=torch.int64))
+
+    found = Broken()(InverseProblem(DenseOperator(random(4, 6), (2, 3)), random(3, 4)), None)
+    assert found.converged.tolist() == [True, False, True]
+    assert found.notes == ("broken: the image holds NaN or infinity",)

@@ -96,3 +96,11 @@ def test_the_longer_chain_goes_on_as_it_was(name, kept):
         chain.step()
     longer = solver.chain(problem, prior, chain.image[-1:], None, generator, previous=chain)
     assert torch.equal(getattr(longer, kept), getattr(chain, kept)[-1:])
+
+
+@pytest.mark.parametrize("samples", [8, 16])
+def test_chains_that_never_moved_have_not_mixed(samples):
+    """With one draw per chain the longer chain alone tells."""
+    problem, prior, _ = gaussian_problem()
+    found = make_solver("mala", samples=samples, step_size=1e4)(problem, prior)
+    assert not found.converged.any() and found.notes[0] == module.STUCK

@@ -35,7 +35,7 @@ class ELDER(NetworkEnergy):
     .. math:: x_{k+1} = x_k − α\,\big(A^H(Ax_k − b) + ∇E_θ(x_k)\big), \qquad x_0 = \text{SENSE},
 
     trained for the error of x_K. The learned step is α = softplus(a), kept below 1.9/(‖A‖² + L), where L is the
-    curvature of E measured at x₀: a step of 2/(‖A‖² + L) or more diverges.
+    curvature of E at x₀ as three power iterations find it: steps far above 2/(‖A‖² + L) diverge.
 
     ``form="residual"``, the default, is E(x) = e^s σ₀² ½‖F_θ(x/σ₀)‖² with the network of DEEPEN's default energy.
     ``form="published"`` is five convolutions, ReLU, linear, |·|. With ReLU its gradient is piecewise constant in x: the

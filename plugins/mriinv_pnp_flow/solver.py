@@ -43,7 +43,7 @@ class PnPFlow(Solver):
     class Settings(ComponentSettings):
         steps: int = setting(100, "number of times, those that are skipped included", ge=2)
         step_size: float = setting(1.0, "s times ‖A‖², first step on the data term; stable below 2", gt=0)
-        exponent: float = setting(1.0, "a, how fast the steps on the data fall", ge=0, tune=(0.05, 2.0))
+        exponent: float = setting(0.05, "a, how fast the steps on the data fall; published: 1", ge=0, tune=(0.05, 2.0))
         draws: int = setting(5, "noisy images that are denoised and averaged per time", ge=1)
 
     def solve(

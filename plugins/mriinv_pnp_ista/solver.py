@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, Solver, relative_norm, setting
+from mriinv import (
+    ComponentSettings,
+    InverseProblem,
+    Monitor,
+    Prior,
+    Solution,
+    Solver,
+    inner_product,
+    relative_norm,
+    setting,
+)
 
 DIVERGED = 10.0  # times the smallest change so far, or the norm of the start
 
@@ -51,7 +61,7 @@ class ISTA(Solver):
         s, projected = self.settings, problem.back_projection()
         step = s.step / problem.operator.norm_bound**2
         x = best = problem.sense() if initial is None else initial
-        start = x
+        size = inner_product(x, x).maximum(inner_product(projected, projected))
         smallest = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         converged = torch.zeros_like(smallest, dtype=torch.bool)
         diverged, iterations = converged.clone(), torch.zeros_like(smallest, dtype=torch.int64)
@@ -59,14 +69,14 @@ class ISTA(Solver):
         while len(history) < s.max_iterations and not (converged | diverged).all():
             moving = ~(converged | diverged)
             following = prior.denoise(x - step * problem.data_gradient(x, projected), s.noise_level)
-            change = relative_norm(following - x, x)
+            change = relative_norm(following - x, following)
             x = torch.where(moving.view(-1, 1, 1), following, x)
             iterations += moving
             better = moving & (change < smallest)
             best = torch.where(better.view(-1, 1, 1), x, best)
             smallest = torch.where(better, change, smallest)
             converged |= moving & (change <= s.tolerance)
-            sound = (change <= DIVERGED * smallest) & (relative_norm(x, start) <= DIVERGED)
+            sound = (change <= DIVERGED * smallest) & (inner_product(x, x) <= DIVERGED**2 * size)
             diverged |= moving & ~sound  # not a number has diverged
             history.append({"change": change, "data": problem.data_term(x)})
             if monitor is not None:

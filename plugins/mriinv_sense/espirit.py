@@ -46,6 +46,7 @@ def espirit(
     EspiritResult
         The phase is that of the leading principal component of the coils, which makes it smooth.
     """
+    calibration_kspace = calibration_kspace / calibration_kspace.abs().max().clamp_min(TINY)
     projector = _patch_projector(calibration_kspace, kernel_width, threshold)
     kernels = _difference_kernels(projector, len(calibration_kspace), kernel_width)
     maps, eigenvalues = _leading_eigenvectors(kernels, shape, _leading_component(calibration_kspace))

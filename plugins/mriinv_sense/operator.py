@@ -190,16 +190,14 @@ class SenseOperator(Operator):
         everything = torch.ones(1, 1, self._shape[1], dtype=torch.bool, device=data.device)
         return SenseOperator(self.coil_maps, everything).adjoint(data)
 
-    def reference_image(self, acquisition: Acquisition) -> Image:
+    def reference_image(self, acquisition: Acquisition) -> Image | None:
         """Return the reference, brighter where whitening has made the coils more sensitive and the maps do not say so.
 
         ESPIRiT gives whitened coils maps with a sum of squares of 1, as if they had been the coils of the scan.
         """
-        reference = super().reference_image(acquisition)
-        assert reference is not None
         if acquisition.reference is None or self._intensity is None:
-            return reference
-        return reference * self._intensity
+            return super().reference_image(acquisition)
+        return acquisition.reference * self._intensity
 
     @property
     def support(self) -> Tensor:

@@ -38,12 +38,15 @@ if TYPE_CHECKING:
     from mriinv.core.types import Mask as Mask
     from mriinv.core.types import PerImage as PerImage
     from mriinv.data.acquisition import Acquisition as Acquisition
+    from mriinv.data.geometry import Geometry as Geometry
     from mriinv.data.masks import make_mask as make_mask
     from mriinv.data.noise import complex_noise as complex_noise
     from mriinv.data.preparation import Preparation as Preparation
     from mriinv.data.preparation import prepare_acquisition as prepare_acquisition
     from mriinv.data.readers import Scan as Scan
     from mriinv.data.readers import open_scan as open_scan
+    from mriinv.data.results import Result as Result
+    from mriinv.data.results import read_result as read_result
     from mriinv.data.simulate import simulate_acquisition as simulate_acquisition
     from mriinv.data.training import ProblemSource as ProblemSource
     from mriinv.errors import CompatibilityError as CompatibilityError
@@ -118,6 +121,9 @@ _HOME = {
     "open_scan": "data.readers",
     "Preparation": "data.preparation",
     "prepare_acquisition": "data.preparation",
+    "Geometry": "data.geometry",
+    "Result": "data.results",
+    "read_result": "data.results",
     "simulate_acquisition": "data.simulate",
     "ProblemSource": "data.training",
     "CompatibilityError": "errors",

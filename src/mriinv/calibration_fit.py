@@ -38,7 +38,7 @@ class _Slice(NamedTuple):
 
     deviations: Deviations
     shortfall: float
-    mixed: bool
+    mixed: bool | None  # None: not seen
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,11 @@ def calibrate(
     test_before = at(1.0, test)
     test_after = test_before if temperature == 1 else at(temperature, test)
     after = now | test_after
-    if unmixed := sum(not one.mixed for slices in after.values() for one in slices):
-        remarks.append(f"{unmixed} of {sum(map(len, after.values()))} times the chains were not seen to mix (split-R̂)")
+    seen = [one.mixed for slices in after.values() for one in slices]
+    if unmixed := seen.count(False):
+        remarks.append(f"{unmixed} of {len(seen)} times the chains have not mixed (split-R̂)")
+    if unknown := seen.count(None):
+        remarks.append(f"{unknown} of {len(seen)} times there were too few draws to see whether the chains have mixed")
     sampling = {mask: slices[0].sampling for mask, slices in {**fit, **test}.items()}
     errors = _errors(before | test_before), _errors(after)
     fitted = Fit(temperature, tuple(fit), sampling, *errors, None, None, tuple(remarks))
@@ -169,7 +172,8 @@ def _at_temperature(sampler: Sampler, factor: float) -> Sampler:
 def _sampled(case: Case, reconstruct: Reconstruction, seed: int, monitor: Monitor | None) -> _Slice:
     samples = reconstruct(case.problem, seed=seed, monitor=monitor)
     assert isinstance(samples, Samples)
-    mixed, support, reference = bool(samples.converged.all()), case.problem.operator.support, case.reference
+    mixed = True if samples.converged.all() else (False if "split_rhat" in samples.numbers() else None)
+    support, reference = case.problem.operator.support, case.reference
     shape = case.crop
     psnr = case.psnr_of(samples.image)
     if shape is not None:

@@ -19,12 +19,13 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.discovery import package_folder
 from mriinv.errors import InputError, SettingsError, UnknownNameError
-from mriinv.manifest import Choice, WeightEntry
+from mriinv.manifest import Choice, RecipeEntry, WeightEntry
 from mriinv.registry import registry
 from mriinv.weights import load_prior
 
 UNTRAINED = "none"
-MEASUREMENT = 0x6D656173  # keeps the noise of measured images apart from what a solver draws from the same seed
+# Keep the noise of measured images and what a solver draws apart from each other and from simulation, at equal seeds
+MEASUREMENT, SOLUTION = 0x6D656173, 0x736F6C76
 
 
 def make_operator(name: str, acquisition: Acquisition, **settings: Any) -> Operator:
@@ -158,7 +159,8 @@ class Reconstruction:
     Parameters
     ----------
     prior : registered name, or object, which is moved to the device; None for a solver such as ``cg-sense``
-    solver : registered name or object; None takes that of the prior's first recipe, or ``mm-cg``
+    solver : registered name or object; None takes that of the prior's first recipe, or ``mm-cg``. Names that a recipe
+        combines have its settings
 
     Examples
     --------
@@ -169,14 +171,16 @@ class Reconstruction:
     def __init__(
         self, prior: str | Prior | None = None, solver: str | Solver | None = None, device: str = "auto"
     ) -> None:
+        recipe: RecipeEntry | None = None
         if solver is None or isinstance(solver, str):
-            named = prior if isinstance(prior, str) else getattr(prior, "name", "")
-            choice = usual_solver(named) if solver is None else Choice(name=solver)
+            recipe = registry().usual_recipe(prior if isinstance(prior, str) else getattr(prior, "name", ""), solver)
+            choice = recipe.solver if recipe else Choice(name=solver or "mm-cg")
             if prior is None or isinstance(prior, str):
                 registry().match(prior, choice.name)  # before anything heavy
             solver = make_solver(choice.name, **choice.settings)
         self.device, self.solver = resolve_device(device), solver
-        built = make_prior(prior) if isinstance(prior, str) else prior
+        settings = recipe.prior.settings if recipe and recipe.prior else {}
+        built = make_prior(prior, **settings) if isinstance(prior, str) else prior
         self.prior = None if built is None else built.to(self.device)
 
     def __call__(
@@ -194,7 +198,5 @@ class Reconstruction:
             problem = make_problem(prepare_acquisition(problem.to(self.device)))
         elif problem.data.device != self.device:
             problem = _moved(problem, self.device)
-        if initial is not None:
-            initial = initial.to(self.device)
-        generator = torch.Generator(problem.data.device).manual_seed(seed)
+        generator = torch.Generator(problem.data.device).manual_seed(seed ^ SOLUTION)
         return self.solver(problem, self.prior, initial=initial, generator=generator, monitor=monitor)

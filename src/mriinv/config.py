@@ -129,8 +129,8 @@ def build_config(
 
     Parameters
     ----------
-    recipe : name of a recipe; when None the run file's ``recipe``, else, unless a solver is named, the first one of the
-        prior that is, or ``deepen-map``
+    recipe : name of a recipe; when None the run file's ``recipe``, else the first one of the prior, and of the solver,
+        that are named; without any, and unless a solver is named, ``deepen-map``
     run_file : YAML with the fields of `RunConfig`
     options : fields given on the command line; None means not given
     assignments : ``solver.max_iterations=50``; ``mask.seed=3``; values are YAML
@@ -144,9 +144,9 @@ def build_config(
     in_file = content.pop("recipe", None)
     name = recipe or in_file
     entry = registry().recipe(str(name)) if name else None
-    if entry is None and "solver" not in given and "solver" not in content:
-        prior = (_merge(content, given).get("prior") or {}).get("name", "")
-        entry = registry().usual_recipe(prior) or registry().recipe(DEFAULT_RECIPE)
+    if entry is None:
+        prior, solver = ((_merge(content, given).get(part) or {}).get("name") for part in ("prior", "solver"))
+        entry = registry().usual_recipe(prior or "", solver) or (None if solver else registry().recipe(DEFAULT_RECIPE))
     simulated = not (given.get("input") or content.get("input"))
     merged: dict[str, Any] = {"preparation": {}, **({"mask": dict(SIMULATION_MASK)} if simulated else {})}
     for layer in (entry.model_dump(include=set(COMPONENTS), exclude_none=True) if entry else {}, content, given):

@@ -104,6 +104,9 @@ def calibrated(config: RunConfig) -> tuple[RunConfig, Calibration | None, str]:
     at = solver.model_copy(update={"settings": {**solver.settings, "temperature": found.temperature}})
     masks = ", ".join(one.mask for one in found.coverage if one.fitted)
     remark = f"calibrated by {path.name}, fitted on {masks or 'its masks'}"
+    if found.scale:
+        sure = found.slices / (found.slices + 1)
+        remark += f" of {found.slices} slices: intervals hold at least {100 * sure:.0f} % of what they promise"
     return config.model_copy(update={"solver": at}), found, remark
 
 

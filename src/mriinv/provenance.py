@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mriinv import __version__
+from mriinv.files import sha256
+from mriinv.manifest import Kind
+from mriinv.registry import registry
+
+
+def code_of(kind: Kind, name: str) -> str:
+    """Return distribution, version and a checksum of the file with the class of a component, as it runs now."""
+    plugin = registry().find(kind, name).plugin
+    file = inspect.getsourcefile(registry().load(kind, name))
+    checksum = "" if file is None else f" {sha256(Path(file))[:12]}"
+    return f"{plugin.distribution} {plugin.version}{checksum}"
 
 
 def provenance(device: torch.device, seed: int, **more: Any) -> dict[str, Any]:

@@ -86,14 +86,15 @@ class Registry:
             raise UnknownNameError("recipe", name, self.recipes)
         return self.recipes[name]
 
-    def usual_recipe(self, prior: str) -> RecipeEntry | None:
-        """Return the first recipe with a prior, which is how it is meant to be used; None where there is none."""
+    def usual_recipe(self, prior: str, solver: str | None = None) -> RecipeEntry | None:
+        """Return the first recipe with a prior (and a solver), how it is meant to be used; None where there is none."""
         try:
             component = self.find("prior", prior)
         except UnknownNameError:  # an object of the user's own class
             return None
         names = (component.qualified, *([component.entry.name] if component.plugin.builtin else []))
-        return next((one for one in self.recipes.values() if one.prior and one.prior.name in names), None)
+        found = (one for one in self.recipes.values() if one.prior and one.prior.name in names)
+        return next((one for one in found if solver in (None, one.solver.name)), None)
 
     def load(self, kind: Kind, name: str) -> Any:
         """Import and return the class of a component, checked against what the catalogue says of it."""

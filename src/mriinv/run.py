@@ -18,7 +18,7 @@ from mriinv.core.sampler import Sampler
 from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import centre_crop, prepare_acquisition
-from mriinv.data.result_writer import ResultWriter
+from mriinv.data.result_writer import QUANTILES, ResultWriter
 from mriinv.data.results import attributes, read_result
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError, MriinvError, UnwritableError
@@ -35,13 +35,13 @@ from mriinv.jobs import (
     settle,
     weights_record,
 )
+from mriinv.manifest import Choice, Kind
 from mriinv.metrics import Metrics, evaluate
-from mriinv.provenance import provenance
+from mriinv.provenance import code_of, provenance
 from mriinv.registry import registry
 from mriinv.report.figure import reconstruction_figure
 
 ZERO_FILLED, ADJOINT, SUPPORT = "zero_filled", "adjoint", "support"  # datasets of a result beside those of the operator
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the magnitude of posterior samples
 INTERVAL = 0.9  # level of the calibrated interval around the mean magnitude
 MAP_SOLVER = "mm-cg"  # finds the maximum of a posterior that was sampled
 
@@ -122,6 +122,7 @@ def _reconstruct(
         reconstruction.device,
         config.seed,
         weights=weights_record(config),
+        components=_components(config),
         calibration=calibration and calibration.checksum,
         source=report.source,
         files=job.files,
@@ -142,6 +143,12 @@ def _reconstruct(
                 report.figure = _figure(writer.written, job.slices[len(job.slices) // 2])
             except MriinvError as error:  # it must not take the place of what ended the work
                 report.error = str(error)
+
+
+def _components(config: RunConfig) -> dict[str, str]:
+    """Return which code the parts of a run are: a changed plug-in makes another result."""
+    chosen: dict[Kind, Choice | None] = {"operator": config.operator, "prior": config.prior, "solver": config.solver}
+    return {kind: code_of(kind, choice.name) for kind, choice in chosen.items() if choice is not None}
 
 
 def _add_missing(

@@ -110,7 +110,7 @@ BAD = {
     "noise NaN": ({"kspace": GOOD, "noise_cov": np.full((4, 4), np.nan)}, ["noise_cov", "nan"]),
     "reference of other shape": ({"kspace": GOOD, "reference": GOOD[:2, 0]}, ["reference", "(2, 10, 8)"]),
     "one reference for all": ({"kspace": GOOD, "reference": GOOD[0, 0]}, ["reference", "(10, 8)", "(3, 10, 8)"]),
-    "real reference": ({"kspace": GOOD, "reference": GOOD[:, 0].real}, ["reference", "float32"]),
+    "text as reference": ({"kspace": GOOD, "reference": np.full((3, 10, 8), b"1")}, ["reference", "dtype"]),
     "reference with NaN": ({"kspace": GOOD, "reference": GOOD[:, 0] * np.nan}, ["reference", "slice 0"]),
     "out of range": ({"kspace": GOOD.astype(complex) * 1e300}, ["NaN or infinite in slice 0"]),
 }

@@ -213,7 +213,7 @@ def test_attributes(tmp_path: Path, scan: Acquisition) -> None:
     ("change", "mask", "message"),
     [
         ({"geometry": None}, None, "geometry: found none; expected pixel sizes"),
-        ({"mask": torch.rand(SLICES, 1, 40) < 0.5}, None, "mask: found a mask for each slice; expected one for all"),
+        ({}, torch.rand(SLICES, 1, 40) < 0.5, "mask: found a mask for each slice; expected one for all"),
         ({}, LINES[..., :-1], r"mask: found shape \(1, 1, 39\)"),
     ],
 )

@@ -115,8 +115,9 @@ def test_reference(tmp_path, write):
     with open_scan(write(tmp_path / "scan", kspace=data, reference=images)) as scan:
         for index in range(SLICES):
             assert torch.equal(scan.read(index).reference[0], torch.from_numpy(images[index]))
-    with open_scan(write_npz(tmp_path / "one", kspace=data[0], reference=images[0])) as scan:
-        assert torch.equal(scan.read(0).reference[0], torch.from_numpy(images[0]))
+    for one in (images[0], abs(images[0])):  # a magnitude too
+        with open_scan(write_npz(tmp_path / "one", kspace=data[0], reference=one)) as scan:
+            assert torch.equal(scan.read(0).reference[0], torch.from_numpy(one.astype(np.complex64)))
 
 
 def test_npz_of_a_single_slice(tmp_path):
@@ -262,6 +263,8 @@ def test_real_zero_padding_is_a_line_mask(shared_data):
         ({"mask": torch.ones(X) > 0}, "scan: mask: found shape"),
         ({"coil_maps": torch.ones(1, COILS + 1, Y, X) + 0j}, "scan: coil_maps: found shape"),
         ({"reference": torch.ones(1, Y, X + 1) + 0j}, "scan: reference: found shape"),
+        ({"mask": torch.arange(X)[None, None] > 0}, r"scan: kspace: found values outside the mask; .*undersampled"),
+        ({"noise_std": -1.0}, "scan: noise_std: found -1.0; expected a finite number from 0 on"),
     ],
 )
 def test_shapes_of_an_acquisition_that_do_not_fit(changes, message, monkeypatch):
@@ -275,12 +278,13 @@ def test_shapes_of_an_acquisition_that_do_not_fit(changes, message, monkeypatch)
 def test_the_extent_is_the_rectangle_that_holds_the_samples():
     mask = torch.zeros(1, Y, X, dtype=torch.bool)
     mask[:, 1:3, 2:5] = True
-    acquisition = Acquisition(torch.ones(1, COILS, Y, X) + 0j, mask)
+    kspace = torch.ones(1, COILS, Y, X) + 0j
+    acquisition = Acquisition(kspace * mask, mask)
     assert acquisition.extent == (1, 3, 2, 5) and acquisition.gapless
     mask = mask.clone()
     mask[:, 2, 3] = False
-    assert not Acquisition(acquisition.kspace, mask).gapless
-    lines = Acquisition(acquisition.kspace, mask[:, 1:2])
+    assert not Acquisition(kspace * mask, mask).gapless
+    lines = Acquisition(kspace * mask[:, 1:2], mask[:, 1:2])
     assert lines.extent == (0, Y, 2, 5) and lines.gapless
 
 
@@ -296,7 +300,7 @@ def test_it_is_known_whether_lines_were_left_out_or_points(name, sampling, trans
     whole[:, :5] = False
     for one in (mask, mask.expand(1, 48, 48), whole):
         one = one.mT if transposed and one.shape[-2] > 1 else one
-        assert Acquisition(kspace, one).sampling == sampling
+        assert Acquisition(kspace * one, one).sampling == sampling
 
 
 def test_zero_padded_data_may_be_undersampled_and_others_not(tmp_path, write):

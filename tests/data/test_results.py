@@ -44,6 +44,10 @@ def test_round_trip(tmp_path):
                 samples=image[row].expand(2, 4, Y, X),
             )
             assert not path.exists()
+    with h5py.File(path) as file:
+        axes = {name: file[name].attrs["axes"] for name in ("image", "coil_maps", "samples", "std")}
+    assert axes["coil_maps"] == "slice coil y x" and axes["samples"] == "slice chain draw y x"
+    assert axes["image"] == axes["std"] == "slice y x"
     result = read_result(path)
     assert torch.equal(result.image, image)
     assert (result.slices, result.complete) == ((4, 2, 7), True)

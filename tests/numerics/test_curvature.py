@@ -24,3 +24,10 @@ def test_an_empty_image_has_the_curvature_of_its_surroundings():
     exact, _ = largest_curvature(lambda x: precise.gradient(x, 0.02), image.to(torch.complex128), generator)
     assert exact > 1e-2
     torch.testing.assert_close(found.double(), exact, rtol=0.05, atol=0)
+
+
+def test_images_do_not_depend_on_what_else_is_in_the_batch():
+    weights = torch.linspace(0.1, 3.0, 30).view(1, 6, 5)
+    image = torch.ones(4, 6, 5, dtype=torch.complex64)
+    curvature, _ = largest_curvature(lambda x: weights * x, image, torch.Generator().manual_seed(0), iterations=2)
+    assert (curvature == curvature[0]).all()

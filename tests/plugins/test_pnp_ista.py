@@ -84,6 +84,16 @@ def test_divergence_is_reported_and_the_best_iterate_kept():
     torch.testing.assert_close(solution.image[1, 1, 0].real.item(), 1e-3 * 1.3 ** (best + 1), rtol=1e-6, atol=0)
 
 
+def test_the_start_does_not_decide_whether_it_diverges():
+    problem, _, _ = gaussian_problem()
+    solver, prior = make_solver("ista", tolerance=1e-9, max_iterations=2000), Denoiser(lambda image: 0.9 * image)
+    usual = solver(problem, prior)
+    for factor in (0, 1e-3):
+        found = solver(problem, prior, initial=factor * problem.sense())
+        assert found.converged.all() and not found.notes
+        torch.testing.assert_close(found.image, usual.image, rtol=1e-6, atol=1e-8)
+
+
 def test_not_a_number_is_divergence():
     problem, _, _ = gaussian_problem()
     calls = []

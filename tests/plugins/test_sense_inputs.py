@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mriinv import Acquisition, InputError
+from mriinv import Acquisition, InputError, Preparation, prepare_acquisition, psnr, simulate_acquisition
 from mriinv.errors import SettingsError
 from mriinv_sense.operator import SenseOperator
 from support import random, unit_maps
@@ -71,3 +71,23 @@ def test_kspace_that_is_not_finite_is_refused():
 def test_a_misspelt_setting_names_the_nearest():
     with pytest.raises(SettingsError, match="did you mean 'threshold'"):
         SenseOperator.from_acquisition(acquisition(), treshold=0.1)
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [
+        {"whiten": False},
+        {},
+        {"coils": 6},
+        {"coils": 6, "compression": "geometric"},
+        {"crop": (60, 56), "coils": 7},
+    ],
+)
+def test_a_reference_has_the_intensity_of_the_estimated_maps(preparation):
+    full = simulate_acquisition(shape=(72, 64), coils=8, noise_std=0.002, coloured=True, seed=3)
+    prepared = prepare_acquisition(full, Preparation(**preparation))
+    operator = SenseOperator.from_acquisition(prepared)
+    image = operator.fully_sampled_image(prepared.kspace)
+    assert psnr(image, operator.reference_image(prepared), operator.support) > 48
+    if preparation == {}:
+        assert psnr(image, prepared.reference, operator.support) < 30  # whitening does change it

@@ -55,7 +55,7 @@ class InverseProblem:
 
     Raises
     ------
-    InputError : no data, data that are not finite, or numbers that are neither one nor as many as images
+    InputError : no data, data that are not finite, numbers out of range, or neither one nor as many as images
     """
 
     operator: Operator
@@ -75,7 +75,11 @@ class InverseProblem:
         if not torch.isfinite(data.abs().sum()):
             raise InputError("InverseProblem", "data", "NaN or infinity", "finite values")
         noise = None if noise_std is None else _each("noise_std", noise_std, data)
+        if noise is not None and not ((noise >= 0) & noise.isfinite()).all():
+            raise InputError("InverseProblem", "noise_std", str(noise.tolist()), "finite numbers from 0 on")
         reference = reference_scale(operator.adjoint(data)) if scale is None else _each("scale", scale, data)
+        if not ((reference > 0) & reference.isfinite()).all():
+            raise InputError("InverseProblem", "scale", str(reference.tolist()), "finite numbers above 0")
         for name, value in (("operator", operator), ("data", data), ("noise_std", noise), ("scale", reference)):
             object.__setattr__(self, name, value)
 

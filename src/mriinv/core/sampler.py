@@ -196,12 +196,14 @@ class Sampler(Solver):
             report.check(chain)
         assert chain is not None
         merged = {name: torch.cat([one[name] for one in traces]) for name in traces[0]}
-        longer = self._longer(problem, prior, chain, traces[-1], levels, generator, report)
+        longer, accepted = self._longer(problem, prior, chain, traces[-1], levels, generator, report)
         diagnosis = diagnose(merged, longer, self._first(levels))
         stack, device = torch.stack(draws), chain.image.device
         mixed = diagnosis.numbers().get("split_rhat", torch.full((batch,), torch.inf)) <= UNMIXED
         notes = diagnosis.remarks()
-        if acceptance and not (moved := torch.stack(acceptance).amin(0).cpu() > 0).all():
+        if acceptance:
+            accepted = torch.stack(acceptance).amin(0)
+        if accepted is not None and not (moved := accepted.cpu() > 0).all():
             mixed, notes = mixed & moved, (STUCK, *notes)
         return Samples(
             stack.mean((0, 1)),
@@ -266,20 +268,21 @@ class Sampler(Solver):
         levels: list[Tensor] | list[None],
         generator: torch.Generator,
         report: _Report,
-    ) -> dict[str, Tensor]:
-        """Return the trace of one chain that goes on to `long_run` times the length of annealing and burn-in."""
+    ) -> tuple[dict[str, Tensor], PerImage | None]:
+        """Let one chain go on to `long_run` times the length of annealing and burn-in; return trace and acceptance."""
         own = {name: values[-1:] for name, values in trace.items()}
         gone = next(iter(own.values())).shape[1] - 1  # the first state is that at the end of the burn-in
         more = int(self.settings.long_run * self._first(levels)) - self._first(levels) - gone
         if more <= 0:
-            return {}
+            return {}, None
         one = self.chain(problem, prior, chain.image[-problem.batch :], levels[-1], generator, previous=chain)
         one.begin()
         going = Trace(problem.operator.support)
         for _ in range(more):
             report.step(one)
             going.add(one.image, 1, energy=one.energy)
-        return {name: torch.cat([own[name], values], dim=1) for name, values in going.stacked().items() if name in own}
+        gone_on = {name: values for name, values in going.stacked().items() if name in own}
+        return {name: torch.cat([own[name], values], dim=1) for name, values in gone_on.items()}, one.acceptance
 
 
 class _Report:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from mriinv.core.capabilities import match
 from mriinv.core.component import Component
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem, Solution
 from mriinv.core.types import Image
-from mriinv.errors import CompatibilityError
+from mriinv.errors import CompatibilityError, InputError
 
 Monitor = Callable[[int, Mapping[str, float]], None]
 
@@ -37,7 +39,7 @@ class Solver(Component, ABC):
         problem: InverseProblem,
         prior: Prior | None = None,
         *,
-        initial: Image | None = None,
+        initial: Tensor | None = None,
         generator: torch.Generator | None = None,
         monitor: Monitor | None = None,
     ) -> Solution:
@@ -45,13 +47,14 @@ class Solver(Component, ABC):
 
         Parameters
         ----------
-        initial : starting image in the units of the problem; the solver's own choice when None
+        initial : starting image ``(batch, y, x)`` in the units of the problem; the solver's own choice when None
         generator : source of randomness, on the device of the data; a fresh one with seed 0 when None
         monitor : called as ``monitor(iteration, {"cost": …})`` while the solver works
 
         Raises
         ------
         CompatibilityError : the prior does not provide what this solver requires
+        InputError : a starting image of another shape
         """
         provided = prior.provides if prior is not None else frozenset[str]()
         if match(provided, self.requires) is None:
@@ -60,15 +63,28 @@ class Solver(Component, ABC):
         scale = problem.scale
         if generator is None:
             generator = torch.Generator(problem.data.device).manual_seed(0)
-        start = None if initial is None else initial / scale.reshape(-1, 1, 1)
+        start = None if initial is None else self._start(problem, initial) / scale.reshape(-1, 1, 1)
         normalised = problem.normalised()
         if prior is not None and normalised.noise_std is not None:
             prior = prior.at_noise(normalised.noise_std)
         with torch.no_grad():
             solution = self.solve(normalised, prior, initial=start, generator=generator, monitor=monitor)
+        finite = torch.view_as_real(solution.image).isfinite().flatten(1).all(1)
+        if not finite.all():
+            notes = (*solution.notes, f"{self.name}: the image holds NaN or infinity")
+            solution = replace(solution, converged=solution.converged & finite, notes=notes)
         factor = scale.reshape(-1, 1, 1)
         support = problem.operator.support
         return solution.scaled(factor if support is None else factor * support)
+
+    def _start(self, problem: InverseProblem, initial: Tensor) -> Image:
+        """Return a starting image as a complex image on the device of the data, or say why it is none."""
+        like = problem.back_projection()
+        shape = tuple(like.shape)
+        if not isinstance(initial, Tensor) or tuple(initial.shape) != shape:
+            found = f"shape {tuple(initial.shape)}" if isinstance(initial, Tensor) else type(initial).__name__
+            raise InputError(self.name, "initial", found, f"a tensor {shape} (batch, y, x)")
+        return initial.to(like)
 
     def posed(self, problem: InverseProblem) -> InverseProblem:
         """Return the problem whose data term counts: the given one, unless a solver replaces it."""

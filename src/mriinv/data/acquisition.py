@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -38,7 +39,7 @@ class Acquisition:
 
     Raises
     ------
-    InputError : shapes that do not fit together; arrays that are no torch tensors
+    InputError : shapes that do not fit together; arrays that are no torch tensors; values outside the mask
     """
 
     kspace: KSpace
@@ -64,6 +65,11 @@ class Acquisition:
             raise InputError(self.source, "kspace", f"{self.kspace.dtype} {shape}", "complex (batch, coil, y, x)")
         batch, coils, y, x = shape
         self._check("mask", self.mask, [(1, batch), (1, y), (x,)], "(batch|1, y|1, x)")
+        if torch.where(self.mask[:, None].to(self.kspace.device), 0, self.kspace).any():
+            expected = "zeros where the mask is false; of a fully sampled acquisition, .undersampled(mask)"
+            raise InputError(self.source, "kspace", "values outside the mask", expected)
+        if self.noise_std is not None and not 0 <= self.noise_std < math.inf:
+            raise InputError(self.source, "noise_std", str(self.noise_std), "a finite number from 0 on")
         if self.coil_maps is not None:
             self._check("coil_maps", self.coil_maps, [(1, batch), (coils,), (y,), (x,)], "(batch|1, coil, y, x)")
         if self.reference is not None:
@@ -137,9 +143,9 @@ class Acquisition:
 
         Zero padding around the samples, common in fastMRI brain data, is allowed and stays outside the mask.
         """
-        y, x = self.kspace.shape[-2:]
+        batch, _, y, x = self.kspace.shape
         mask = self._as_mask(mask)
-        if mask.ndim != 3 or mask.shape[-1] != x or mask.shape[-2] not in (1, y):
+        if mask.ndim != 3 or mask.shape[0] not in (1, batch) or mask.shape[1] not in (1, y) or mask.shape[2] != x:
             raise InputError(self.source, "mask", f"shape {tuple(mask.shape)}", f"(1, {y}, {x}) or (1, 1, {x})")
         if not self.gapless:
             raise InputError(

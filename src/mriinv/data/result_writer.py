@@ -39,6 +39,8 @@ from mriinv.errors import InputError
 from mriinv.files import atomic_path, make_folder, unwritable
 from mriinv.metrics import Metrics
 
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the magnitude of posterior samples
+AXES = {"coil_maps": "coil ", "espirit_eigenvalues": "eigenvalue ", "quantiles": "quantile ", "samples": "chain draw "}
 IDENTITY = "identity"  # file of a journal that says what its slices belong to
 JOURNAL_FILE = re.compile(r"identity|assembled|[0-9]+\.h5|\.(identity|[0-9]+)\.[0-9]+(\.h5)?")  # unfinished ones too
 
@@ -55,14 +57,15 @@ class ResultWriter:
 
     The file holds, with one row per slice: ``image`` and, as given, ``coil_maps`` and other maps, ``mask``,
     ``reference``, ``samples``; of samples, ``std`` (of the complex value), ``magnitude_std``, ``quantiles`` (of the
-    magnitude: 5, 25, 50, 75 and 95 %), ``map``, the image of the highest posterior density, and with a calibration
-    ``half_width_90``, half the 90 % interval around the mean magnitude; ``metrics/<name>``, with the attributes
-    ``region`` and ``data_range`` on the group; ``solution/<name>``: ``iterations``, ``converged``, ``acceleration``,
-    ``scale`` (what the data were divided by), ``noise_std`` (NaN when unknown), ``seconds``, and of samples their
-    number, ``chains``, ``acceptance`` and diagnostics. Further ``history/<slice>/<name>``; ``remarks/<slice>``,
-    strings; ``geometry/<slice>``, JSON; ``header/<name>``, strings of the input. Attributes: ``format``, ``version``,
-    ``slices`` (of the input, one per row), ``finished``, ``complete``, ``identity``, and ``settings`` (resolved,
-    defaults included) and ``provenance`` (with the ``source``) as JSON.
+    magnitude, at the attribute ``probabilities``), ``map``, the image of the highest posterior density, and with a
+    calibration ``half_width_90``, half the 90 % interval around the mean magnitude; ``metrics/<name>``, with the
+    attributes ``region`` and ``data_range`` on the group; images have their axes as the attribute ``axes``;
+    ``solution/<name>``: ``iterations``, ``converged``, ``acceleration``, ``scale`` (what the data were divided by),
+    ``noise_std`` (NaN when unknown), ``seconds``, and of samples their number, ``chains``, ``acceptance`` and
+    diagnostics. Further ``history/<slice>/<name>``; ``remarks/<slice>``, strings; ``geometry/<slice>``, JSON;
+    ``header/<name>``, strings of the input. Attributes: ``format``, ``version``, ``slices`` (of the input, one per
+    row), ``finished``, ``complete``, ``identity``, and ``settings`` (resolved, defaults included) and ``provenance``
+    (with the ``source``) as JSON.
 
     Attributes
     ----------
@@ -257,7 +260,12 @@ class ResultWriter:
                         blank = row.dtype.type(np.nan if row.dtype.kind in "fc" else 0)
                         shape = (len(self.slices), *row.shape)
                         chunks = tuple(1 if axis < row.ndim - 1 else size for axis, size in enumerate(shape))
-                        file.create_dataset(name, shape, row.dtype, chunks=chunks, fillvalue=blank)
+                        made = file.create_dataset(name, shape, row.dtype, chunks=chunks, fillvalue=blank)
+                        axes = f"slice {AXES.get(name, '')}y x"
+                        if len(axes.split()) == len(shape):
+                            made.attrs["axes"] = axes
+                        if name == "quantiles":
+                            made.attrs["probabilities"] = QUANTILES
                     file[name][self.slices.index(index)] = row[()]
                 if METRICS in part["rows"]:
                     file[METRICS].attrs.update(part["rows"][METRICS].attrs)

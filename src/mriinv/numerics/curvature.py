@@ -42,7 +42,9 @@ def largest_curvature(
         norm = v.flatten(1).abs().square().sum(1).sqrt().clamp_min(1e-30)
         return norm, v * (length / norm).view(-1, 1, 1)
 
-    _, direction = normalise(complex_noise(image.shape, 1.0, generator, image.dtype) if initial is None else initial)
+    if initial is None:  # the same for every image, whatever else is in the batch
+        initial = complex_noise((1, *image.shape[1:]), 1.0, generator, image.dtype).expand_as(image)
+    _, direction = normalise(initial)
     norm = length
     for _ in range(iterations):
         norm, direction = normalise(gradient(image + direction) - base)

@@ -133,7 +133,7 @@ class ArrayScan(FileScan):
         shape, dtype = self._known(name)
         slices, *grid = self.shape
         one = tuple(grid) if name == "coil_maps" else tuple(grid[1:])
-        if dtype.kind != "c":
+        if dtype.kind not in ("cf" if name == "reference" else "c"):  # magnitudes are what is compared
             raise InputError(self.path, name, f"dtype {dtype}", "complex values")
         if shape != (slices, *one) and (shape != one or (name == "reference" and slices > 1)):
             raise InputError(self.path, name, f"shape {shape}", f"{one} or {(slices, *one)}")

@@ -240,7 +240,8 @@ class FileScan(Scan):
             )
         values = (values + values.conj().T) / 2
         if (lowest := float(np.linalg.eigvalsh(values)[0])) < 1e-6 * largest:  # what single precision resolves
-            raise InputError(self.path, name, f"the eigenvalue {lowest:g}", "a positive definite matrix")
+            expected = "a positive definite matrix; leave out coils without noise of their own, or the matrix"
+            raise InputError(self.path, name, f"the eigenvalue {lowest:g}", expected)
         return values
 
     @contextmanager
