@@ -101,6 +101,26 @@ def test_a_changed_file_of_coil_maps_makes_another_result(scans: list[Path]) -> 
     assert not torch.allclose(*images)
 
 
+def test_a_mask_of_ones_own_undersamples(scans: list[Path]) -> None:
+    rng = np.random.default_rng(0)
+    columns = rng.random(SHAPE[1]) < 0.4
+    columns[20:36] = True
+    np.save("mask.npy", columns)
+    options = ("run", scans[0], *CG, "--mask", "mask.npy")
+    assert "PSNR" in succeed(*options)
+    result = read_result("result/a.h5")
+    assert torch.equal(result.arrays["mask"][0], torch.from_numpy(columns).expand(SHAPE))
+    assert result.settings["mask"] == {"name": "mask.npy"}
+    assert "kept" in succeed(*options)
+    points = rng.random(SHAPE) < 0.5
+    points[20:44, 16:40] = True
+    np.save("mask.npy", points.astype(np.uint8))
+    assert "replaces an older result" in succeed(*options)
+    assert torch.equal(read_result("result/a.h5").arrays["mask"][0], torch.from_numpy(points))
+    text = invoke(*options, "--acceleration", 4).output
+    assert "mask.npy is a file, which has its own acceleration" in text
+
+
 def test_changed_code_of_a_component_makes_another_result(scans: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     succeed("run", scans[0], *CG)
     assert "kept" in succeed("run", scans[0], *CG)

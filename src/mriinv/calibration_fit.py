@@ -241,7 +241,7 @@ def calibrate_weights(
     InputError : a scan that cannot be read or is not fully sampled
     """
     config = _checked(config)
-    if common := {_label(mask) for mask in masks} & {_label(mask) for mask in test_masks}:
+    if common := {mask.label for mask in masks} & {mask.label for mask in test_masks}:
         raise SettingsError(f"test masks: {', '.join(sorted(common))} is fitted on; expected other masks")
     reconstruct = combine(config)
     prior, sampler, chosen = reconstruct.prior, reconstruct.solver, config.prior
@@ -253,7 +253,7 @@ def calibrate_weights(
         replace(prepare_acquisition(scan.to(reconstruct.device), config.preparation), reference=None)
         for scan in _scans(config, slices)
     ]
-    fit, test = ({_label(mask): _cases(mask, full, config) for mask in some} for some in (masks, test_masks))
+    fit, test = ({mask.label: _cases(mask, full, config) for mask in some} for some in (masks, test_masks))
     found = calibrate(
         fit,
         test,
@@ -315,7 +315,7 @@ def _cases(mask: MaskChoice, full: Sequence[Acquisition], config: RunConfig) -> 
     """Return each slice as a mask of its own leaves it."""
     return [
         retrospective_case(
-            f"{one.source}, {_label(mask)}",
+            f"{one.source}, {mask.label}",
             one,
             mask_for(mask.model_copy(update={"seed": config.seed + number}), one),
             config.operator,
@@ -323,7 +323,3 @@ def _cases(mask: MaskChoice, full: Sequence[Acquisition], config: RunConfig) -> 
         )
         for number, one in enumerate(full)
     ]
-
-
-def _label(mask: MaskChoice) -> str:
-    return f"{mask.name} {mask.acceleration:g}"

@@ -18,6 +18,7 @@ from mriinv.calibration import Calibration, calibration_path, read_calibration
 from mriinv.compose import Reconstruction, find_weights, make_prior, make_solver, resolve_device
 from mriinv.config import SIMULATION_MASK, MaskChoice, RunConfig
 from mriinv.data.acquisition import Acquisition
+from mriinv.data.mask_file import read_mask
 from mriinv.data.masks import draw_mask
 from mriinv.data.readers import Scan, find_reader, open_scan
 from mriinv.data.results import is_result, partial_path
@@ -150,6 +151,8 @@ def prepare(config: RunConfig) -> list[Job]:
 
 def mask_of(choice: MaskChoice, grid: tuple[int, int], extent: tuple[int, int, int, int]) -> Tensor:
     """Return the mask of a settled configuration for data acquired in `extent`."""
+    if choice.file is not None:
+        return read_mask(choice.file, grid)
     return draw_mask(choice.name, grid, extent, choice.acceleration, choice.calibration, choice.seed or 0)
 
 
@@ -168,7 +171,7 @@ def _states(config: RunConfig, path: Path | None) -> dict[str, list[int]]:
     """Return size in bytes and time of the last change in ns of the input and of files that settings name."""
     settings = [choice.settings for choice in (config.operator, config.prior, config.solver) if choice]
     named = [Path(value) for values in settings for value in values.values() if isinstance(value, str)]
-    named += [config.preparation.maps] if config.preparation.maps else []
+    named += [file for file in (config.preparation.maps, config.mask and config.mask.file) if file]
     input_files = [] if path is None else [path, *(path.with_suffix(".hdr"),) * (path.suffix == ".cfl")]
     stats = {str(file): file.stat() for file in (*input_files, *named) if file.is_file()}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}

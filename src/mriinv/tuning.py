@@ -239,7 +239,7 @@ def _mean_psnr(reconstruct: Reconstruction, cases: list[Case], seed: int) -> flo
 def _cases(config: RunConfig, mask: MaskChoice, device: torch.device) -> Iterator[Case]:
     for scan in _scans(config):
         full = prepare_acquisition(scan.to(device), config.preparation)
-        name = f"{full.source}, {mask.name} {mask.acceleration:g}"
+        name = f"{full.source}, {mask.label}"
         yield retrospective_case(name, full, mask_for(mask, full), config.operator, config.preparation.crop)
 
 

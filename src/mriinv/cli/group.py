@@ -76,7 +76,7 @@ def combination_options(command: Command) -> Command:
         click.option("--solver", metavar="NAME"),
         click.option("--operator", metavar="NAME", help="[default: sense]"),
         click.option("--weights", metavar="NAME|FILE", help="Weights of the prior  [default: the catalogue's first]"),
-        click.option("--mask", metavar="NAME", help="Undersample: poisson-2d, random-1d or equispaced-1d."),
+        click.option("--mask", metavar="NAME|FILE", help="Undersample: poisson-2d, random-1d, equispaced-1d, file."),
         click.option("--acceleration", type=float, help="Of the mask, centre included  [default: 4]"),
         click.option("--calibration", type=int, help="Fully sampled centre of the mask, in lines."),
         preparation_options,

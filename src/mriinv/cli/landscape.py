@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("scan", required=False, type=file_type)
 @click.option("--prior", default="deepen", show_default=True, metavar="NAME", help="Any that has an energy.")
 @click.option("--weights", metavar="NAME|FILE", help="Weights of the prior  [default: the catalogue's first]")
-@click.option("--mask", default="poisson-2d", show_default=True, metavar="NAME", help="What SENSE sees of the scan.")
+@click.option("--mask", default="poisson-2d", show_default=True, metavar="NAME|FILE", help="What SENSE sees.")
 @click.option("--acceleration", type=float, help="Of the mask, centre included  [default: 4]")
 @click.option("--calibration", type=int, help="Fully sampled centre of the mask, in lines.")
 @click.option("--slice", "only", type=click.IntRange(min=0), help="Of the scan  [default: the middle one]")
