@@ -101,6 +101,15 @@ def test_a_changed_file_of_coil_maps_makes_another_result(scans: list[Path]) -> 
     assert not torch.allclose(*images)
 
 
+def test_inputs_of_one_name_have_results_in_folders_of_their_own(scans: list[Path]) -> None:
+    for subject, scan in zip(("one/day", "two"), scans, strict=True):
+        Path("study", subject).mkdir(parents=True)
+        Path(scan).rename(Path("study", subject, "scan.h5"))
+    reports = json.loads(succeed("run", "study/one/day/scan.h5", "study/two/scan.h5", *CG, "--json"))
+    assert [report["result"] for report in reports] == ["result/one/day/scan.h5", "result/two/scan.h5"]
+    assert all(Path(report["figure"]).is_file() and report["complete"] for report in reports)
+
+
 def test_a_mask_of_ones_own_undersamples(scans: list[Path]) -> None:
     rng = np.random.default_rng(0)
     columns = rng.random(SHAPE[1]) < 0.4

@@ -211,13 +211,19 @@ def _is_scan(file: Path) -> bool:
 
 
 def _outputs(config: RunConfig) -> dict[Path | None, Path]:
-    """Return the result file of each input, and refuse what would overwrite an input, another result or other files."""
+    """Return the result file of each input, and refuse what would overwrite an input, another result or other files.
+
+    Inputs of the same name in several folders have their results in folders of the same names.
+    """
     scans = list({file.resolve(): file for path in config.input for file in _files(path)}.values())
     inputs: list[Path | None] = [*scans] or [None]
+    alike = len({path.stem for path in scans}) < len(scans)  # as with one folder for each subject
+    root = Path(os.path.commonpath([path.resolve().parent for path in scans])) if alike else Path()
     taken: dict[Path, str] = {path.resolve(): "" for path in scans}
     outputs: dict[Path | None, Path] = {}
     for path in inputs:
-        out = config.out / f"{path.stem if path else SIMULATED}.h5"
+        folder = path.resolve().parent.relative_to(root) if alike and path else Path()
+        out = config.out / folder / f"{path.stem if path else SIMULATED}.h5"
         if out.resolve() in taken:
             other = taken[out.resolve()]
             where = f"the place of the result of {other}" if other else "the place of an input"
