@@ -30,8 +30,8 @@ from mriinv import (
 )
 from mriinv.compose import find_weights, resolve_device
 from mriinv.errors import InputError, SettingsError, UnknownNameError
-from mriinv.manifest import WeightEntry
-from mriinv.registry import Component, Registry
+from mriinv.manifest import Choice, PriorChoice, WeightEntry
+from mriinv.registry import Component, Registry, registry
 from mriinv.testing.analytic import DenseOperator
 from mriinv_sense.operator import SenseOperator
 
@@ -117,7 +117,7 @@ def test_trainers_are_made_by_name() -> None:
     assert make_trainer("maximum-likelihood", steps=7).steps == 7
 
 
-def test_the_solver_is_that_of_the_priors_first_recipe_unless_one_is_given() -> None:
+def test_the_solver_is_that_of_the_priors_first_recipe_unless_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     by_name, by_object = Reconstruction("tv", device="cpu"), Reconstruction(make_prior("tv"), device="cpu")
     assert by_name.solver.name == by_object.solver.name == "fista"
     muse = Reconstruction("muse", device="cpu").solver
@@ -127,6 +127,11 @@ def test_the_solver_is_that_of_the_priors_first_recipe_unless_one_is_given() -> 
     assert modified.prior is not None and modified.prior.settings.weight == 0.09
     assert Reconstruction("diffusion", "dps", device="cpu").solver.settings.scale == 4
     assert Reconstruction("deepen", "dps", device="cpu").solver.settings.scale != 4
+    recipes = registry().recipes
+    untrained = recipes["tv"].model_copy(update={"prior": PriorChoice(name="deepen", weights="none")})
+    monkeypatch.setitem(recipes, "deepen-map", untrained.model_copy(update={"solver": Choice(name="mm-cg")}))
+    prior, trained = Reconstruction("deepen", "mm-cg", device="cpu").prior, make_prior("deepen")
+    assert prior is not None and prior.settings.widths != trained.settings.widths  # its weights too
 
     class Unregistered(Prior):
         name = "unregistered"

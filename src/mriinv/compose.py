@@ -19,7 +19,7 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.discovery import package_folder
 from mriinv.errors import InputError, SettingsError, UnknownNameError
-from mriinv.manifest import Choice, RecipeEntry, WeightEntry
+from mriinv.manifest import Choice, PriorChoice, RecipeEntry, WeightEntry
 from mriinv.registry import registry
 from mriinv.weights import load_prior
 
@@ -179,9 +179,10 @@ class Reconstruction:
                 registry().match(prior, choice.name)  # before anything heavy
             solver = make_solver(choice.name, **choice.settings)
         self.device, self.solver = resolve_device(device), solver
-        settings = recipe.prior.settings if recipe and recipe.prior else {}
-        built = make_prior(prior, **settings) if isinstance(prior, str) else prior
-        self.prior = None if built is None else built.to(self.device)
+        if isinstance(prior, str):
+            chosen = recipe.prior if recipe and recipe.prior else PriorChoice(name=prior)
+            prior = make_prior(prior, weights=chosen.weights, **chosen.settings)
+        self.prior = None if prior is None else prior.to(self.device)
 
     def __call__(
         self,

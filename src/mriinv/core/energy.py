@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Protocol
 
 import torch
@@ -35,9 +36,9 @@ class NetworkEnergy(Prior):
     network: PotentialNetwork
     reference_level: float = 0.1
 
+    @abstractmethod
     def factor(self) -> Tensor:
         """Return c in float64: a scalar or one per image."""
-        raise NotImplementedError
 
     def potential(self, image: Image, level: PerImage) -> PerImage:
         return self.network.potential(image, level)

@@ -65,7 +65,7 @@ class Acquisition:
             raise InputError(self.source, "kspace", f"{self.kspace.dtype} {shape}", "complex (batch, coil, y, x)")
         batch, coils, y, x = shape
         self._check("mask", self.mask, [(1, batch), (1, y), (x,)], "(batch|1, y|1, x)")
-        if torch.where(self.mask[:, None].to(self.kspace.device), 0, self.kspace).any():
+        if not self.fully_sampled and torch.where(self.mask[:, None].to(self.kspace.device), 0, self.kspace).any():
             expected = "zeros where the mask is false; of a fully sampled acquisition, .undersampled(mask)"
             raise InputError(self.source, "kspace", "values outside the mask", expected)
         if self.noise_std is not None and not 0 <= self.noise_std < math.inf:

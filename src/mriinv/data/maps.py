@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mriinv.data.acquisition import Acquisition
+from mriinv.data.array_file import stored_array
 from mriinv.data.readers import open_scan
 from mriinv.errors import InputError
 
@@ -29,12 +30,7 @@ def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
     ------
     InputError : no such file, a format that cannot be read, no such entry, a wrong shape or type, too few slices
     """
-    try:
-        maps = _read(Path(path), acquisition)
-    except (OSError, ValueError, EOFError) as error:
-        why = getattr(error, "strerror", None)  # NumPy's advice on pickled objects helps nobody
-        expected = f".npy, .npz or HDF5 with '{FIELD}', or BART's .cfl and .hdr; no pickled objects"
-        raise InputError(path, "", "no readable coil maps" + (f" ({why})" if why else ""), expected) from None
+    maps = _read(Path(path), acquisition)
     with np.errstate(all="ignore"):  # what is too large for the type is reported by who takes it
         maps = maps.astype(np.complex64 if acquisition.kspace.dtype == torch.complex64 else np.complex128)
     return replace(acquisition, coil_maps=torch.from_numpy(maps).to(acquisition.kspace.device))
@@ -47,23 +43,9 @@ def _read(path: Path, acquisition: Acquisition) -> np.ndarray:
             shape = (about["slices"], about["coils"], *about["matrix"])
             rows = _rows(path, shape, np.dtype(np.complex64), acquisition)
             return np.concatenate([pair.read(index).kspace.numpy() for index in range(*rows.indices(len(pair)))])
-    if path.is_file() and h5py.is_hdf5(path):
-        with h5py.File(path) as file:
-            return _entry(path, file, acquisition)
-    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return _taken(path, loaded, acquisition)
-    with loaded as archive:
-        return _entry(path, archive, acquisition)
-
-
-def _entry(path: Path, archive: h5py.File | np.lib.npyio.NpzFile, acquisition: Acquisition) -> np.ndarray:
-    if FIELD not in archive:
-        raise InputError(path, FIELD, f"entries {', '.join(archive) or 'none'}", f"an entry '{FIELD}' (coil, y, x)")
-    entry = archive[FIELD]
-    if isinstance(entry, h5py.Group):
-        raise InputError(path, FIELD, "a group", "a dataset")
-    return _taken(path, entry, acquisition)
+    formats = f".npy, .npz or HDF5 with '{FIELD}', or BART's .cfl and .hdr"
+    with stored_array(path, FIELD, what="coil maps", axes="(coil, y, x)", formats=formats) as entry:
+        return _taken(path, entry, acquisition)
 
 
 def _taken(path: Path, entry: np.ndarray | h5py.Dataset, acquisition: Acquisition) -> np.ndarray:

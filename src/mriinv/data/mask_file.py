@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mriinv.core.types import Mask
+from mriinv.data.array_file import stored_array
 from mriinv.errors import InputError
 
 FIELD = "mask"
@@ -30,24 +31,15 @@ def read_mask(path: Path, grid: tuple[int, int]) -> Mask:
     ------
     InputError : no such file, a format that cannot be read, another shape, values other than 0 and 1, no sample
     """
-    try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded as archive:
-                if FIELD not in archive:
-                    raise InputError(path, FIELD, f"entries {', '.join(archive) or 'none'}", f"an entry '{FIELD}'")
-                loaded = archive[FIELD]
-    except (OSError, ValueError, EOFError) as error:
-        why = getattr(error, "strerror", None)  # NumPy's advice on pickled objects helps nobody
-        expected = f"npy, or npz with '{FIELD}'; no pickled objects"
-        raise InputError(path, "", "no readable mask" + (f" ({why})" if why else ""), expected) from None
     y, x = grid
-    shape = (1,) * (3 - loaded.ndim) + loaded.shape
-    if shape not in ((1, y, x), (1, 1, x)):
-        expected = f"({y}, {x}) as k-space, or ({x},) for whole columns"
-        raise InputError(path, FIELD, f"shape {loaded.shape}", expected)
-    if loaded.dtype.kind not in "biuf" or not ((loaded == 0) | (loaded == 1)).all():
-        raise InputError(path, FIELD, f"{loaded.dtype} with other values than 0 and 1", "0 and 1, or false and true")
-    if not loaded.any():
+    with stored_array(path, FIELD, what="mask", axes="(y, x)", formats=f"npy, or npz with '{FIELD}'") as entry:
+        shape = (1,) * (3 - len(entry.shape)) + entry.shape
+        if shape not in ((1, y, x), (1, 1, x)):
+            expected = f"({y}, {x}) as k-space, or ({x},) for whole columns"
+            raise InputError(path, FIELD, f"shape {entry.shape}", expected)
+        values = np.asarray(entry)
+    if values.dtype.kind not in "biuf" or not ((values == 0) | (values == 1)).all():
+        raise InputError(path, FIELD, f"{values.dtype} with other values than 0 and 1", "0 and 1, or false and true")
+    if not values.any():
         raise InputError(path, FIELD, "no sampled location", "at least one")
-    return torch.from_numpy(np.array(loaded == 1).reshape(shape))
+    return torch.from_numpy(np.array(values == 1).reshape(shape))
