@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from mriinv import InverseProblem, make_mask, make_prior, run, simulate_acquisition
 from mriinv.cli import INTERRUPTED
 from mriinv.data.results import read_result
-from mriinv.jobs import SIMULATION
+from mriinv.data.simulate import SimulatedSlices
 from mriinv.manifest import KINDS, WeightEntry
 from mriinv.registry import Component, Registry, registry
 from mriinv.weights import save_weights
@@ -206,8 +206,9 @@ def test_without_input_a_simulated_scan_is_reconstructed(tmp_path: Path) -> None
 
 
 def test_the_plan_of_the_simulated_scan_is_what_is_simulated() -> None:
-    simulated = simulate_acquisition().kspace
-    assert {"slices": len(simulated), "coils": simulated.shape[1], "matrix": simulated.shape[2:]} == SIMULATION
+    simulated, scan = simulate_acquisition(seed=4).kspace, SimulatedSlices(3, 2)
+    described = {"slices": 2 * len(simulated), "coils": simulated.shape[1], "matrix": simulated.shape[2:]}
+    assert scan.describe() == described and torch.equal(scan.read(1).kspace, simulated)
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, scan: Path) -> None:

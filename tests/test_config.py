@@ -345,6 +345,6 @@ def test_bad_settings_of_a_component(values: dict[str, Any], message: str) -> No
 
 
 def test_assignments_reach_into_settings_that_are_mappings() -> None:
-    assignments = ["trainer.langevin.step=0.6", "trainer.langevin.epsilon=0.02", "trainer.steps=5"]
+    assignments = ["trainer.chain.step=0.6", "trainer.chain.epsilon=0.02", "trainer.steps=5"]
     found = build_train_config(None, {"out": Path("x"), "prior": "deepen"}, assignments)
-    assert found.trainer.settings == {"langevin": {"step": 0.6, "epsilon": 0.02}, "steps": 5}
+    assert found.trainer.settings == {"chain": {"step": 0.6, "epsilon": 0.02}, "steps": 5}

@@ -110,8 +110,10 @@ def test_the_run_file_reconstructs_with_the_tuned_value(scan, tmp_path):
 
 
 def test_simulated_scans_stand_in_for_measured_ones(monkeypatch):
-    small = functools.partial(simulate_acquisition, shape=SHAPE, coils=4)
-    monkeypatch.setattr("mriinv.tuning.simulate_acquisition", small)
+    def small(seed, **_):
+        return simulate_acquisition(shape=SHAPE, coils=4, seed=seed)
+
+    monkeypatch.setattr("mriinv.data.simulate.simulate_acquisition", small)
     tuned = tune(config((), seed=5), "solver.regularisation", (1e-4, 1e-1), tolerance=1.0)
     assert tuned.cases == [f"simulated scan (seed {seed}), poisson-2d 3" for seed in (5, 6, 7)]
     assert tuned.psnr >= tuned.default

@@ -31,7 +31,7 @@ from mriinv import (
 from mriinv_deepen.chains import Chain, chains_state, restored_chains
 
 SINGLE_ENERGY_LEVELS = (0.002, 0.06)  # denoised by an energy that does not know the level
-PREPARE_EVERY = 8  # visits to a noise level between two measurements of its curvature and of a stable step
+PREPARE_EVERY = 8  # visits to a noise level between two measurements of its curvature
 UNKNOWN_EPSILON = 0.01
 
 
@@ -41,7 +41,9 @@ class MaximumLikelihood(Trainer):
     .. math:: L'(θ) = \tfrac1T\big(E_θ(x^+) − E_θ(x^-)\big), \qquad x^- \sim \exp(−C_θ(x; A, b)/T)
 
     The data term carries no θ and no graph runs through the chain, so memory does not depend on its length. Fake
-    images come from the registered ``langevin`` solver (eq. 11 or 16); T is its temperature.
+    images come from a registered `sampler`; T is its temperature. The default, ``preconditioned-langevin``, has the
+    exact law of a Gaussian posterior; ``langevin`` is that of the paper (eq. 11 or 16), too wide where its step meets a
+    high curvature, so that the energy is learned too stiff there.
 
     True images are training images with white noise of `true_noise_std`, added before they are measured: the energy is
     then that of images at this noise level, and measurements and true images agree as the likelihood assumes. With
@@ -51,7 +53,8 @@ class MaximumLikelihood(Trainer):
     Chains are persistent: each of `pool` groups keeps its images, measurements and fake images between updates, and
     starts anew with probability `refresh`, each chain from where the sampler starts (SENSE), from Gaussian noise or
     from the truth. Chains that start from noise every time, as published, learn a sampler of that length instead of an
-    energy whose minimum is the truth; ``refresh=1`` with ``langevin.start=noise`` is that variant.
+    energy whose minimum is the truth; ``refresh=1`` with ``sampler=langevin`` and ``chain.start=noise`` is that
+    variant.
 
     `curvature_weight` keeps the curvature of the energy, and with it L of `mm-cg` and the step of the chain, below
     `curvature_limit`: the square of what the largest curvature at a fake image exceeds it by is added to the loss, the
@@ -88,13 +91,14 @@ class MaximumLikelihood(Trainer):
         )
         true_noise_std: NonNegativeFloat | Literal["2eps", "2eps^2"] | None = setting(
             None,
-            "noise added to true images; 2eps and 2eps^2 (as printed in the paper): of langevin.epsilon; none: the "
+            "noise added to true images; 2eps and 2eps^2 (as printed in the paper): of chain.epsilon; none: the "
             "noise level of the energy, 2ε without one",
             unit="std per real component, image scale 1",
         )
         curvature_weight: float = setting(0.0, "weight of the penalty on the curvature of the energy", ge=0)
         curvature_limit: float = setting(1.0, "curvature from which on it is penalised", gt=0)
-        langevin: dict[str, Any] = setting({}, "settings of the `langevin` solver that advances the chains")
+        sampler: str = setting("preconditioned-langevin", "solver that advances the chains; langevin: as published")
+        chain: dict[str, Any] = setting({}, "settings of this solver")
         chain_precision: Literal["float32", "bfloat16"] | None = setting(
             None,
             "arithmetic of the network in the chains; none: bfloat16 where the device has it, as emulation is slow",
@@ -104,12 +108,12 @@ class MaximumLikelihood(Trainer):
         def _settings_agree(self) -> MaximumLikelihood.Settings:
             if self.noise_starts + self.truth_starts > 1:
                 raise ValueError("noise_starts and truth_starts: expected shares, together at most 1")
-            if isinstance(self.true_noise_std, str) and self.langevin.get("epsilon") is None:
-                raise ValueError(f"true_noise_std: {self.true_noise_std} needs langevin.epsilon")
-            if "noise_level" in self.langevin:
-                raise ValueError("langevin.noise_level: set the levels of the trainer instead")
-            if "robust" in self.langevin:
-                raise ValueError("langevin.robust: training data have noise alone, and squares")
+            if isinstance(self.true_noise_std, str) and self.chain.get("epsilon") is None:
+                raise ValueError(f"true_noise_std: {self.true_noise_std} needs chain.epsilon, with sampler langevin")
+            if "noise_level" in self.chain:
+                raise ValueError("chain.noise_level: set the levels of the trainer instead")
+            if "robust" in self.chain:
+                raise ValueError("chain.robust: training data have noise alone, and squares")
             if self.levels is not None and self.true_noise_std is not None:
                 raise ValueError("true_noise_std: with levels, true images have the noise of their level")
             if self.pool % len(self.levels or (None,)):
@@ -121,8 +125,8 @@ class MaximumLikelihood(Trainer):
         s = self.settings
         self._chains: dict[int, Chain] = {}
         self._levels: tuple[float | None, ...] = s.levels or (None,)
-        self._samplers = [_langevin(s.langevin, noise_level=level) for level in self._levels]
-        self._prepared: dict[int, Sampler] = {}  # the same with a stable step, by the position of the level
+        self._samplers = [self._sampler(noise_level=level) for level in self._levels]
+        self._prepared: dict[int, Sampler] = {}  # the same with what they measure, by the position of the level
         if self.settings.warm_start or self.settings.dsm_weight:
             self.requires = (frozenset({"energy", "gradient", "denoiser"}),)
 
@@ -213,7 +217,7 @@ class MaximumLikelihood(Trainer):
 
     def _true_noise_std(self, prior: Prior, step: int) -> float:
         level, asked = self._levels[self._position(step)], self.settings.true_noise_std
-        epsilon = self.settings.langevin.get("epsilon") or UNKNOWN_EPSILON
+        epsilon = self.settings.chain.get("epsilon") or UNKNOWN_EPSILON
         if level is not None:
             return level
         if isinstance(asked, str):
@@ -249,20 +253,28 @@ class MaximumLikelihood(Trainer):
         return start
 
     def state_dict(self) -> dict[str, Tensor]:
-        steps = {
-            f"step_size.{position}": torch.tensor(sampler.settings.step_size, dtype=torch.float64)
+        measured = {
+            f"measured.{position}.{name}": torch.tensor(value, dtype=torch.float64)
             for position, sampler in self._prepared.items()
-            if sampler.settings.step_size is not None
+            for name, value in sampler.settings
+            if value != getattr(self._samplers[position].settings, name)
         }
-        return chains_state(self._chains) | steps
+        return chains_state(self._chains) | measured
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._chains = restored_chains(state)
         self._prepared = {}
         for position, level in enumerate(self._levels):
-            if (step_size := state.get(f"step_size.{position}")) is not None:
-                langevin = {**self.settings.langevin, "step_size": float(step_size)}
-                self._prepared[position] = _langevin(langevin, noise_level=level)
+            prefix = f"measured.{position}."
+            measured = {name.removeprefix(prefix): float(state[name]) for name in state if name.startswith(prefix)}
+            if measured:
+                self._prepared[position] = self._sampler(noise_level=level, **measured)
+
+    def _sampler(self, **more: Any) -> Sampler:
+        found = make_solver(self.settings.sampler, **{**self.settings.chain, **more})
+        if not isinstance(found, Sampler):
+            raise SettingsError(f"trainer.sampler: found '{found.name}'; expected a sampler with Markov chains")
+        return found
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -271,9 +283,3 @@ def has_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last one: Arm
-
-
-def _langevin(settings: dict[str, Any], **more: Any) -> Sampler:
-    sampler = make_solver("langevin", **settings, **more)
-    assert isinstance(sampler, Sampler)
-    return sampler

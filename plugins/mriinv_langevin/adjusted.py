@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mriinv import Chain, InverseProblem, Prior, Sampler, per_image, setting
+from mriinv import Chain, InverseProblem, Prior, Sampler, SettingsError, largest_curvature, per_image, setting
 from mriinv_langevin.chains import KineticChain, LangevinChain, MetropolisChain, Shifted
 from mriinv_langevin.sampler import measured_curvature, stable_step
 
@@ -96,6 +96,9 @@ class PreconditionedLangevin(Sampler):
             20, "steps at the last level before the first sample; what is left of the start falls by √ρ in each", ge=0
         )
         step_size: float | None = setting(None, "τ; none: 1, with metropolis adapted in the burn-in", gt=0, le=1)
+        shift: float | None = setting(
+            None, "λ; none: the largest curvature of the energy, measured at each noise level", gt=0
+        )
         persistence: float = setting(
             0.7, "ρ, share of the momentum that a step at the last level keeps; unused with metropolis", ge=0, lt=1
         )
@@ -106,6 +109,25 @@ class PreconditionedLangevin(Sampler):
         cg_tolerance: float = setting(
             1e-3, f"residual at which they stop, relative; {EXACT:g} at most with metropolis", gt=0
         )
+
+    def check(
+        self, problem: InverseProblem, prior: Prior, image: Tensor, level: Any, generator: torch.Generator
+    ) -> None:
+        s = self.settings
+        if s.shift is None or s.metropolis:
+            return
+        curvature, _ = largest_curvature(lambda x: prior.gradient(x, level), image, generator)
+        limit = 0.5 * (s.step_size or 1.0) * float(curvature.max())
+        if not s.shift > limit:
+            raise SettingsError(
+                f"solver.shift: found {s.shift:g}; stable above {limit:.3g}, half τ times the curvature of the energy"
+            )
+
+    def prepared(self, problem: InverseProblem, prior: Prior, image: Tensor, generator: torch.Generator) -> Sampler:
+        if self.settings.shift is not None:
+            return self
+        curvature, _ = measured_curvature(problem, prior, image, self.settings.noise_level, generator)
+        return PreconditionedLangevin(**{**self.settings.model_dump(), "shift": float(curvature.max())})
 
     def chain(
         self,
@@ -120,10 +142,13 @@ class PreconditionedLangevin(Sampler):
     ) -> LangevinChain:
         s = self.settings
         temperature = self.temperature(problem, prior).repeat(len(image) // problem.batch)
-        curvature = measured_curvature(problem, prior, image, level, generator, previous)
+        curvature = None
+        if s.shift is None:
+            curvature = measured_curvature(problem, prior, image, level, generator, previous)
+        shift = torch.full_like(temperature, s.shift) if curvature is None else curvature[0]
         tau = torch.full_like(temperature, s.step_size or 1.0)
         if passing or not s.metropolis:
-            preconditioner = Shifted(problem, curvature[0], s.cg_tolerance, s.cg_iterations)
+            preconditioner = Shifted(problem, shift, s.cg_tolerance, s.cg_iterations)
             if isinstance(previous, KineticChain):
                 momentum = previous.momentum[-len(image) :]
             else:
@@ -153,6 +178,6 @@ class PreconditionedLangevin(Sampler):
             temperature=temperature,
             step_size=tau,
             adapt=s.step_size is None,
-            preconditioner=Shifted(problem, curvature[0], min(s.cg_tolerance, EXACT), 10 * s.cg_iterations),
+            preconditioner=Shifted(problem, shift, min(s.cg_tolerance, EXACT), 10 * s.cg_iterations),
             curvature=curvature,
         )

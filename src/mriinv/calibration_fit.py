@@ -18,15 +18,14 @@ from mriinv.data.acquisition import Acquisition, Sampling
 from mriinv.data.hybrid import centre_crop
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.scan_images import middle_slices
-from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import MriinvError, SettingsError
 from mriinv.files import sha256
-from mriinv.jobs import combine, mask_for, open_input, prepare, settle
+from mriinv.jobs import combine, mask_for, prepare, settle
 from mriinv.registry import registry
 from mriinv.uncertainty import LEVELS, Deviations, coverage, deviations, pooled_quantile, predicted_psnr, quantile
 from mriinv.validation import Case, retrospective_case
 
-TARGET, TOLERANCE, ROUNDS = 0.9, 0.01, 4  # coverage that the temperature is fitted for, and how often it is corrected
+TARGET, TOLERANCE, ROUNDS = 0.9, 0.005, 4  # coverage that the temperature is fitted for, and how often it is corrected
 
 Cases = Mapping[str, Sequence[Case]]  # by mask: each slice as the mask leaves it, slices in the same order
 Errors = dict[str, list[Deviations]]
@@ -101,8 +100,8 @@ def calibrate(
     """Fit the temperature of `sampler`, and with `conformal` intervals and a bound on the PSNR.
 
     The standard deviation goes with the root of the temperature: T ← T·(k/k₀)², with the pooled 90 % quantile k of
-    |z| and the one k₀ of Gaussian magnitudes, until the pooled coverage is 0.90 ± 0.01, at most four times; the best T
-    that was sampled is kept. At this temperature κ is the quantile of |z| for each level, one for masks in 2D and
+    |z| and the one k₀ of Gaussian magnitudes, until the pooled coverage is 0.900 ± 0.005, at most four times; the best
+    T that was sampled is kept. At this temperature κ is the quantile of |z| for each level, one for masks in 2D and
     one for masks of lines. Slices and masks weigh the same. The margin on the PSNR is the ⌈(n + 1)p⌉-th smallest of n,
     one value for each slice: the largest predicted − true PSNR over the masks of the fit. `docs/calibration.md` says
     what follows.
@@ -173,12 +172,10 @@ def _sampled(case: Case, reconstruct: Reconstruction, seed: int, monitor: Monito
     samples = reconstruct(case.problem, seed=seed, monitor=monitor)
     assert isinstance(samples, Samples)
     mixed = True if samples.converged.all() else (False if "split_rhat" in samples.numbers() else None)
-    support, reference = case.problem.operator.support, case.reference
-    shape = case.crop
     psnr = case.psnr_of(samples.image)
-    if shape is not None:
-        samples = replace(samples, image=centre_crop(samples.image, shape), draws=centre_crop(samples.draws, shape))
-        support, reference = None if support is None else centre_crop(support, shape), centre_crop(reference, shape)
+    image, draws = centre_crop(samples.image, case.crop), centre_crop(samples.draws, case.crop)
+    reference, support = centre_crop(case.reference, case.crop), centre_crop(case.problem.operator.support, case.crop)
+    samples = replace(samples, image=image, draws=draws)
     return _Slice(deviations(samples, reference, support), predicted_psnr(samples, support) - psnr, mixed)
 
 
@@ -303,12 +300,9 @@ def _checked(config: RunConfig) -> RunConfig:
 
 
 def _scans(config: RunConfig, count: int) -> Iterator[Acquisition]:
-    for job in prepare(config):
-        with open_input(job.path) as scan:
-            if scan is None:
-                yield from (simulate_acquisition(seed=config.seed + number) for number in range(count))
-            else:
-                yield from (scan.read(job.slices[number]) for number in middle_slices(len(job.slices), count))
+    for job in prepare(config, count):
+        with job.open() as scan:
+            yield from (scan.read(job.slices[number]) for number in middle_slices(len(job.slices), count))
 
 
 def _cases(mask: MaskChoice, full: Sequence[Acquisition], config: RunConfig) -> list[Case]:

@@ -6,7 +6,6 @@ import glob
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,11 @@ from mriinv.data.mask_file import read_mask
 from mriinv.data.masks import draw_mask
 from mriinv.data.readers import Scan, find_reader, open_scan
 from mriinv.data.results import is_result, partial_path
+from mriinv.data.simulate import SimulatedSlices
 from mriinv.errors import InputError, SettingsError
 from mriinv.files import sha256
 from mriinv.registry import registry
 
-SIMULATED = "simulated"
-SIMULATION = {"slices": 1, "coils": 8, "matrix": (192, 160)}  # what `simulate_acquisition` makes
 logger = logging.getLogger("mriinv")
 
 
@@ -35,11 +33,21 @@ logger = logging.getLogger("mriinv")
 class Job:
     """One input: its result file, its slices, and what is known before any k-space is read."""
 
-    path: Path | None
+    path: Path | None  # None: simulated slices
+    seed: int  # of these
     out: Path
     slices: list[int]
     found: dict[str, Any]  # slices, coils, matrix and whatever else the reader knows
     files: dict[str, list[int]]  # size and time of the last change of all files that the result depends on
+
+    @property
+    def source(self) -> str:
+        """What the input is called."""
+        return str(self.path or f"simulated scan (seed {self.seed})")
+
+    def open(self) -> Scan:
+        """Open the input."""
+        return _open(self.path, self.seed, len(self.slices))
 
 
 def settle(config: RunConfig) -> RunConfig:
@@ -133,20 +141,27 @@ def weights_record(config: RunConfig) -> dict[str, str] | None:
     return None if path is None else {"file": path.name, "sha256": checksum or sha256(path)}
 
 
-def prepare(config: RunConfig) -> list[Job]:
-    """Open every input and choose slices, so that what does not fit is refused before any work."""
+def prepare(config: RunConfig, simulated: int = 1) -> list[Job]:
+    """Open every input and choose slices, so that what does not fit is refused before any work.
+
+    Without an input there are as many `simulated` slices.
+    """
     jobs = []
     for path, out in _outputs(config).items():
-        with open_input(path) as scan:
-            found: dict[str, Any] = dict(SIMULATION) if scan is None else scan.describe()
+        with _open(path, config.seed, simulated) as scan:
+            found = scan.describe()
         if config.mask is not None:
             y, x = config.preparation.cropped(found["matrix"])
             mask = mask_of(config.mask, (y, x), (0, y, 0, x))
             found["achieved_acceleration"] = round(mask.numel() / int(mask.sum()), 3)
         place = None if path is None else Path(found.get("path", path))  # a reader may find its file beside the name
         slices = _chosen_slices(config, path, found["slices"])
-        jobs.append(Job(path, out, slices, found, _states(config, place)))
+        jobs.append(Job(path, config.seed, out, slices, found, _states(config, place)))
     return jobs
+
+
+def _open(path: Path | None, seed: int, simulated: int) -> Scan:
+    return SimulatedSlices(seed, simulated) if path is None else open_scan(path)
 
 
 def mask_of(choice: MaskChoice, grid: tuple[int, int], extent: tuple[int, int, int, int]) -> Tensor:
@@ -160,11 +175,6 @@ def mask_for(choice: MaskChoice, acquisition: Acquisition) -> Tensor:
     """Return the mask of a settled configuration for an acquisition."""
     y, x = acquisition.kspace.shape[-2:]
     return mask_of(choice, (y, x), acquisition.extent)
-
-
-def open_input(path: Path | None) -> AbstractContextManager[Scan | None]:
-    """Open an input; None, the simulated scan, needs no opening."""
-    return nullcontext() if path is None else open_scan(path)
 
 
 def _states(config: RunConfig, path: Path | None) -> dict[str, list[int]]:
@@ -223,7 +233,7 @@ def _outputs(config: RunConfig) -> dict[Path | None, Path]:
     outputs: dict[Path | None, Path] = {}
     for path in inputs:
         folder = path.resolve().parent.relative_to(root) if alike and path else Path()
-        out = config.out / folder / f"{path.stem if path else SIMULATED}.h5"
+        out = config.out / folder / f"{(path or SimulatedSlices.path).stem}.h5"
         if out.resolve() in taken:
             other = taken[out.resolve()]
             where = f"the place of the result of {other}" if other else "the place of an input"
@@ -245,5 +255,7 @@ def _chosen_slices(config: RunConfig, path: Path | None, count: int) -> list[int
     first, _, after = config.slices.partition(":")
     chosen = range(int(first), int(after) if after else int(first) + 1)
     if not chosen or chosen[-1] >= count:
-        raise SettingsError(f"slices: found {config.slices}; {path or SIMULATED} has slices 0 to {count - 1}")
+        raise SettingsError(
+            f"slices: found {config.slices}; {path or SimulatedSlices.path} has slices 0 to {count - 1}"
+        )
     return list(chosen)

@@ -17,9 +17,8 @@ from mriinv.core.problem import InverseProblem
 from mriinv.core.types import ImageSlice
 from mriinv.data.noise import complex_noise
 from mriinv.data.preparation import prepare_acquisition
-from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError
-from mriinv.jobs import mask_for, open_input, prepare, settle
+from mriinv.jobs import mask_for, prepare, settle
 from mriinv.validation import Case, retrospective_case
 
 BATCH_PIXELS = 2**20  # in one evaluation; a network with 64 channels takes 256 MiB per layer for them
@@ -70,8 +69,8 @@ def scan_case(config: RunConfig) -> Case:
     if others:
         raise InputError(config.input[0], "", f"{1 + len(others)} scans", "one scan")
     index = job.slices[len(job.slices) // 2]
-    with open_input(job.path) as scan:
-        acquisition = simulate_acquisition(seed=config.seed) if scan is None else scan.read(index)
+    with job.open() as scan:
+        acquisition = scan.read(index)
     prepared = prepare_acquisition(acquisition.to(resolve_device(config.device)), config.preparation)
     full = replace(prepared, reference=None)
     assert config.mask is not None

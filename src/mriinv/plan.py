@@ -10,7 +10,7 @@ from torch import Tensor
 from mriinv.compose import Reconstruction
 from mriinv.config import RunConfig
 from mriinv.core.capabilities import derive
-from mriinv.jobs import SIMULATED, calibrated, combine, prepare, resolved, settle, weights_record
+from mriinv.jobs import calibrated, combine, prepare, resolved, settle, weights_record
 from mriinv.registry import registry
 
 PROBE_PIXELS = 2**18
@@ -21,7 +21,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     config, _, _ = calibrated(settle(config))
     derivations = registry().match(config.prior.name if config.prior else None, config.solver.name)
     reconstruction = combine(config)
-    inputs = [{"input": str(job.path or SIMULATED), "result": str(job.out), **job.found} for job in prepare(config)]
+    inputs = [{"input": job.source, "result": str(job.out), **job.found} for job in prepare(config)]
     largest = max(inputs, key=lambda row: row["coils"] * row["matrix"][0] * row["matrix"][1])
     matrix = config.preparation.cropped(largest["matrix"])
     return {

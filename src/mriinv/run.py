@@ -20,7 +20,6 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import centre_crop, prepare_acquisition
 from mriinv.data.result_writer import QUANTILES, ResultWriter
 from mriinv.data.results import attributes, read_result
-from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError, MriinvError, UnwritableError
 from mriinv.files import make_folder
 from mriinv.jobs import (
@@ -29,7 +28,6 @@ from mriinv.jobs import (
     combine,
     mask_for,
     measures_images,
-    open_input,
     prepare,
     resolved,
     settle,
@@ -94,7 +92,7 @@ def execute(config: RunConfig, observer: Observer | None = None, *, restart: boo
     jobs = prepare(config)
     make_folder(config.out)
     for job in jobs:
-        report = InputReport(str(job.path or f"simulated scan (seed {config.seed})"))
+        report = InputReport(job.source)
         report.remarks += [remark] if remark else []
         stopped: BaseException | None = None
         try:
@@ -164,13 +162,13 @@ def _add_missing(
     if not writer.missing:
         return
     failed: dict[int, MriinvError] = {}
-    with open_input(job.path) as scan:
+    with job.open() as scan:
         for index in writer.missing:
             number = job.slices.index(index)
             monitor = observer(report.source, number, len(job.slices)) if observer else None
             try:
-                acquisition = simulate_acquisition(seed=config.seed) if scan is None else scan.read(index)
-                _Slice(config, reconstruction, calibration, acquisition, index, monitor).store(writer, report)
+                one = _Slice(config, reconstruction, calibration, scan.read(index), index, monitor)
+                one.store(writer, report)
             except UnwritableError:
                 raise
             except MriinvError as error:
@@ -327,8 +325,7 @@ class _Slice:
             return None
 
     def _cropped(self, image: Any) -> Any:
-        """Crop what has image axes last; None stays None."""
-        return image if image is None or self.crop is None else centre_crop(image, self.crop)
+        return centre_crop(image, self.crop)
 
     def _numbers(self) -> dict[str, float]:
         scale, noise = self.problem.scale, self.problem.noise_std

@@ -16,10 +16,9 @@ from mriinv.config import MaskChoice, RunConfig
 from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import prepare_acquisition
-from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
 from mriinv.files import make_folder, write_text
-from mriinv.jobs import combine, mask_for, open_input, prepare, settle
+from mriinv.jobs import combine, mask_for, prepare, settle
 from mriinv.manifest import Choice, Kind
 from mriinv.registry import registry
 from mriinv.validation import Case, retrospective_case
@@ -244,10 +243,7 @@ def _cases(config: RunConfig, mask: MaskChoice, device: torch.device) -> Iterato
 
 
 def _scans(config: RunConfig) -> Iterator[Acquisition]:
-    for job in prepare(config):
-        with open_input(job.path) as scan:
-            if scan is None:
-                yield from (simulate_acquisition(seed=config.seed + i) for i in range(SIMULATED_SCANS))
-            else:
-                chosen = job.slices if config.slices else [job.slices[len(job.slices) // 2]]
-                yield from map(scan.read, chosen)
+    for job in prepare(config, SIMULATED_SCANS):
+        chosen = job.slices if config.slices or not config.input else [job.slices[len(job.slices) // 2]]
+        with job.open() as scan:
+            yield from map(scan.read, chosen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -42,10 +41,8 @@ class Case:
 
     def psnr_of(self, image: Image) -> float:
         """Return the PSNR of a reconstruction, as `psnr` does."""
-        images: list[Any] = [image, self.reference, self.problem.operator.support]
-        if self.crop is not None:
-            images = [image if image is None else centre_crop(image, self.crop) for image in images]
-        return float(psnr(*images))
+        image, reference = centre_crop(image, self.crop), centre_crop(self.reference, self.crop)
+        return float(psnr(image, reference, centre_crop(self.problem.operator.support, self.crop)))
 
     def converged(self, prior: Prior, solver: Solver, device: str = "auto") -> dict[str, float]:
         """Reconstruct, and return how good the image is at which the solver ends, and whether it should end there.

@@ -23,16 +23,17 @@ class GaussianProblems(ProblemSource):
 
 def trainer(**settings):
     chain = {"form": "eq11", "epsilon": 0.25}
-    defaults = {"warm_start": 0, "dsm_weight": 0, "pool": 4, "batch": 64, "true_noise_std": 0.0, "langevin": chain}
-    return make_trainer("maximum-likelihood", **(defaults | {"chain_precision": "float32"} | settings))
+    defaults = {"warm_start": 0, "dsm_weight": 0, "pool": 4, "batch": 64, "true_noise_std": 0.0}
+    chains = {"sampler": "langevin", "chain": chain, "chain_precision": "float32"}
+    return make_trainer("maximum-likelihood", **(defaults | chains | settings))
 
 
 def fixed_point(variance, alpha):
-    """θ at which true and fake images have the same second moment, for the chain with a finite step.
+    """θ at which true and fake images have the same second moment, for a chain of eq. 16 with the step `alpha`.
 
     b = x + n with unit noise, T = 1: the chain has mean b/h and variance 1/(h(1 − αh/2)), h = 1 + θ.
     """
-    low, high = 0.0, 1.9 / alpha - 1
+    low, high = 0.0, 1.9 / alpha - 1 if alpha else 100.0
     for _ in range(60):
         h = 1 + (theta := (low + high) / 2)
         moment = (variance + 1) / h**2 + 1 / (h * (1 - alpha * h / 2))
@@ -41,16 +42,17 @@ def fixed_point(variance, alpha):
 
 
 @pytest.mark.parametrize(
-    ("start", "chain", "alpha", "true_noise_std"),
+    ("start", "sampler", "chain", "alpha", "true_noise_std"),
     [
-        (8.0, {"form": "eq11", "epsilon": 0.25}, 0.25**2 / 2, 0.0),
-        (1.0, {"form": "eq16", "step_size": 0.05}, 0.05, 0.5),
+        (8.0, "langevin", {"form": "eq11", "epsilon": 0.25}, 0.25**2 / 2, 0.0),
+        (1.0, "langevin", {"form": "eq16", "step_size": 0.05}, 0.05, 0.5),
+        (8.0, "preconditioned-langevin", {}, 0.0, 0.0),
     ],
 )
-def test_learns_the_precision_of_a_gaussian_prior(start, chain, alpha, true_noise_std):
+def test_learns_the_precision_of_a_gaussian_prior(start, sampler, chain, alpha, true_noise_std):
     """Conditional maximum likelihood is consistent: θ → τ up to the step of the chain, whose effect is exact here."""
     prior, source = QuadraticPrior(theta=start), GaussianProblems()
-    learner = trainer(refresh=0.1, langevin=chain, true_noise_std=true_noise_std)
+    learner = trainer(refresh=0.1, sampler=sampler, chain=chain, true_noise_std=true_noise_std)
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(prior.parameters(), lr=0.1)
     path = []
@@ -61,6 +63,7 @@ def test_learns_the_precision_of_a_gaussian_prior(start, chain, alpha, true_nois
         optimizer.step()
         path.append(prior.theta.item())
     expected = fixed_point(1 / PRECISION + true_noise_std**2, alpha)
+    print(sum(path[-100:]) / 100, expected)
     assert sum(path[-100:]) / 100 == pytest.approx(expected, rel=0.035)
     assert abs(expected - 1 / (1 / PRECISION + true_noise_std**2)) < 0.1 * expected  # the step is a correction
 
@@ -102,7 +105,7 @@ def test_memory_does_not_grow_with_the_chain(form):
     for steps in (1, 12):
         torch.manual_seed(0)
         prior = make_prior("deepen", weights="none", form=form, widths=[4]).requires_grad_(True)
-        learner = trainer(chain_steps=steps, batch=2, langevin={"epsilon": 0.01, "step_size": 0.5})
+        learner = trainer(chain_steps=steps, batch=2, chain={"epsilon": 0.01, "step_size": 0.5})
 
         class Source(GaussianProblems):
             def images(self, count, generator):
@@ -116,7 +119,7 @@ def test_memory_does_not_grow_with_the_chain(form):
 
 def test_warm_start_then_likelihood_with_score_matching_beside_it():
     prior = make_prior("deepen", weights="none", widths=[4], blocks=1).requires_grad_(True)
-    learner = trainer(warm_start=1, dsm_weight=0.5, batch=2, langevin={"epsilon": 0.01})
+    learner = trainer(warm_start=1, dsm_weight=0.5, batch=2, chain={"epsilon": 0.01})
 
     class Source(GaussianProblems):
         def images(self, count, generator):
@@ -177,7 +180,7 @@ def test_every_group_of_chains_has_a_noise_level():
 
     prior, generator = AtLevels(), torch.Generator().manual_seed(0)
     chain = {"form": "eq11", "epsilon": 0.05}
-    learner = trainer(pool=4, levels=[0.2, 0.6], true_noise_std=None, refresh=0.0, langevin=chain)
+    learner = trainer(pool=4, levels=[0.2, 0.6], true_noise_std=None, refresh=0.0, chain=chain)
     learner.parameter_groups(prior)
     for step in range(6):
         prior.seen.clear()
@@ -192,7 +195,7 @@ def test_every_group_of_chains_has_a_noise_level():
 
 @pytest.mark.parametrize(("asked", "expected"), [("2eps", 0.2), ("2eps^2", 0.02), (0.3, 0.3), (None, 0.1)])
 def test_noise_of_the_true_images(asked, expected):
-    learner = trainer(true_noise_std=asked, langevin={"form": "eq11", "epsilon": 0.1})
+    learner = trainer(true_noise_std=asked, chain={"form": "eq11", "epsilon": 0.1})
     assert learner._true_noise_std(AtLevels(), 0) == pytest.approx(expected)
 
 
@@ -213,7 +216,7 @@ def test_the_penalty_bounds_the_curvature():
 
 def test_the_gradient_along_the_chain_is_logged():
     """With A = 1, E = ½θ‖x‖² and hardly any noise or step, ∇C stays (1 + θ)x − b."""
-    learner = trainer(langevin={"form": "eq11", "epsilon": 1e-6}, pool=1, refresh=0.0, batch=4)
+    learner = trainer(chain={"form": "eq11", "epsilon": 1e-6}, pool=1, refresh=0.0, batch=4)
     loss = learner.loss(QuadraticPrior(theta=2.0), GaussianProblems(), 0, torch.Generator().manual_seed(0))
     chain = learner._chains[0]
     gradient = 3 * chain.fake - chain.problem.data
@@ -245,7 +248,7 @@ def test_chains_use_bfloat16_where_the_processor_has_it(monkeypatch, processor, 
 
 def test_a_restored_trainer_goes_on_bit_for_bit():
     prior, generator = QuadraticPrior(), torch.Generator().manual_seed(0)
-    settings = {"pool": 2, "batch": 3, "refresh": 0.2, "langevin": {"epsilon": 0.1}}
+    settings = {"pool": 2, "batch": 3, "refresh": 0.2, "chain": {"epsilon": 0.1}}
     learner = trainer(**settings)
     for step in range(11):
         learner.loss(prior, GaussianProblems(), step, generator)
@@ -262,8 +265,8 @@ def test_a_restored_trainer_goes_on_bit_for_bit():
     ("settings", "message"),
     [
         ({"noise_starts": 0.7, "truth_starts": 0.6}, "together at most 1"),
-        ({"true_noise_std": "2eps^2", "langevin": {}}, r"2eps\^2 needs langevin.epsilon"),
-        ({"langevin": {"noise_level": 0.1}}, "set the levels of the trainer"),
+        ({"true_noise_std": "2eps^2", "chain": {}}, r"2eps\^2 needs chain.epsilon"),
+        ({"chain": {"noise_level": 0.1}}, "set the levels of the trainer"),
         ({"levels": [0.1]}, "true images have the noise of their level"),
         ({"levels": [0.1, 0.2, 0.3], "true_noise_std": None}, "a multiple of the number of levels"),
     ],
@@ -282,7 +285,7 @@ def test_the_penalty_reaches_the_weights_of_a_network():
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
         prior = make_prior("deepen", weights="none", widths=[4], blocks=1).requires_grad_(True)
-        settings = {"curvature_weight": weight, "curvature_limit": 1e-6, "batch": 2, "langevin": {"epsilon": 0.01}}
+        settings = {"curvature_weight": weight, "curvature_limit": 1e-6, "batch": 2, "chain": {"epsilon": 0.01}}
         trainer(**settings).loss(prior, Source(), 0, torch.Generator().manual_seed(0)).value.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in prior.parameters()]))
     assert gradients[1].isfinite().all() and ((gradients[1] - gradients[0]).abs() > 0).double().mean() > 0.9

@@ -120,6 +120,17 @@ def test_an_interruption_in_the_middle_of_an_update_waits_for_its_end(tmp_path, 
     assert torch.equal(parameters(whole), parameters(resumed))
 
 
+def test_slow_updates_are_stored_by_the_clock(tmp_path, monkeypatch):
+    stored = []
+
+    def look(step, values):
+        stored.append((tmp_path / "checkpoint.safetensors").exists())
+
+    monkeypatch.setattr("mriinv.training.loop.CHECKPOINT_SECONDS", 0.0)
+    train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path), monitor=look)
+    assert stored == [False] + 11 * [True]
+
+
 def test_another_configuration_is_not_resumed(tmp_path):
     first = {"data": {"coils": 8}, "trainer": {"settings": {"steps": 5}}}
     train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path, max_time=0.0, configuration=first))

@@ -185,8 +185,8 @@ def _measured(cell: Cell, case: Case, device: torch.device) -> tuple[Record, dic
     seconds = time.perf_counter() - started
     if not torch.isfinite(torch.view_as_real(solution.image)).all():
         raise MriinvError("diverged: the image is not finite")
-    image, reference, support = cropped(case, solution.image, case.reference, case.problem.operator.support)
-    assert image is not None and reference is not None
+    image, reference = centre_crop(solution.image, case.crop), centre_crop(case.reference, case.crop)
+    support = centre_crop(case.problem.operator.support, case.crop)
     record: Record = {
         **evaluate(image, reference, support).as_dict(),
         "seconds": seconds,
@@ -198,16 +198,8 @@ def _measured(cell: Cell, case: Case, device: torch.device) -> tuple[Record, dic
     }
     images = {"image": _stored(image[0], reference)}
     if isinstance(solution, Samples):
-        (std,) = cropped(case, solution.magnitude_std)
-        assert std is not None
-        images["std"] = _stored(std[0], reference)
+        images["std"] = _stored(centre_crop(solution.magnitude_std, case.crop)[0], reference)
     return record, images
-
-
-def cropped(case: Case, *images: Tensor | None) -> list[Tensor | None]:
-    """Return what of images the metrics see."""
-    crop = case.crop
-    return [image if image is None or crop is None else centre_crop(image, crop) for image in images]
 
 
 def _stored(image: Tensor, reference: Tensor) -> np.ndarray:

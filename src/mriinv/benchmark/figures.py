@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mriinv.benchmark.cells import cropped, make_case, prior_of, read_images
+from mriinv.benchmark.cells import make_case, prior_of, read_images
 from mriinv.benchmark.plan import slug
 from mriinv.benchmark.session import Benchmark, Wanted
+from mriinv.data.hybrid import centre_crop
 from mriinv.errors import MriinvError, SettingsError
 from mriinv.files import write_csv
 from mriinv.landscape import case_landscape
@@ -120,10 +121,10 @@ def _posteriors(
 def _view(benchmark: Benchmark, one: Wanted) -> _View:
     cell = benchmark.case_cell(one.method, one.mask, one.trained_for)
     case = make_case(cell, benchmark.plan.test, benchmark.torch_device)
-    reference, support = cropped(case, case.reference, case.problem.operator.support)
-    assert reference is not None
+    reference = centre_crop(case.reference, case.crop)[0].cpu()
+    support = centre_crop(case.problem.operator.support, case.crop)
     sampled = (case.problem.data.abs().sum(1) > 0)[0].cpu()
-    return _View(reference[0].cpu(), None if support is None else support[0].cpu(), sampled)
+    return _View(reference, None if support is None else support[0].cpu(), sampled)
 
 
 def _nothing(view: _View) -> Tensor:

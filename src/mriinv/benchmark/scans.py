@@ -14,10 +14,11 @@ from mriinv.config import RunConfig
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.labels import ENTRY, SUFFIXES
 from mriinv.data.preparation import prepare_acquisition
+from mriinv.data.readers import open_scan
 from mriinv.data.scan_images import middle_slices
-from mriinv.data.simulate import simulate_acquisition
+from mriinv.data.simulate import SimulatedSlices
 from mriinv.errors import InputError, SettingsError
-from mriinv.jobs import Job, open_input, prepare
+from mriinv.jobs import Job, prepare
 from mriinv.manifest import Choice
 
 SIMULATED = "simulated heads"
@@ -46,12 +47,8 @@ class HeldOutSlice:
 
     def load(self, plan: HeldOut, device: torch.device) -> Acquisition:
         """Read or simulate the slice, and prepare it."""
-        with open_input(self.path) as scan:
-            if scan is None:
-                made = simulate_acquisition(
-                    shape=plan.shape, coils=plan.coils, noise_std=plan.noise_std, seed=self.index
-                )
-                return prepare_acquisition(made.to(device), plan.preparation)
+        simulated = SimulatedSlices(0, shape=plan.shape, coils=plan.coils, noise_std=plan.noise_std)
+        with simulated if self.path is None else open_scan(self.path) as scan:
             return prepare_acquisition(scan.read(self.index).to(device), plan.preparation)
 
 

@@ -142,8 +142,8 @@ def crop(acquisition: Acquisition, shape: tuple[int, int]) -> Acquisition:
             acquisition,
             kspace=fftc(centre_crop(ifftc(acquisition.kspace, axes), kept), axes),
             mask=centre_crop(acquisition.mask, kept),
-            coil_maps=None if maps is None else centre_crop(maps, kept),
-            reference=None if reference is None else centre_crop(reference, kept),
+            coil_maps=centre_crop(maps, kept),
+            reference=centre_crop(reference, kept),
         )
         remarks.insert(0, f"image cropped from {before[0]}×{before[1]} to {kept[0]}×{kept[1]} (y×x)")
     return _remarked(acquisition, *remarks)

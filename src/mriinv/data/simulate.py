@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,9 +14,11 @@ from mriinv.data.coils import AXIAL, Axes, CoilArray
 from mriinv.data.geometry import Geometry
 from mriinv.data.heads import HeadSlices, HeadSource, ProceduralHeads
 from mriinv.data.noise import coloured_noise, complex_noise
+from mriinv.data.readers.base import Scan
 from mriinv.errors import InputError
 from mriinv.numerics.fft import fft2c
 
+SHAPE, COILS, NOISE = (192, 160), 8, 0.005  # unless told otherwise
 _CORONAL: Axes = ((0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
 _SAGITTAL: Axes = ((0.0, 0.0, -1.0), (0.0, 1.0, 0.0), (-1.0, 0.0, 0.0))
 AXES = {"axial": AXIAL, "coronal": _CORONAL, "sagittal": _SAGITTAL}  # rows, columns and across the slices, in LPS
@@ -23,9 +28,9 @@ _PREFIX = {"axial": "AX", "coronal": "COR", "sagittal": "SAG"}  # as fastMRI cal
 def simulate_acquisition(
     *,
     heads: HeadSource | None = None,
-    shape: tuple[int, int] = (192, 160),
-    coils: int = 8,
-    noise_std: float = 0.005,
+    shape: tuple[int, int] = SHAPE,
+    coils: int = COILS,
+    noise_std: float = NOISE,
     seed: int = 0,
     slices: int = 1,
     coloured: bool = False,
@@ -94,6 +99,38 @@ def simulate_acquisition(
             "sequence": head.contrast,
         },
     )
+
+
+class SimulatedSlices(Scan):
+    """Simulated slices in the place of a file, each of a head of its own: slice i is the scan of seed `seed` + i.
+
+    The remaining parameters are those of `simulate_acquisition`.
+    """
+
+    format = "simulated"
+    path = Path("simulated")
+
+    def __init__(
+        self, seed: int, count: int = 1, *, shape: tuple[int, int] = SHAPE, coils: int = COILS, noise_std: float = NOISE
+    ) -> None:
+        self.seed, self.count = seed, count
+        self.options: dict[str, Any] = {"shape": shape, "coils": coils, "noise_std": noise_std}
+
+    @classmethod
+    def recognises(cls, path: Path, head: bytes) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int) -> Acquisition:
+        return replace(simulate_acquisition(seed=self.seed + index, **self.options), index=index)
+
+    def describe(self) -> dict[str, Any]:
+        return {"slices": self.count, "coils": self.options["coils"], "matrix": self.options["shape"]}
+
+    def close(self) -> None:
+        """There is no file."""
 
 
 def _geometry(head: HeadSlices) -> Geometry:

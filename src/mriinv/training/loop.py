@@ -31,6 +31,7 @@ from mriinv.training.log import Log
 from mriinv.training.processes import InFullPrecision, any_process, average_gradients, shared
 from mriinv.weights import save_weights
 
+CHECKPOINT_SECONDS = 300.0  # from one checkpoint to the next, at most
 Validation = Callable[[Prior], Mapping[str, float]]
 
 
@@ -47,7 +48,8 @@ class LoopOptions:
     averaging : decay of the exponential moving average of the weights; None: so that it reaches back over 1 % of the
         updates, 500 at most; the first updates, at which it would still be of the initial weights, count less
     clip : largest norm of the gradient
-    log_every, checkpoint_every, validate_every : updates
+    log_every, validate_every : updates
+    checkpoint_every : updates; slow ones are stored every five minutes
     configuration : what is trained on what; a checkpoint with another one is not resumed
     card : whatever else belongs into the model card
     plot : draw ``curves.png`` at the end
@@ -103,6 +105,7 @@ def train(
     tensorboard = options.out / "tensorboard" if options.tensorboard and fabric.is_global_zero else None
     log = Log(options.out / "log.csv", progress.step, options.log_every, tensorboard)
     resumed_at, started = progress.seconds, time.monotonic()
+    saved = started
 
     def save(*, last: bool = False) -> None:
         if not fabric.is_global_zero:
@@ -136,8 +139,9 @@ def train(
             log.add(progress, values, force="score" in values or last)
             if monitor is not None:
                 monitor(progress.step, values)
-            if progress.step % options.checkpoint_every == 0:
+            if progress.step % options.checkpoint_every == 0 or time.monotonic() - saved > CHECKPOINT_SECONDS:
                 save()
+                saved = time.monotonic()
     finally:
         save(last=True)
         log.close()
