@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import h5py
@@ -15,6 +17,7 @@ from mriinv import run, simulate_acquisition
 from mriinv.data.result_writer import ResultWriter
 from mriinv.data.results import read_result
 from mriinv.files import unwritable
+from mriinv.provenance import code_of
 from mriinv.registry import registry
 from support import invoke, succeed, write_cfl, write_hdf5
 
@@ -138,6 +141,17 @@ def test_changed_code_of_a_component_makes_another_result(scans: list[Path], mon
     monkeypatch.setattr(run, "code_of", lambda kind, name: f"{kind} of another version")
     text = succeed("run", scans[0], *CG)
     assert "kept" not in text and "replaces an older result" in text
+
+
+def test_the_code_of_a_component_is_that_of_its_whole_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = sys.modules[registry().load("solver", "mm-cg").__module__.partition(".")[0]]
+    before = code_of("solver", "mm-cg")
+    shutil.copytree(package.__path__[0], tmp_path / "copy")
+    monkeypatch.setattr(package, "__path__", [str(tmp_path / "copy")])
+    assert code_of("solver", "mm-cg") == before
+    with (tmp_path / "copy/quasi_newton.py").open("a") as file:
+        file.write("# changed")
+    assert code_of("solver", "mm-cg") != before
 
 
 def test_an_export_that_fails_does_not_end_the_others() -> None:

@@ -273,8 +273,10 @@ def test_an_operator_that_only_python_can_build_says_so() -> None:
     matrix = torch.eye(4, dtype=torch.complex64)
     with pytest.raises(CompatibilityError, match="operator 'dense' cannot be built from an acquisition"):
         DenseOperator.from_acquisition(simulate_acquisition(shape=(16, 16), coils=2))
-    with pytest.raises(CompatibilityError, match="operator 'dense' cannot be moved"):
-        DenseOperator(matrix, (2, 2)).to("cpu")
+    operator = DenseOperator(matrix, (2, 2))
+    product = (operator @ operator).H.to("meta")
+    assert {vars(part)["matrix"].device.type for part in (product.H._outer, product.H._inner)} == {"meta"}
+    assert operator.matrix.device.type == "cpu"
 
 
 def test_a_learned_prior_without_weights_is_refused_unless_asked_for():
@@ -282,7 +284,8 @@ def test_a_learned_prior_without_weights_is_refused_unless_asked_for():
         SettingsError, match=r"prior 'deepinv-denoiser' has no weights: train it \(mriinv train --prior"
     ):
         make_prior("deepinv-denoiser", model="DnCNN")
-    assert make_prior("deepinv-denoiser", weights="none", model="DnCNN", options={"depth": 2, "nf": 2}) is not None
+    untrained = make_prior("deepinv-denoiser", weights="none", model="DnCNN", options={"depth": 2, "nf": 2})
+    assert [parameter.requires_grad for parameter in untrained.parameters()] == 4 * [False]
     make_prior("deepinv-denoiser", model="TVDenoiser")  # has nothing to learn
 
 

@@ -68,6 +68,7 @@ def test_a_posterior_has_mean_map_spread_quantiles_and_diagnostics(folder: Path)
     assert magnitude.shape == (4, *SHAPE)
     torch.testing.assert_close(result.image[0], arrays["samples"].flatten(0, 1).mean(0))
     torch.testing.assert_close(arrays["magnitude_std"], magnitude.std(0))
+    torch.testing.assert_close(arrays["mean_magnitude"], magnitude.mean(0))
     torch.testing.assert_close(arrays["quantiles"][2], magnitude.quantile(0.5, dim=0))
     assert arrays["map"].shape == SHAPE and not torch.equal(arrays["map"], result.image[0])
     assert "half_width_90" not in arrays

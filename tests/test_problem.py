@@ -26,6 +26,9 @@ def test_a_product_of_operators_is_that_of_their_matrices():
         torch.testing.assert_close(same(image), image.flatten(1) @ matrix.T)
         torch.testing.assert_close(same.H(data), (data @ matrix.conj()).view(3, 2, 3))
         torch.testing.assert_close(same.gram(image), (image.flatten(1) @ (matrix.mH @ matrix).T).view(3, 2, 3))
+    shift = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    solved = product.H.solve_normal(data, shift, tolerance=1e-12).solution  # of data, not images
+    torch.testing.assert_close(solved @ (matrix @ matrix.mH).T + shift[:, None] * solved, data)
     norms = [float(torch.linalg.matrix_norm(part, 2)) for part in (outer, inner, matrix)]
     assert product.norm_bound == pytest.approx(norms[0] * norms[1]) and product.norm_bound > norms[2]
 

@@ -28,7 +28,7 @@ def majorise(state: State, solve: Solve, tolerance: float) -> StepTaken:
         cg = solve(state.descent, state.curvature)
         step, candidate = cg.solution, state.image + cg.solution
         if promise is None:
-            promise = 0.5 * inner_product(state.descent, step) / state.cost.clamp_min(TINY)
+            promise = 0.5 * inner_product(state.descent, step) / state.cost.abs().clamp_min(TINY)
         cost, energy, gradient = state.evaluate(candidate)
         bound = state.energy + inner_product(state.gradient, step) + 0.5 * state.curvature * inner_product(step, step)
         accepted = pending & (energy <= bound) & (cost <= state.cost)
@@ -40,5 +40,5 @@ def majorise(state: State, solve: Solve, tolerance: float) -> StepTaken:
             break
     assert promise is not None
     state.refresh_descent()
-    change = (cost_before - state.cost) / cost_before.clamp_min(TINY)
+    change = (cost_before - state.cost) / cost_before.abs().clamp_min(TINY)
     return StepTaken(promise, change, pending, relative_norm(state.image - before, before), used, cg.iterations)

@@ -85,7 +85,7 @@ class MuseMM(Solver):
                 candidate = x - direction / per_image(growth, x)
                 new_cost, new_gradient = self._evaluate(problem, prior, candidate)
                 accepted = pending & (new_cost <= cost)
-                change = torch.where(accepted, (cost - new_cost) / cost.clamp_min(TINY), change)
+                change = torch.where(accepted, (cost - new_cost) / cost.abs().clamp_min(TINY), change)
                 pixels = accepted.view(-1, 1, 1)
                 x, gradient = torch.where(pixels, candidate, x), torch.where(pixels, new_gradient, gradient)
                 cost = torch.where(accepted, new_cost, cost)

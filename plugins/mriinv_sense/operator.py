@@ -28,6 +28,7 @@ from mriinv_sense import calibration
 from mriinv_sense.robust import huber_weights
 
 UNIT_TOLERANCE = 1e-5  # of Σ|c|² from 1, above the rounding of single precision
+DARK = 1e-3  # of the largest Σ|c|²
 
 
 class SenseOperator(Operator):
@@ -186,9 +187,13 @@ class SenseOperator(Operator):
         return weighted, root[:, None]
 
     def fully_sampled_image(self, data: KSpace) -> Image:
-        """Return Cᴴ Fᴴ y, the coil-combined image of fully sampled data."""
+        """Return Cᴴ Fᴴ y/Σ|c|², the least-squares image of fully sampled data, zero outside the support.
+
+        Where the coils see less than a thousandth of what they see at best, noise is not amplified further.
+        """
         everything = torch.ones(1, 1, self._shape[1], dtype=torch.bool, device=data.device)
-        return SenseOperator(self.coil_maps, everything).adjoint(data)
+        combined = SenseOperator(self.coil_maps, everything).adjoint(data)
+        return combined / self._weight.clamp_min(DARK * self._weight.amax((1, 2), keepdim=True))
 
     def reference_image(self, acquisition: Acquisition) -> Image | None:
         """Return the reference, brighter where whitening has made the coils more sensitive and the maps do not say so.
@@ -208,13 +213,6 @@ class SenseOperator(Operator):
         """Return the coil maps and, when ESPIRiT made them, its two eigenvalue maps ``(batch, 2, y, x)``."""
         maps = {"coil_maps": self.coil_maps}
         return maps if self._eigenvalues is None else {**maps, "espirit_eigenvalues": self._eigenvalues}
-
-    def to(self, device: torch.device | str) -> SenseOperator:
-        moved = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(moved, name, value.to(device))
-        return moved
 
     @staticmethod
     def _coilwise(tensor: Tensor) -> bool:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The folder is made when missing. The temporary name keeps the suffix, which some writers go by.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{path.suffix}")
     try:
         yield temporary
         _publish(temporary)

@@ -81,7 +81,7 @@ def log_prior(
         raise CompatibilityError(f"eq. 23 needs a denoiser for every noise level; prior '{prior.name}' has none")
     if probes < 2 or steps < 2 or steps % 2:
         raise InputError("log_prior", "probes, steps", f"{probes}, {steps}", "2 or more probes, an even step number")
-    if not torch.isfinite(image.abs().sum()):
+    if not image.isfinite().all():
         raise InputError("log_prior", "image", "NaN or infinity", "finite values")
     lowest, highest = levels or prior.noise_range or (0.0, 0.0)
     if not 0 < lowest < highest:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
+import hashlib
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from mriinv.registry import registry
 
 
 def code_of(kind: Kind, name: str) -> str:
-    """Return distribution, version and a checksum of the file with the class of a component, as it runs now."""
+    """Return distribution and version of a component, and a checksum of the code of its package as it is now."""
     plugin = registry().find(kind, name).plugin
-    file = inspect.getsourcefile(registry().load(kind, name))
-    checksum = "" if file is None else f" {sha256(Path(file))[:12]}"
-    return f"{plugin.distribution} {plugin.version}{checksum}"
+    top = sys.modules[registry().load(kind, name).__module__.partition(".")[0]]
+    folders = [Path(folder) for folder in getattr(top, "__path__", ())]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))] or [Path(str(top.__file__))]
+    checksum = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()[:12]
+    return f"{plugin.distribution} {plugin.version} {checksum}"
 
 
 def provenance(device: torch.device, seed: int, **more: Any) -> dict[str, Any]:

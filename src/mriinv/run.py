@@ -272,6 +272,7 @@ class _Slice:
         if samples is not None:
             maps |= {
                 "std": self._cropped(samples.std)[0],
+                "mean_magnitude": self._cropped(samples.mean_magnitude)[0],
                 "magnitude_std": self._cropped(samples.magnitude_std)[0],
                 "quantiles": self._cropped(samples.quantiles(QUANTILES))[:, 0],
             }

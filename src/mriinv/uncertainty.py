@@ -70,7 +70,7 @@ def deviations(samples: Samples, reference: Image, support: Support | None = Non
     ):
         if not valid:
             raise InputError("uncertainty", field, found, expected)
-    error, std = magnitude.mean(0) - reference.abs(), samples.magnitude_std * (1 + 1 / len(magnitude)) ** 0.5
+    error, std = samples.mean_magnitude - reference.abs(), samples.magnitude_std * (1 + 1 / len(magnitude)) ** 0.5
     scale = reference_scale(reference)
     return Deviations((error[region] / scale).cpu(), (std[region] / scale).cpu(), len(magnitude))
 

@@ -1,5 +1,6 @@
 """Coil maps from files: all formats, the right slice, and the coils that preparation makes of them."""
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from numpy.lib import format as npy
 
 from mriinv import (
     Acquisition,
@@ -98,4 +100,15 @@ def test_what_cannot_be_read_is_named(tmp_path):
     refused(tmp_path / "objects.npy", "no pickled objects")
     with h5py.File(tmp_path / "group.h5", "w") as file:
         file.create_group("coil_maps")
-    refused(tmp_path / "group.h5", "a group")
+    refused(tmp_path / "group.h5", "no readable coil maps")
+    with h5py.File(tmp_path / "elsewhere.h5", "w") as file:
+        file["coil_maps"] = h5py.ExternalLink("small.h5", "coil_maps")
+    refused(tmp_path / "elsewhere.h5", "no readable coil maps")
+    whole = write(tmp_path / "whole.npz", MAPS[0]).read_bytes()
+    (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
+    refused(tmp_path / "half.npz", "no readable coil maps")
+    (tmp_path / "flipped.npz").write_bytes(whole[:200] + bytes(255 - byte for byte in whole[200:220]) + whole[220:])
+    refused(tmp_path / "flipped.npz", "no readable coil maps")
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive, archive.open("coil_maps.npy", "w") as member:
+        npy.write_array_header_1_0(member, {"descr": "<c8", "fortran_order": False, "shape": (2**20, 2**20)})
+    refused(tmp_path / "huge.npz", "no readable coil maps")

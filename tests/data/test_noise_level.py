@@ -62,6 +62,11 @@ def test_pure_noise_is_estimated_without_bias(coils, mask):
     assert "upper bound" not in estimate.method
 
 
+def test_the_median_of_powers_is_no_bias():
+    scan = Acquisition(noise(8, 32, 240, 200, std=0.3), torch.ones(1, 1, 200, dtype=torch.bool))
+    assert estimate_noise_std(scan).std == pytest.approx(0.3, rel=0.003)  # the median of the powers alone: 1 % less
+
+
 @pytest.mark.parametrize("mask", [None, ("poisson-2d", 4), ("random-1d", 3)])
 def test_coils_of_different_noise_give_the_root_mean_square(mask):
     scan = head((192, 160), 4)

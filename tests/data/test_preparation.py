@@ -9,11 +9,21 @@ import torch
 from pydantic import ValidationError
 from torch.testing import assert_close
 
-from mriinv import Acquisition, InputError, complex_noise, make_mask, make_operator, simulate_acquisition
+from mriinv import (
+    Acquisition,
+    InputError,
+    complex_noise,
+    make_mask,
+    make_operator,
+    relative_norm,
+    simulate_acquisition,
+)
+from mriinv.data.compression import compress_coils
 from mriinv.data.geometry import Geometry
 from mriinv.data.hybrid import centre_crop
 from mriinv.data.preparation import Preparation, crop, prepare_acquisition, whiten
 from mriinv.numerics.fft import fft2c, ifft2c
+from mriinv_sense.operator import SenseOperator
 from support import random
 
 COILS = 4
@@ -105,6 +115,18 @@ def spoiled(row: int, column: int, value: complex) -> torch.Tensor:
 def test_covariances_that_cannot_be_inverted(psi, found):
     with pytest.raises(InputError, match=f"scan: noise_covariance: found .*({found})"):
         whiten(replace(acquisition(8, 8), noise_covariance=psi))
+
+
+@pytest.mark.parametrize("method", ["svd", "geometric"])
+def test_what_whitening_did_to_the_coils_is_cropped_too(method):
+    """The metric of geometric coils differs along the axis that they were compressed along."""
+    full = simulate_acquisition(shape=(72, 64), coils=8, noise_std=0.002, coloured=True, seed=3)
+    parts = [
+        crop(compress_coils(whiten(full), 6, method), (60, 56)),
+        compress_coils(crop(whiten(full), (60, 56)), 6, method),
+    ]
+    late, early = (SenseOperator.from_acquisition(part).reference_image(part) for part in parts)
+    assert relative_norm(late - early, early).item() < 0.02
 
 
 @pytest.mark.parametrize(("size", "wanted"), [(8, 5), (8, 4), (9, 4), (9, 5), (7, 7), (5, 8)])

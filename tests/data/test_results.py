@@ -125,6 +125,9 @@ def test_what_was_finished_is_not_asked_for_again(tmp_path):
     killed = ResultWriter(path, 3, {"a": 1}, {})  # never closed, as after kill -9
     add(killed, 2, 0)
     assert not path.exists()
+    with pytest.raises(InputError, match="another run that writes it"):
+        ResultWriter(path, 3, {"a": 1}, {})
+    del killed
     with ResultWriter(path, 3, {"a": 1}, {}) as writer:
         assert writer.missing == [1]
         with pytest.raises(ValueError, match="not announced"):
@@ -187,7 +190,7 @@ def test_a_folder_of_somebody_else_is_not_taken_for_a_journal(tmp_path):
 
 
 def test_what_a_kill_leaves_of_a_journal_is_taken_away(tmp_path):
-    for leftover in ("1.h5", ".1.77.h5", ".identity.77", "assembled"):  # without the mark
+    for leftover in ("1.h5", ".1.7a.h5", ".identity.7a", "assembled"):  # without the mark
         ResultWriter(tmp_path / "scan.h5", 2, {}, {})
         (folder,) = tmp_path.glob(".scan.*.slices")
         (folder / "identity").unlink()

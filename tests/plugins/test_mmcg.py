@@ -46,6 +46,24 @@ def test_quadratic_energy_reaches_the_dense_solution(mmcg, batch):
     assert (solution.image - exact).norm() <= 1e-6 * exact.norm()
 
 
+def test_the_zero_of_the_energy_does_not_matter(mmcg):
+    """A constant changes no step; the cost that changes are relative to may be negative."""
+
+    class Offset(DoubleWell):
+        offset = 0.0
+
+        def energy(self, image, noise_level=None):
+            return super().energy(image) + self.offset
+
+    problem, prior, _ = gaussian_problem(batch=2)
+    found = []
+    for Offset.offset in (1e4, -1e4):
+        found.append(mmcg(tolerance=1e-9)(problem, Offset(prior.matrix)))
+    assert all(one.converged.all() for one in found)
+    assert found[0].iterations.tolist() == pytest.approx(found[1].iterations.tolist(), abs=2)
+    torch.testing.assert_close(found[0].image, found[1].image, rtol=0, atol=1e-2)
+
+
 @pytest.mark.parametrize("energy", [QuadraticPrior, Conditional], ids=["one level", "levels"])
 def test_the_history_counts_the_gradients(mmcg, energy):
     problem, prior, _ = gaussian_problem(batch=2)

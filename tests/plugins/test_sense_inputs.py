@@ -1,9 +1,19 @@
 """What the SENSE operator refuses, and where its coil maps come from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from mriinv import Acquisition, InputError, Preparation, prepare_acquisition, psnr, simulate_acquisition
+from mriinv import (
+    Acquisition,
+    InputError,
+    Preparation,
+    complex_noise,
+    prepare_acquisition,
+    psnr,
+    simulate_acquisition,
+)
 from mriinv.errors import SettingsError
 from mriinv_sense.operator import SenseOperator
 from support import random, unit_maps
@@ -91,3 +101,21 @@ def test_a_reference_has_the_intensity_of_the_estimated_maps(preparation):
     assert psnr(image, operator.reference_image(prepared), operator.support) > 48
     if preparation == {}:
         assert psnr(image, prepared.reference, operator.support) < 30  # whitening does change it
+
+
+@pytest.mark.parametrize("preparation", [{}, {"coils": 5}, {"coils": 5, "compression": "geometric"}])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_fully_sampled_data_show_the_image_whatever_the_norm_of_the_maps(preparation, factor):
+    """Maps that are given are whitened and compressed with the data, and are not normalised."""
+    full = simulate_acquisition(shape=(72, 64), coils=8, noise_std=0.002, coloured=True, coil_maps=True, seed=3)
+    prepared = prepare_acquisition(replace(full, coil_maps=factor * full.coil_maps), Preparation(**preparation))
+    operator = SenseOperator.from_acquisition(prepared)
+    assert psnr(factor * operator.fully_sampled_image(prepared.kspace), full.reference) > 50
+
+
+def test_noise_where_coils_see_hardly_anything_is_not_amplified():
+    maps = torch.ones(1, 1, 16, 16, dtype=torch.complex64)
+    maps[..., 8:] = 1e-4
+    operator = SenseOperator(maps, torch.ones(1, 1, 16, dtype=torch.bool))
+    noise = complex_noise((1, 1, 16, 16), 1.0, torch.Generator().manual_seed(0))
+    assert operator.fully_sampled_image(noise)[..., 8:].abs().max() < 1

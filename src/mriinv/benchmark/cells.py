@@ -31,6 +31,7 @@ from mriinv.errors import MriinvError
 from mriinv.files import atomic_path, sha256, write_text
 from mriinv.jobs import mask_for
 from mriinv.metrics import evaluate
+from mriinv.provenance import code_of
 from mriinv.registry import registry
 from mriinv.validation import Case, retrospective_case
 
@@ -84,12 +85,13 @@ class Cell:
 
 @lru_cache(maxsize=256)
 def _combination(config: str) -> Record:
-    """Return a combination with the defaults of its components and the checksum of its weights."""
+    """Return a combination with the defaults and the code of its components, and the checksum of its weights."""
     chosen: Record = json.loads(config)
     for kind in ("operator", "prior", "solver"):
         if chosen[kind] is not None:
             component = registry().load(kind, chosen[kind]["name"])
             chosen[kind]["defaults"] = component.parse_settings({}).model_dump(mode="json")
+            chosen[kind]["code"] = code_of(kind, chosen[kind]["name"])
     if (prior := chosen["prior"]) is not None:
         path, checksum = find_weights(prior["name"], prior["weights"])
         prior["weights"] = path and (checksum or sha256(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -51,16 +52,16 @@ class Operator(Component, ABC):
     def adjoint(self, data: Tensor) -> Image:
         """Return Aᴴ y."""
 
-    def gram(self, image: Image) -> Image:
-        """Return Aᴴ A x."""
+    def gram(self, image: Tensor) -> Tensor:
+        """Return Aᴴ A x, x what A takes: images, or the data of an adjoint."""
         return self.adjoint(self.forward(image))
 
     def solve_normal(
         self,
-        rhs: Image,
+        rhs: Tensor,
         shift: float | PerImage,
         *,
-        initial: Image | None = None,
+        initial: Tensor | None = None,
         tolerance: float = 1e-6,
         max_iterations: int = 50,
     ) -> CGResult:
@@ -68,7 +69,8 @@ class Operator(Component, ABC):
 
         `shift` is one number or one per image; `tolerance` is on the residual relative to the right-hand side.
         """
-        scale = torch.as_tensor(shift, device=rhs.device, dtype=rhs.real.dtype).to(rhs.dtype).reshape(-1, 1, 1)
+        scale = torch.as_tensor(shift, device=rhs.device, dtype=rhs.real.dtype).to(rhs.dtype)
+        scale = scale.reshape(-1, *[1] * (rhs.ndim - 1))
         return conjugate_gradient(
             lambda x: torch.addcmul(self.gram(x), x, scale),
             rhs,
@@ -108,8 +110,12 @@ class Operator(Component, ABC):
         return {}
 
     def to(self, device: torch.device | str) -> Operator:
-        """Return this operator on `device`."""
-        raise CompatibilityError(f"operator '{self.name}' cannot be moved between devices")
+        """Return a copy of this operator with the tensors and operators among its attributes on `device`."""
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor | Operator):
+                setattr(moved, name, value.to(device))
+        return moved
 
     def __call__(self, image: Tensor) -> Tensor:
         return self.forward(image)
@@ -135,9 +141,6 @@ class _Adjoint(Operator):
     def adjoint(self, data: Tensor) -> Tensor:
         return self._base.forward(data)
 
-    def to(self, device: torch.device | str) -> Operator:
-        return self._base.to(device).H
-
     @property
     def H(self) -> Operator:  # noqa: N802
         return self._base
@@ -162,6 +165,3 @@ class _Composition(Operator):
     @property
     def support(self) -> Bool[Tensor, "#batch y x"] | None:
         return self._inner.support
-
-    def to(self, device: torch.device | str) -> Operator:
-        return self._outer.to(device) @ self._inner.to(device)

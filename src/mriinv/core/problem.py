@@ -72,7 +72,7 @@ class InverseProblem:
     ) -> None:
         if data.numel() == 0:
             raise InputError("InverseProblem", "data", f"shape {tuple(data.shape)}", "at least one image")
-        if not torch.isfinite(data.abs().sum()):
+        if not data.isfinite().all():
             raise InputError("InverseProblem", "data", "NaN or infinity", "finite values")
         noise = None if noise_std is None else _each("noise_std", noise_std, data)
         if noise is not None and not ((noise >= 0) & noise.isfinite()).all():
@@ -209,6 +209,11 @@ class Samples(Solution):
         """Pixelwise standard deviation of the complex value, sqrt(E|x − E x|²), real ``(batch, y, x)``."""
         flat = self.draws.flatten(0, 1)
         return (flat - flat.mean(0)).abs().square().sum(0).div(max(len(flat) - 1, 1)).sqrt()
+
+    @property
+    def mean_magnitude(self) -> Tensor:
+        """Pixelwise mean of the magnitude, real ``(batch, y, x)``; where noise rules, above that of the mean image."""
+        return self.draws.flatten(0, 1).abs().mean(0)
 
     @property
     def magnitude_std(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -68,6 +69,10 @@ class Acquisition:
         if not self.fully_sampled and torch.where(self.mask[:, None].to(self.kspace.device), 0, self.kspace).any():
             expected = "zeros where the mask is false; of a fully sampled acquisition, .undersampled(mask)"
             raise InputError(self.source, "kspace", "values outside the mask", expected)
+        if bad := [name for name in self.header if not re.fullmatch(r"[^/\0]+", name) or name == "."]:
+            raise InputError(
+                self.source, "header", repr(bad[0]), "names without '/', as datasets of a result have them"
+            )
         if self.noise_std is not None and not 0 <= self.noise_std < math.inf:
             raise InputError(self.source, "noise_std", str(self.noise_std), "a finite number from 0 on")
         if self.coil_maps is not None:
@@ -76,6 +81,9 @@ class Acquisition:
             self._check("reference", self.reference, [(batch,), (y,), (x,)], "(batch, y, x)")
         if self.noise_covariance is not None:
             self._check("noise_covariance", self.noise_covariance, [(coils,), (coils,)], "(coil, coil)")
+        if self.coil_metric is not None:
+            allowed = [(1, batch), (1, y), (1, x), (coils,), (coils,)]
+            self._check("coil_metric", self.coil_metric, allowed, "(batch|1, y|1, x|1, coil, coil)")
 
     def __repr__(self) -> str:
         sampled = f"acceleration {self.acceleration:.2f}, noise_std {self.noise_std}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from mriinv.data.readers.base import DAMAGE
+from mriinv.data.readers.hdf5 import stored
+from mriinv.data.readers.npz import npz_entry, npz_names
 from mriinv.errors import InputError
 
 
@@ -17,7 +21,8 @@ from mriinv.errors import InputError
 def stored_array(path: Path, field: str, *, what: str, axes: str, formats: str) -> Iterator[Any]:
     """Give the array of an npy, or the entry `field` of an npz or HDF5 file, and turn damage into an `InputError`.
 
-    An npy is not read before it is indexed, nor is a dataset of HDF5; an entry of an npz is.
+    An npy is not read before it is indexed, nor is a dataset of HDF5; an entry of an npz is, when its header says that
+    it is not too large.
 
     Parameters
     ----------
@@ -26,24 +31,22 @@ def stored_array(path: Path, field: str, *, what: str, axes: str, formats: str) 
     try:
         if path.is_file() and h5py.is_hdf5(path):
             with h5py.File(path) as file:
-                yield _entry(path, field, axes, file)
-            return
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            yield loaded
-            return
-        with loaded as archive:
-            yield _entry(path, field, axes, archive)
-    except (OSError, ValueError, EOFError) as error:
+                _require(path, field, axes, list(file))
+                yield stored(file, field)
+        elif zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                _require(path, field, axes, npz_names(archive))
+                yield npz_entry(archive, field)
+        else:
+            yield np.load(path, mmap_mode="r", allow_pickle=False)
+    except InputError:
+        raise
+    except DAMAGE as error:
         why = getattr(error, "strerror", None)  # NumPy's advice on pickled objects helps nobody
         found = f"no readable {what}" + (f" ({why})" if why else "")
         raise InputError(path, "", found, f"{formats}; no pickled objects") from None
 
 
-def _entry(path: Path, field: str, axes: str, archive: h5py.File | np.lib.npyio.NpzFile) -> Any:
-    if field not in archive:
-        raise InputError(path, field, f"entries {', '.join(archive) or 'none'}", f"an entry '{field}' {axes}")
-    entry = archive[field]
-    if isinstance(entry, h5py.Group):
-        raise InputError(path, field, "a group", "a dataset")
-    return entry
+def _require(path: Path, field: str, axes: str, names: list[str]) -> None:
+    if field not in names:
+        raise InputError(path, field, f"entries {', '.join(names) or 'none'}", f"an entry '{field}' {axes}")

@@ -15,6 +15,7 @@ from mriinv.data.hybrid import fully_sampled_axes
 from mriinv.numerics.fft import ifftc
 
 GROUP = 32  # neighbouring samples that are quiet or not together
+MEDIAN = (1 - 1 / (9 * (GROUP // 2))) ** 3  # of the power of noise in half a group, over its mean
 FEWEST = 8  # groups
 QUIET = 0.05  # fraction of the groups
 FLAT = 1.2  # a wider set of groups has at most this times the power of the quiet ones, where both hold noise only
@@ -86,14 +87,15 @@ def _group_powers(values: KSpace, mask: Mask) -> Float[Tensor, "coil group 2"]:
 def _floor(powers: Float[Tensor, "coil group 2"], wider: float) -> tuple[float, bool]:
     """Return the power of the quiet groups, and whether the fraction `wider` of all groups is about as quiet.
 
-    The median over groups: where an edge runs through a group, its halves differ.
+    The median over groups: where an edge runs through a group, its halves differ. It is brought to the mean that the
+    power of noise has, which in a half is distributed as χ² (Wilson and Hilferty 1931, doi:10.1073/pnas.17.12.684).
     """
     order = powers.argsort(1).flip(-1)  # groups ranked by their other half
     ranked = powers.gather(1, order)
     quiet, more = (
         float(ranked[:, : max(1, int(share * powers.shape[1]))].quantile(0.5, dim=1).mean()) for share in (QUIET, wider)
     )
-    return quiet, more <= FLAT * quiet
+    return quiet / MEDIAN, more <= FLAT * quiet
 
 
 def _weakest_component(values: KSpace) -> Complex[Tensor, "batch 1 y x"]:

@@ -137,13 +137,16 @@ def crop(acquisition: Acquisition, shape: tuple[int, int]) -> Acquisition:
         remarks.append(f"the image is {before[0]}×{before[1]} (y×x), smaller than {asked}, and is not extended")
     if axes:
         kept = (shape[0] if -2 in axes else before[0], shape[1] if -1 in axes else before[1])
-        maps, reference = acquisition.coil_maps, acquisition.reference
+        maps, reference, metric = acquisition.coil_maps, acquisition.reference, acquisition.coil_metric
+        if metric is not None:
+            metric = centre_crop(metric.movedim((1, 2), (-2, -1)), kept).movedim((-2, -1), (1, 2))
         acquisition = replace(
             acquisition,
             kspace=fftc(centre_crop(ifftc(acquisition.kspace, axes), kept), axes),
             mask=centre_crop(acquisition.mask, kept),
             coil_maps=centre_crop(maps, kept),
             reference=centre_crop(reference, kept),
+            coil_metric=metric,
         )
         remarks.insert(0, f"image cropped from {before[0]}×{before[1]} to {kept[0]}×{kept[1]} (y×x)")
     return _remarked(acquisition, *remarks)

@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from mriinv.data.geometry import Geometry
@@ -41,8 +42,9 @@ from mriinv.metrics import Metrics
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the magnitude of posterior samples
 AXES = {"coil_maps": "coil ", "espirit_eigenvalues": "eigenvalue ", "quantiles": "quantile ", "samples": "chain draw "}
+LOCK = "lock"  # file of a journal that the process at work holds
 IDENTITY = "identity"  # file of a journal that says what its slices belong to
-JOURNAL_FILE = re.compile(r"identity|assembled|[0-9]+\.h5|\.(identity|[0-9]+)\.[0-9]+(\.h5)?")  # unfinished ones too
+JOURNAL_FILE = re.compile(r"identity|assembled|[0-9]+\.h5|\.(identity|[0-9]+)\.[0-9a-f]+(\.h5)?")  # unfinished ones too
 
 
 class ResultWriter:
@@ -56,11 +58,12 @@ class ResultWriter:
     ``<stem>.partial.h5``. What is replaced takes its figure, the PNG, with it.
 
     The file holds, with one row per slice: ``image`` and, as given, ``coil_maps`` and other maps, ``mask``,
-    ``reference``, ``samples``; of samples, ``std`` (of the complex value), ``magnitude_std``, ``quantiles`` (of the
-    magnitude, at the attribute ``probabilities``), ``map``, the image of the highest posterior density, and with a
-    calibration ``half_width_90``, half the 90 % interval around the mean magnitude; ``metrics/<name>``, with the
-    attributes ``region`` and ``data_range`` on the group; images have their axes as the attribute ``axes``;
-    ``solution/<name>``: ``iterations``, ``converged``, ``acceleration``, ``scale`` (what the data were divided by),
+    ``reference``, ``samples``; of samples, ``std`` (of the complex value), ``mean_magnitude`` and ``magnitude_std``,
+    ``quantiles`` (of the magnitude, at the attribute ``probabilities``), ``map``, what ``mm-cg`` makes of the same
+    data, and with a calibration ``half_width_90``, half the 90 % interval around ``mean_magnitude``;
+    ``metrics/<name>``, with the attributes ``region`` and ``data_range`` on the group; images have their axes as the
+    attribute ``axes``; ``solution/<name>``: ``iterations``, ``converged``, ``acceleration``, ``scale`` (what the data
+    were divided by),
     ``noise_std`` (NaN when unknown), ``seconds``, and of samples their number, ``chains``, ``acceptance`` and
     diagnostics. Further ``history/<slice>/<name>``; ``remarks/<slice>``, strings; ``geometry/<slice>``, JSON;
     ``header/<name>``, strings of the input. Attributes: ``format``, ``version``, ``slices`` (of the input, one per
@@ -82,7 +85,7 @@ class ResultWriter:
 
     Raises
     ------
-    InputError : the folder or the file cannot be written
+    InputError : the folder or the file cannot be written, or another process is doing the same work
     """
 
     def __init__(
@@ -109,6 +112,12 @@ class ResultWriter:
             raise unwritable(self.path, IsADirectoryError("it is a directory"))
         self.finished: list[int] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._lock = FileLock(self._journal / LOCK, timeout=0)
+        make_folder(self._journal)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise InputError(self.path, "", "another run that writes it", "its end, or another --out") from None
         older = attributes(self.path)
         if not restart and older.get("complete") and older.get(IDENTITY) == self._identity:
             self.finished, self.written = list(self.slices), self.path
@@ -185,11 +194,15 @@ class ResultWriter:
 
     def close(self) -> None:
         """Put the result together and give it its name, `written`; leave nothing when no slice was finished."""
-        if self.written is not None:
-            return
-        if not self.finished:
-            self._remove_journal()
-            return
+        try:
+            if self.finished and self.written is None:
+                self._publish()
+            elif not self.finished:
+                self._remove_journal()
+        finally:
+            self._lock.release()
+
+    def _publish(self) -> None:
         complete, older = not self.missing, is_complete(self.path)
         path = self.path if complete or not older else partial_path(self.path)
         replaced = attributes(path).get(IDENTITY) not in (None, self._identity)
@@ -224,8 +237,8 @@ class ResultWriter:
         """Take over the slices of a journal of the same work; start a new one instead of any other."""
         mark = self._journal / IDENTITY
         if restart or not mark.is_file() or mark.read_text() != self._identity:
-            self._remove_journal()
-        if not mark.is_file():
+            for file in self._journal_files():
+                file.unlink()
             with self._writable(), atomic_path(mark) as temporary:
                 temporary.write_text(self._identity)
         for index in self.slices:
@@ -233,12 +246,15 @@ class ResultWriter:
                 self._check_shapes(index, _rows(file))
                 self.finished.append(index)
 
-    def _remove_journal(self) -> None:
-        if not self._journal.exists():
-            return
-        foreign = [file.name for file in self._journal.iterdir() if not JOURNAL_FILE.fullmatch(file.name)]
-        if foreign:
+    def _journal_files(self) -> list[Path]:
+        """Return what the journal holds but its lock."""
+        files = [file for file in self._journal.iterdir() if file.name != LOCK]
+        if foreign := [file.name for file in files if not JOURNAL_FILE.fullmatch(file.name)]:
             raise InputError(self._journal, "", f"files of others ({foreign[0]})", "it out of the way")
+        return files
+
+    def _remove_journal(self) -> None:
+        self._journal_files()
         with self._writable():
             shutil.rmtree(self._journal)
 

@@ -41,7 +41,7 @@ def conjugate_gradient(
     ----------
     apply : x ↦ M x, Hermitian positive definite, returning a tensor of its own
     rhs : real or complex ``(batch, …)``
-    initial : starting point; zero when None
+    initial : starting point; zero when None, and where the right-hand side is, whose solution is zero
     tolerance : an image stops when ‖rhs − M x‖ ≤ tolerance·‖rhs‖; it keeps its value while others go on
     """
 
@@ -52,10 +52,14 @@ def conjugate_gradient(
     def inner(a: Tensor, b: Tensor) -> Tensor:
         return torch.linalg.vecdot(parts(a).flatten(1), parts(b).flatten(1)).view(-1, *[1] * (parts(rhs).ndim - 1))
 
-    x = torch.zeros_like(rhs) if initial is None else initial.clone()
-    r = rhs.clone() if initial is None else rhs - apply(x)
+    rhs_norm = inner(rhs, rhs)
+    if initial is None:
+        x, r = torch.zeros_like(rhs), rhs.clone()
+    else:
+        x = torch.where(rhs_norm.view(-1, *[1] * (rhs.ndim - 1)) > 0, initial, 0)
+        r = rhs - apply(x)
     p = r.clone()
-    rr, rhs_norm = inner(r, r), inner(rhs, rhs)
+    rr = inner(r, r)
     goal = tolerance**2 * rhs_norm
     squares = [rr]
     iterations = torch.zeros(rhs.shape[0], dtype=torch.int64, device=rhs.device)

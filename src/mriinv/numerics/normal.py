@@ -58,8 +58,6 @@ class _RegularisedInverse(torch.autograd.Function):
     ) -> Tensor:
         def solve(right: Tensor, start: Tensor | None) -> Tensor:
             shifts = shift.detach().to(right.real.dtype).expand(len(right))
-            if start is not None:  # nothing is small relative to a right-hand side of zero
-                start = torch.where(right.abs().amax((1, 2), keepdim=True) > 0, start, 0)
             return operator.solve_normal(
                 right, shifts, initial=start, tolerance=tolerance, max_iterations=most
             ).solution

@@ -30,6 +30,11 @@ class Delegate(Prior, ABC):
     def temperature(self, noise_std: PerImage) -> PerImage:
         return self.prior.temperature(noise_std)
 
+    def level_range(
+        self, highest: float | None, lowest: float | None, open_std: PerImage
+    ) -> tuple[float, PerImage] | None:
+        return self.prior.level_range(highest, lowest, open_std)
+
     @abstractmethod
     def evaluate(self, method: Callable[..., Any], image: Image, noise_level: Any, **options: Any) -> Any:
         """Return ``method(image, noise_level, **options)``, a method of the other prior."""
@@ -53,6 +58,13 @@ class Delegate(Prior, ABC):
     def denoise(self, image: Image, noise_level: float | Tensor, *, create_graph: bool = False) -> Image:
         clean: Tensor = self.evaluate(self.prior.denoise, image, noise_level, create_graph=create_graph)
         return clean
+
+    def score(self, image: Image, noise_level: float | Tensor) -> Image:
+        score: Tensor = self.evaluate(self.prior.score, image, noise_level)
+        return score
+
+    def proximal(self, image: Image, step: float | PerImage, memory: dict[str, Tensor] | None = None) -> Image:
+        return self.prior.proximal(image, step, memory)
 
     def reconstruct(
         self, problem: InverseProblem, *, initial: Image | None = None, monitor: Monitor | None = None

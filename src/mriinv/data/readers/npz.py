@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from mriinv.data.readers.arrays import Array, ArrayScan
+from mriinv.data.readers.base import MAX_ELEMENTS
 from mriinv.errors import InputError
 
 
@@ -38,7 +39,7 @@ class NpzScan(ArrayScan):
             self._archive.close()
 
     def _list(self) -> list[str]:
-        return [name.removesuffix(".npy") for name in self._archive.namelist() if name.endswith(".npy")]
+        return npz_names(self._archive)
 
     def _array(self, name: str) -> Array:
         with self._archive.open(f"{name}.npy") as member:
@@ -46,19 +47,32 @@ class NpzScan(ArrayScan):
             return Array(shape, dtype)
 
     def _load(self, name: str, index: int | None) -> np.ndarray:
-        info = self._archive.getinfo(f"{name}.npy")
-        with self._archive.open(info) as member:
-            shape, fortran, dtype = _read_header(member)
-            if info.file_size != member.tell() + math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"size does not fit the shape {shape}")
-            if index is not None:
-                if fortran:
-                    raise InputError(self.path, name, "Fortran order", "C order, which allows reading one slice")
-                shape = shape[1:]
-            count = math.prod(shape)
-            member.seek((index or 0) * count * dtype.itemsize, 1)
-            data = member.read(count * dtype.itemsize)
-        return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+        return npz_entry(self._archive, name, index)
+
+
+def npz_names(archive: zipfile.ZipFile) -> list[str]:
+    """Return the names of the arrays in an npz."""
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def npz_entry(archive: zipfile.ZipFile, name: str, index: int | None = None) -> np.ndarray:
+    """Read an array of an npz, or its entry `index` along the first axis; size and type are checked before."""
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as member:
+        shape, fortran, dtype = _read_header(member)
+        if info.file_size != member.tell() + math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"size does not fit the shape {shape}")
+        if index is not None:
+            if fortran:
+                expected = "C order, which allows reading one slice"
+                raise InputError(archive.filename, name, "Fortran order", expected)
+            shape = shape[1:]
+        count = math.prod(shape)
+        if count > MAX_ELEMENTS:
+            raise ValueError(f"{count} elements, more than {MAX_ELEMENTS}")
+        member.seek((index or 0) * count * dtype.itemsize, 1)
+        data = member.read(count * dtype.itemsize)
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _read_header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
