@@ -151,7 +151,14 @@ def test_coils_without_signal(tmp_path, scan):
 
 def test_k_space_that_is_not_centred(tmp_path, scan):
     report = check_scan(write(tmp_path / "scan.h5", torch.fft.ifftshift(scan.kspace[0], dim=(-2, -1))))
-    assert any("and centred?" in remark for remark in report.remarks)
+    assert any("is an fftshift missing?" in remark for remark in report.remarks)
+    shifted = scan.kspace[0].roll(SHAPE[0] // 3, dims=-2)
+    assert any("and centred?" in remark for remark in check_scan(write(tmp_path / "scan.h5", shifted)).remarks)
+
+
+def test_a_coil_axis_at_the_wrong_place(tmp_path, scan):
+    report = check_scan(write(tmp_path / "scan.h5", scan.kspace[0].permute(1, 2, 0)))
+    assert any("there are 96 coils of 80×4 samples" in remark for remark in report.remarks)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no k-space", b"PK\x03\x04 but no archive", b"\x89HDF\r\n\x1a\n"])

@@ -489,6 +489,10 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "unknown weights": (["--weights", "bset"], "unknown weights of prior 'deepen' 'bset'"),
     "missing weights": (["--weights", "w.safetensors"], "w.safetensors: no such weight file"),
     "weights of a long name": (["--weights", "w" * 300 + ".safetensors"], "no such weight file"),
+    "weights without a prior": (
+        ["--recipe", "cg-sense", "--weights", "w"],
+        "prior: found weights without a name; name one with --prior",
+    ),
     "no prior": (["--solver", "langevin"], "cannot combine prior 'none' with solver 'langevin'\n"),
     "samples without a sampler": (["--samples", "4"], "mm-cg has no setting 'samples'"),
     "device that is not there": (["--device", "cuda:99"], "device: found 'cuda:99'; this machine has"),

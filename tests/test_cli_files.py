@@ -56,6 +56,22 @@ def test_files_that_look_like_scans_and_are_none_are_left_out(caplog: pytest.Log
     assert "left out: scans/weights.h5: found no 'kspace'" in caplog.text
 
 
+def test_damaged_scans_of_a_folder_are_reported_at_the_end(scans: list[Path]) -> None:
+    Path("scans/aa.h5").write_bytes(scans[1].read_bytes()[:5000])
+    result = invoke("run", "scans", *CG, "--json")
+    first, second, damaged = json.loads(result.stdout)
+    assert result.exit_code == 1 and first["complete"] and second["complete"]
+    assert damaged["source"] == "scans/aa.h5" and "damaged or unreadable" in damaged["error"]
+
+
+def test_a_folder_is_checked_with_what_is_damaged_in_it(scans: list[Path]) -> None:
+    Path("scans/aa.h5").write_bytes(scans[1].read_bytes()[:5000])
+    result = invoke("check", "scans")
+    assert result.exit_code == 1
+    verdicts = [line for line in result.stdout.splitlines() if line.endswith("be reconstructed")]
+    assert verdicts == ["can be reconstructed", "cannot be reconstructed", "can be reconstructed"]
+
+
 def test_a_scan_that_is_named_twice_is_one(scans: list[Path]) -> None:
     assert len(json.loads(succeed("run", "scans", scans[0], "scans/*.h5", *CG, "--json"))) == 2
 
@@ -248,7 +264,7 @@ def test_an_unknown_format_is_refused_before_the_work(scans: list[Path]) -> None
 
 def test_check(scans: list[Path]) -> None:
     assert "coils" in succeed("check", scans[0])
-    report = json.loads(succeed("check", scans[0], "--json"))
+    (report,) = json.loads(succeed("check", scans[0], "--json"))
     assert report["found"]["coils"] == COILS and report["problems"] == []
     result = invoke("check", "scans/notes.txt")
     assert result.exit_code == 1 and "known formats" in result.output

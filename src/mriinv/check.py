@@ -24,8 +24,6 @@ from mriinv.jobs import mask_for
 from mriinv.report.text import plain
 
 OPERATOR, RECIPE, MASK = "sense", "cg-sense", "poisson-2d"  # of the commands that are suggested
-NOISE_PEAK = 10  # largest over median magnitude of a coil: noise stays near 5, an object has hundreds
-OFF_CENTRE = 0.25  # of the matrix, by which the peak of centred k-space never lies off its middle
 
 
 @dataclass(frozen=True)
@@ -101,9 +99,8 @@ def _check_kspace(path: Path, scan: Scan, indices: Sequence[int]) -> CheckReport
     for index in indices:
         try:
             acquisition = scan.read(index)
-            remarks[index] = _suspicions(acquisition)
             prepared = prepare_acquisition(acquisition)
-            remarks[index] += prepared.remarks
+            remarks[index] = [*prepared.remarks]
             slices.append(_check_slice(index, acquisition, prepared))
             remarks[index] += make_operator(OPERATOR, prepared).notes
         except MriinvError as error:
@@ -152,26 +149,6 @@ def _centre_width(mask: Tensor) -> int:
             break
         width += 1
     return width
-
-
-def _suspicions(acquisition: Acquisition) -> list[str]:
-    """Return what looks wrong in the k-space of one slice."""
-    kspace, found = acquisition.kspace[0].abs(), []
-    samples = kspace[:, acquisition.mask[0].expand(kspace.shape[1:])]
-    peak, median = samples.amax(1), samples.median(1).values
-    for what, coils in (
-        ("zero everywhere", peak == 0),
-        ("noise without signal", (peak > 0) & (peak < NOISE_PEAK * median)),
-    ):
-        if coils.any():
-            numbers = torch.nonzero(coils)[:, 0].tolist()
-            found.append(f"{len(numbers)} of {len(coils)} coils hold {what}: {', '.join(map(str, numbers))}")
-    y, x = kspace.shape[1:]
-    row, column = divmod(int(kspace.square().sum(0).argmax()), x)
-    if abs(row - y // 2) > OFF_CENTRE * y or abs(column - x // 2) > OFF_CENTRE * x:
-        place, middle = (row, column), (y // 2, x // 2)
-        found.append(f"the data are largest at {place}, far from their middle {middle}: are they k-space, and centred?")
-    return found
 
 
 def _commands(path: Path, prepared: Acquisition) -> list[str]:

@@ -26,6 +26,10 @@ class InputError(MriinvError):
         super().__init__(f"{where}: found {found}; expected {expected}")
 
 
+class NoScanError(InputError):
+    """An intact file that holds no k-space."""
+
+
 class UnwritableError(InputError):
     """A place that cannot be written: nothing that follows could be stored either."""
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from mriinv.config import SIMULATION_MASK, MaskChoice, RunConfig
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.mask_file import read_mask
 from mriinv.data.masks import draw_mask
-from mriinv.data.readers import Scan, find_reader, open_scan
+from mriinv.data.readers import Scan, open_scan
 from mriinv.data.results import is_result, partial_path
 from mriinv.data.simulate import SimulatedSlices
 from mriinv.errors import InputError, SettingsError
 from mriinv.files import sha256
+from mriinv.inputs import find_scans
 from mriinv.registry import registry
 
 logger = logging.getLogger("mriinv")
@@ -141,13 +141,16 @@ def weights_record(config: RunConfig) -> dict[str, str] | None:
     return None if path is None else {"file": path.name, "sha256": checksum or sha256(path)}
 
 
-def prepare(config: RunConfig, simulated: int = 1) -> list[Job]:
+def prepare(config: RunConfig, simulated: int = 1, scans: Sequence[Path] | None = None) -> list[Job]:
     """Open every input and choose slices, so that what does not fit is refused before any work.
 
-    Without an input there are as many `simulated` slices.
+    Parameters
+    ----------
+    simulated : number of slices without an input
+    scans : that the input stands for, where that is known
     """
     jobs = []
-    for path, out in _outputs(config).items():
+    for path, out in _outputs(config, find_scans(config.input)[0] if scans is None else scans).items():
         with _open(path, config.seed, simulated) as scan:
             found = scan.describe()
         if config.mask is not None:
@@ -187,45 +190,11 @@ def _states(config: RunConfig, path: Path | None) -> dict[str, list[int]]:
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """Give the scans that an input stands for: itself, those in a folder, or those that a pattern matches."""
-    if path.is_dir():
-        found, what = sorted(path.iterdir()), "a folder"
-    elif glob.has_magic(str(path)) and not path.exists():
-        found, what = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))], "a pattern"
-    else:
-        header = path.suffix == ".hdr" and path.with_suffix(".cfl").is_file()
-        yield path.with_suffix(".cfl") if header else path
-        return
-    scans = [file for file in found if _is_scan(file)]
-    folders = [file for file in found if what == "a pattern" and file.is_dir()]
-    if not scans and not folders:
-        raise InputError(path, "", f"{what} with {len(found)} entries, none a k-space file", "k-space files")
-    yield from scans
-    for folder in folders:
-        yield from _files(folder)
-
-
-def _is_scan(file: Path) -> bool:
-    """Say whether a file among others is k-space; warn of one that looks so and cannot be read."""
-    if file.name.startswith(".") or not file.is_file() or find_reader(file) is None or is_result(file):
-        return False
-    if file.suffix == ".hdr" and file.with_suffix(".cfl").is_file():
-        return False
-    try:
-        open_scan(file).close()
-    except InputError as error:
-        logger.warning("left out: %s", error)
-        return False
-    return True
-
-
-def _outputs(config: RunConfig) -> dict[Path | None, Path]:
+def _outputs(config: RunConfig, scans: Sequence[Path]) -> dict[Path | None, Path]:
     """Return the result file of each input, and refuse what would overwrite an input, another result or other files.
 
     Inputs of the same name in several folders have their results in folders of the same names.
     """
-    scans = list({file.resolve(): file for path in config.input for file in _files(path)}.values())
     inputs: list[Path | None] = [*scans] or [None]
     alike = len({path.stem for path in scans}) < len(scans)  # as with one folder for each subject
     root = Path(os.path.commonpath([path.resolve().parent for path in scans])) if alike else Path()

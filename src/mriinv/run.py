@@ -22,6 +22,7 @@ from mriinv.data.result_writer import QUANTILES, ResultWriter
 from mriinv.data.results import attributes, read_result
 from mriinv.errors import InputError, MriinvError, UnwritableError
 from mriinv.files import make_folder
+from mriinv.inputs import find_scans
 from mriinv.jobs import (
     Job,
     calibrated,
@@ -85,11 +86,12 @@ def execute(config: RunConfig, observer: Observer | None = None, *, restart: boo
     Everything that can be refused is refused before the first reconstruction: components, settings, device, inputs,
     output folder. An error in the data of one input stands in its report and does not end the others; an interruption
     is raised after the report of what was finished. Slices that an earlier run of the same configuration, versions and
-    input finished are kept, unless `restart`.
+    input finished are kept, unless `restart`. What was left out of folders and patterns is reported at the end.
     """
     config, calibration, remark = calibrated(settle(config))
     reconstruction = combine(config)
-    jobs = prepare(config)
+    scans, left_out = find_scans(config.input)
+    jobs = prepare(config, scans=scans)
     make_folder(config.out)
     for job in jobs:
         report = InputReport(job.source)
@@ -104,6 +106,7 @@ def execute(config: RunConfig, observer: Observer | None = None, *, restart: boo
         yield report
         if stopped is not None:
             raise stopped
+    yield from (InputReport(refused.source, error=str(refused)) for refused in left_out)
 
 
 def _reconstruct(

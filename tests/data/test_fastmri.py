@@ -256,5 +256,5 @@ def test_files_of_one_coil_have_no_axis_for_it(
         torch.testing.assert_close(opened.read(1).kspace, scan.kspace[1:2, :1])
     with h5py.File(tmp_path / "one.h5", "a") as one:
         del one[kept[0]]
-    with pytest.raises(InputError, match="with an axis for a single coil too"):
+    with pytest.raises(InputError, match="with axes for a single slice and a single coil too"):
         open_scan(tmp_path / "one.h5")

@@ -22,6 +22,7 @@ from mriinv import (
 )
 from mriinv.data.coils import simulate_coil_maps
 from mriinv.data.maps import with_maps
+from mriinv.data.result_writer import ResultWriter
 from mriinv.numerics.fft import fft2c
 from support import write_cfl, write_hdf5
 
@@ -112,3 +113,16 @@ def test_what_cannot_be_read_is_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive, archive.open("coil_maps.npy", "w") as member:
         npy.write_array_header_1_0(member, {"descr": "<c8", "fortran_order": False, "shape": (2**20, 2**20)})
     refused(tmp_path / "huge.npz", "no readable coil maps")
+
+
+def test_maps_of_a_result_are_not_those_of_coils_that_were_whitened(tmp_path):
+    for whiten in (True, False):
+        with ResultWriter(tmp_path / f"{whiten}.h5", 1, {"preparation": {"whiten": whiten}}, {}) as writer:
+            maps = torch.from_numpy(MAPS[0])
+            mask = torch.ones(1, 5, dtype=torch.bool)
+            writer.add(0, torch.ones(6, 5, dtype=torch.complex64), mask=mask, maps={"coil_maps": maps})
+    measured = acquisition(noise_covariance=torch.eye(3, dtype=torch.complex64))
+    for taken in (with_maps(measured, tmp_path / "False.h5"), with_maps(acquisition(), tmp_path / "True.h5")):
+        assert torch.equal(taken.coil_maps, maps.to(torch.complex64)[None])
+    with pytest.raises(InputError, match="found a result whose coils were whitened; expected maps of the coils as"):
+        with_maps(measured, tmp_path / "True.h5")

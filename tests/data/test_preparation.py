@@ -129,6 +129,25 @@ def test_what_whitening_did_to_the_coils_is_cropped_too(method):
     assert relative_norm(late - early, early).item() < 0.02
 
 
+def test_coils_without_noise_and_data_are_left_out():
+    full = simulate_acquisition(shape=(48, 40), coils=5, coloured=True, coil_maps=True, seed=2)
+    alive = torch.arange(5) != 3
+    covariance = full.noise_covariance * alive[:, None] * alive
+    dead = replace(full, kspace=full.kspace * alive[:, None, None], noise_covariance=covariance)
+    prepared = prepare_acquisition(dead)
+    without = replace(
+        full,
+        kspace=full.kspace[:, alive],
+        coil_maps=full.coil_maps[:, alive],
+        noise_covariance=covariance[alive][:, alive],
+    )
+    expected = prepare_acquisition(without)
+    assert torch.equal(prepared.kspace, expected.kspace) and torch.equal(prepared.coil_maps, expected.coil_maps)
+    assert "left out without noise and without data: coil 3" in prepared.remarks
+    with pytest.raises(InputError, match="no noise in coil 3"):  # data without noise are a contradiction
+        prepare_acquisition(replace(full, noise_covariance=covariance))
+
+
 @pytest.mark.parametrize(("size", "wanted"), [(8, 5), (8, 4), (9, 4), (9, 5), (7, 7), (5, 8)])
 def test_centre_crop_keeps_the_origin(size, wanted):
     image = torch.zeros(2, size, 3)

@@ -13,17 +13,27 @@ from mriinv.report import text
 
 
 @main.command()
-@click.argument("path", metavar="FILE", type=file_type)
+@click.argument("inputs", nargs=-1, required=True, type=file_type)
 @click.option("--every-slice", is_flag=True, help="Read every slice, not only the middle one.")
 @json_option
 @click.pass_context
-def check(context: click.Context, path: Path, every_slice: bool, as_json: bool) -> None:
-    """Say what is in a file, whether it can be reconstructed, and what is missing."""
-    from mriinv.check import check_scan, check_text
+def check(context: click.Context, inputs: tuple[Path, ...], every_slice: bool, as_json: bool) -> None:
+    """Say what is in files, whether they can be reconstructed, and what is missing.
 
-    report = check_scan(path, every_slice=every_slice)
-    click.echo(json.dumps(text.plain(asdict(report)), indent=2) if as_json else check_text(report))
-    context.exit(1 if report.problems else 0)
+    INPUTS are files, folders or patterns, as for `mriinv run`; a file may be a result as well.
+    """
+    from mriinv.check import check_scan, check_text
+    from mriinv.inputs import find_scans
+
+    scans, left_out = find_scans(inputs)
+    reports = []
+    for path in sorted([*scans, *(Path(error.source) for error in left_out)]):
+        reports.append(check_scan(path, every_slice=every_slice))
+        if not as_json:
+            click.echo(("" if len(reports) == 1 else "\n") + check_text(reports[-1]))
+    if as_json:
+        click.echo(json.dumps(text.plain([asdict(report) for report in reports]), indent=2))
+    context.exit(1 if any(report.problems for report in reports) else 0)
 
 
 @main.command()

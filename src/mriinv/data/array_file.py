@@ -13,7 +13,7 @@ import numpy as np
 
 from mriinv.data.readers.base import DAMAGE
 from mriinv.data.readers.hdf5 import stored
-from mriinv.data.readers.npz import npz_entry, npz_names
+from mriinv.data.readers.npz import NpzScan, npz_entry, npz_names
 from mriinv.errors import InputError
 
 
@@ -29,11 +29,15 @@ def stored_array(path: Path, field: str, *, what: str, axes: str, formats: str) 
     what, axes, formats : what the array is, its axes, and the files that may hold it, for the errors
     """
     try:
-        if path.is_file() and h5py.is_hdf5(path):
+        if path.exists() and not path.is_file():
+            raise InputError(path, "", "no regular file", formats)
+        with path.open("rb") as stream:
+            head = stream.read(4)
+        if h5py.is_hdf5(path):
             with h5py.File(path) as file:
                 _require(path, field, axes, list(file))
                 yield stored(file, field)
-        elif zipfile.is_zipfile(path):
+        elif NpzScan.recognises(path, head):
             with zipfile.ZipFile(path) as archive:
                 _require(path, field, axes, npz_names(archive))
                 yield npz_entry(archive, field)

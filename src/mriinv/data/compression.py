@@ -14,7 +14,8 @@ from mriinv.core.types import CoilMapsSlice
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.hybrid import fully_sampled_axes
 from mriinv.errors import InputError
-from mriinv.numerics.fft import fftc, ifftc
+from mriinv.metrics import psnr
+from mriinv.numerics.fft import fftc, ifft2c, ifftc
 
 Method = Literal["svd", "geometric"]
 WINDOW = 5  # positions that a geometric matrix looks at: steadier matrices from neighbours with much the same coils
@@ -60,6 +61,10 @@ def compress_coils(acquisition: Acquisition, coils: int, method: Method = "svd")
         compressed = fftc(_apply(matrices, hybrid, axis), (axis,))
     kept = float((torch.linalg.vector_norm(compressed) / torch.linalg.vector_norm(kspace)).square())
     remark = f"{coils} virtual coils of {physical} ({method}) keep {100 * kept:.4g} % of the energy in k-space"
+    if acquisition.gapless:
+        before, after = (torch.linalg.vector_norm(ifft2c(one), dim=1) for one in (kspace, compressed))
+        if before.flatten(1).any(1).all():  # no empty slice
+            remark += f"; their root sum of squares is that of all to {float(psnr(after, before).min()):.1f} dB (PSNR)"
     maps, covariance, noise_std = acquisition.coil_maps, acquisition.noise_covariance, acquisition.noise_std
     if covariance is not None:
         # a k-space sample is a sum over positions, whose noise is independent: its covariance is their mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.array_file import stored_array
 from mriinv.data.readers import open_scan
+from mriinv.data.results import attributes, is_result
 from mriinv.errors import InputError
 
 FIELD = "coil_maps"
@@ -28,12 +30,22 @@ def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
 
     Raises
     ------
-    InputError : no such file, a format that cannot be read, no such entry, a wrong shape or type, too few slices
+    InputError : no such file, a format that cannot be read, no such entry, a wrong shape or type, too few slices, a
+        result whose maps are those of whitened coils
     """
-    maps = _read(Path(path), acquisition)
+    path = Path(path)
+    if acquisition.noise_covariance is not None and is_result(path) and _whitened(path):
+        expected = "maps of the coils as they are in the file, by --set preparation.whiten=false"
+        raise InputError(path, FIELD, "a result whose coils were whitened", expected)
+    maps = _read(path, acquisition)
     with np.errstate(all="ignore"):  # what is too large for the type is reported by who takes it
         maps = maps.astype(np.complex64 if acquisition.kspace.dtype == torch.complex64 else np.complex128)
     return replace(acquisition, coil_maps=torch.from_numpy(maps).to(acquisition.kspace.device))
+
+
+def _whitened(result: Path) -> bool:
+    """Say whether the coils of a result are whitened where their noise was measured."""
+    return bool(json.loads(attributes(result)["settings"])["preparation"]["whiten"])
 
 
 def _read(path: Path, acquisition: Acquisition) -> np.ndarray:

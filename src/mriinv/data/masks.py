@@ -23,6 +23,7 @@ CALIBRATION_WIDTH = 24
 CALIBRATION_FRACTION = 0.08  # of the lines (fastMRI at fourfold acceleration)
 CALIBRATION_LINES = 16  # at least: with fewer, ESPIRiT with its usual kernel loses signal
 CALIBRATION_SHARE = 2 / 3  # of all samples that a default calibration region may take
+FEWEST_LINES = 12  # that it takes anyway where there are so many: twice the kernel of ESPIRiT
 
 
 def poisson_disc_mask(
@@ -217,7 +218,7 @@ def make_mask(
     shape : (y, x)
     acceleration : locations over samples, calibration included
     calibration : width of the central square (2D) or number of central lines (1D); None takes 24, or 8 % of the
-        lines, and less where that would be more than two thirds of all samples
+        lines, at least 16, and less, down to 12, where that would be more than two thirds of all samples
     seed : from 0 to 2^63 - 1
     origin : location (y, x) of k = 0; the middle when None
 
@@ -268,9 +269,12 @@ def draw_mask(
 def _default_calibration(name: str, shape: tuple[int, int], acceleration: float, origin: tuple[int, int]) -> int:
     (y, x), room = shape, list(map(_room, shape, origin))
     if name == "poisson-2d":
-        return min(CALIBRATION_WIDTH, *room, math.isqrt(int(CALIBRATION_SHARE * _count(y * x, acceleration))))
+        samples = _count(y * x, acceleration)
+        affordable = max(math.isqrt(int(CALIBRATION_SHARE * samples)), min(FEWEST_LINES, math.isqrt(samples)))
+        return min(CALIBRATION_WIDTH, *room, affordable)
+    samples = _count(x, acceleration)
     wanted = max(round(CALIBRATION_FRACTION * x), CALIBRATION_LINES)
-    return min(wanted, room[1], int(CALIBRATION_SHARE * _count(x, acceleration)))
+    return min(wanted, room[1], max(int(CALIBRATION_SHARE * samples), min(FEWEST_LINES, samples)))
 
 
 def _centre(origin: int, width: int) -> slice:

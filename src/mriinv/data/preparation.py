@@ -15,6 +15,7 @@ from mriinv.data.compression import Method, compress_coils
 from mriinv.data.hybrid import centre_crop, fully_sampled_axes
 from mriinv.data.maps import with_maps
 from mriinv.data.noise_level import estimate_noise_std
+from mriinv.data.suspicions import suspicions
 from mriinv.errors import InputError
 from mriinv.numerics.fft import fftc, ifftc
 
@@ -49,7 +50,7 @@ DEFAULT = Preparation()
 def prepare_acquisition(acquisition: Acquisition, preparation: Preparation = DEFAULT) -> Acquisition:
     """Take coil maps from a file, whiten, find the noise level, crop and compress, in this order.
 
-    Each step that changes the data adds a remark, and changes the maps alike.
+    Each step that changes the data adds a remark, and changes the maps alike. `suspicions` are remarked first.
 
     The noise level is found where there is background, which the crop takes away; neither crop nor compression
     changes it, and one that is known is never replaced. Compression orders coil combinations by energy, so noise must
@@ -59,8 +60,10 @@ def prepare_acquisition(acquisition: Acquisition, preparation: Preparation = DEF
     ------
     InputError : see `with_maps`, `whiten` and `compress_coils`
     """
+    acquisition = _remarked(acquisition, *suspicions(acquisition))
     if preparation.maps is not None:
         acquisition = with_maps(acquisition, preparation.maps)
+    acquisition = without_dead_coils(acquisition)
     if preparation.whiten:
         acquisition = whiten(acquisition)
     if acquisition.noise_std is None:
@@ -70,6 +73,25 @@ def prepare_acquisition(acquisition: Acquisition, preparation: Preparation = DEF
     if preparation.coils is not None:
         acquisition = compress_coils(acquisition, preparation.coils, preparation.compression)
     return acquisition
+
+
+def without_dead_coils(acquisition: Acquisition) -> Acquisition:
+    """Leave out coils that have neither noise, by a covariance that was measured, nor data."""
+    covariance = acquisition.noise_covariance
+    if covariance is None:
+        return acquisition
+    dead = (covariance == 0).all(0) & (acquisition.kspace == 0).all(-1).all(-1).all(0).to(covariance.device)
+    if not dead.any() or dead.all():
+        return acquisition
+    kept, maps = torch.nonzero(~dead)[:, 0], acquisition.coil_maps
+    numbers = ", ".join(map(str, torch.nonzero(dead)[:, 0].tolist()))
+    alive = replace(
+        acquisition,
+        kspace=acquisition.kspace[:, kept.to(acquisition.kspace.device)],
+        coil_maps=None if maps is None else maps[:, kept.to(maps.device)],
+        noise_covariance=covariance[kept][:, kept],
+    )
+    return _remarked(alive, f"left out without noise and without data: coil {numbers}")
 
 
 def whiten(acquisition: Acquisition) -> Acquisition:
@@ -182,4 +204,4 @@ def _eigen(source: str, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def _remarked(acquisition: Acquisition, *remarks: str) -> Acquisition:
-    return replace(acquisition, remarks=(*acquisition.remarks, *remarks))
+    return replace(acquisition, remarks=(*acquisition.remarks, *remarks)) if remarks else acquisition

@@ -9,7 +9,7 @@ import numpy as np
 
 from mriinv.data.geometry import Geometry
 from mriinv.data.readers.base import Content, FileScan, in_words
-from mriinv.errors import InputError
+from mriinv.errors import InputError, NoScanError
 
 AXES = "(slices, coil, y, x)"
 PER_SLICE = ("coil_maps", "reference")
@@ -88,7 +88,7 @@ class ArrayScan(FileScan):
         axes = AXES + (" or (coil, y, x)" if self.single_slice else "")
         if name is None:
             held = ", ".join(self.fields) or "nothing"
-            raise InputError(self.path, "", f"no '{self.kspace_names[0]}' (it holds: {held})", f"k-space {axes}")
+            raise NoScanError(self.path, "", f"no '{self.kspace_names[0]}' (it holds: {held})", f"k-space {axes}")
         shape, dtype = self._known(name)
         if dtype.kind != "c":
             raise InputError(self.path, name, f"dtype {dtype}", "complex values")
@@ -96,7 +96,8 @@ class ArrayScan(FileScan):
         if self._one_coil:
             shape = (shape[0], 1, *shape[1:])
         if len(shape) != 4 and not (self.single_slice and len(shape) == 3):
-            raise InputError(self.path, name, f"shape {shape}", f"{axes}, with an axis for a single coil too")
+            expected = f"{axes}, with axes for a single slice and a single coil too"
+            raise InputError(self.path, name, f"shape {shape}", expected)
         if min(shape) < 1:
             raise InputError(self.path, name, f"shape {shape}", f"at least one of each of {axes}")
         coils, y, x = shape[-3:]

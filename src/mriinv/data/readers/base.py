@@ -239,7 +239,8 @@ class FileScan(Scan):
                 self.path, name, f"entries that differ from their mirror by {skew:g}", "a Hermitian matrix"
             )
         values = (values + values.conj().T) / 2
-        if (lowest := float(np.linalg.eigvalsh(values)[0])) < 1e-6 * largest:  # what single precision resolves
+        alive = values.any(0)  # coils that are dead in the data as well are left out in the preparation
+        if (lowest := float(np.linalg.eigvalsh(values[alive][:, alive])[0])) < 1e-6 * largest:  # single precision
             expected = "a positive definite matrix; leave out coils without noise of their own, or the matrix"
             raise InputError(self.path, name, f"the eigenvalue {lowest:g}", expected)
         return values

@@ -1,0 +1,62 @@
+"""Which scans an input stands for: a file, a folder or a pattern."""
+
+from __future__ import annotations
+
+import glob
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mriinv.data.readers import find_reader, open_scan
+from mriinv.data.results import is_result
+from mriinv.errors import InputError, NoScanError
+
+logger = logging.getLogger("mriinv")
+
+
+def find_scans(inputs: Iterable[Path]) -> tuple[list[Path], list[InputError]]:
+    """Return the scans that files, folders and patterns stand for, each once, and what was left out of the latter.
+
+    Files of other kinds, and results, are passed over in folders and patterns, files of arrays without k-space with a
+    warning. What cannot be read there is left out. A file that is named by itself is a scan, whatever it holds.
+
+    Raises
+    ------
+    InputError : a folder or pattern without k-space
+    """
+    left_out: list[InputError] = []
+    scans = {file.resolve(): file for path in inputs for file in _files(path, left_out)}
+    return list(scans.values()), left_out
+
+
+def _files(path: Path, left_out: list[InputError]) -> Iterator[Path]:
+    if path.is_dir():
+        found, what = sorted(path.iterdir()), "a folder"
+    elif glob.has_magic(str(path)) and not path.exists():
+        found, what = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))], "a pattern"
+    else:
+        header = path.suffix == ".hdr" and path.with_suffix(".cfl").is_file()
+        yield path.with_suffix(".cfl") if header else path
+        return
+    scans = [file for file in found if _is_scan(file, left_out)]
+    folders = [file for file in found if what == "a pattern" and file.is_dir()]
+    if not scans and not folders:
+        raise InputError(path, "", f"{what} with {len(found)} entries, none a k-space file", "k-space files")
+    yield from scans
+    for folder in folders:
+        yield from _files(folder, left_out)
+
+
+def _is_scan(file: Path, left_out: list[InputError]) -> bool:
+    """Say whether a file among others is k-space that can be read."""
+    if file.name.startswith(".") or not file.is_file() or find_reader(file) is None or is_result(file):
+        return False
+    if file.suffix == ".hdr" and file.with_suffix(".cfl").is_file():
+        return False
+    try:
+        open_scan(file).close()
+    except InputError as error:
+        logger.warning("left out: %s", error)
+        left_out += [] if isinstance(error, NoScanError) else [error]
+        return False
+    return True
