@@ -219,7 +219,10 @@ def test_an_assignment_needs_something_to_assign_to() -> None:
         ({"seed": -1}, "seed: found -1"),
         ({"seed": 2**63}, "seed: found 9223372036854775808"),
         ({"mask": {"acceleration": 4.0}, **SCAN}, "--acceleration needs --mask"),
-        ({"prior": {"weights": "none"}, "solver": "mm-cg"}, "prior: found weights without a name; name one with --prior"),
+        (
+            {"prior": {"weights": "none"}, "solver": "mm-cg"},
+            "prior: found weights without a name; name one with --prior",
+        ),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:

@@ -30,21 +30,9 @@ def test_sizes_are_those_of_the_paper_and_of_deepen():
     assert count(network="unet") == 131_584
 
 
-@pytest.mark.parametrize("network", ["cnn", "unet"])
-def test_only_a_conditional_network_sees_the_level(network):
-    settings = NetworkSettings(network=network, widths=(4,) if network == "cnn" else (4, 6))
-    for conditional in (False, True):
-        torch.manual_seed(0)
-        net = ImageNetwork(settings, conditional=conditional)
-        low, high = (net(image(2, 8, 8), torch.full((2,), level)) for level in (-3.0, 1.0))
-        assert torch.equal(low, high) != conditional
-
-
 def test_the_image_of_a_batch_does_not_depend_on_the_others():
-    net = ImageNetwork(NetworkSettings(widths=(4,)), conditional=True)
-    levels = torch.tensor([-1.0, 0.5, 2.0])
-    single = torch.cat([net(one[None], level[None]) for one, level in zip(image(3, 8, 9), levels, strict=True)])
-    torch.testing.assert_close(net(image(3, 8, 9), levels), single)
+    net = ImageNetwork(NetworkSettings(widths=(4,)))
+    torch.testing.assert_close(net(image(3, 8, 9)), torch.cat([net(one[None]) for one in image(3, 8, 9)]))
 
 
 def test_settings_are_checked():
@@ -62,6 +50,7 @@ def test_settings_are_checked():
         nn.ConvTranspose2d(3, 5, 2, stride=2),
         nn.SiLU(),
         nn.Softplus(),
+        nn.Softplus(beta=3, threshold=2),
         nn.ReLU(),
         nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Sequential(nn.Softplus(), nn.Conv2d(4, 2, 3, padding=1))),
     ],
@@ -76,6 +65,12 @@ def test_pullback_of_a_layer_is_that_of_autograd(layer):
         torch.testing.assert_close(output, expected)
         g = torch.randn(output.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         torch.testing.assert_close(pullback(g), autograd(g)[0])
+
+
+@pytest.mark.parametrize("changes", [{"dilation": 2}, {"groups": 3}])
+def test_convolutions_without_a_pullback_say_so(changes):
+    with pytest.raises(TypeError, match="no pullback with dilation, groups or output padding"):
+        with_pullback(nn.Conv2d(3, 6, 3, **changes), torch.ones(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("unshuffle", [1, 2])

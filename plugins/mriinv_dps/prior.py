@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from deepinv.models import DRUNet
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from mriinv import ComponentSettings, Prior, from_channels, setting, to_channels
+from mriinv import ComponentSettings, NoiseRange, Prior, from_channels, setting, to_channels
 
 MULTIPLE = 8  # the DRUNet halves the matrix three times
 
@@ -40,17 +40,10 @@ class Diffusion(Prior):
             (64, 128, 256, 512), "channels per resolution, finest first"
         )
         blocks: int = setting(4, "residual blocks per resolution on the way down, and again on the way up", ge=1)
-        noise_range: tuple[float, float] = setting(
+        noise_range: NoiseRange = setting(
             (0.008, 10.0), "trained noise levels, lowest first", unit="std per real component, image scale 1"
         )
         data_std: float = setting(0.3, "σ_d, rms of real and imaginary part of the images, image scale 1", gt=0)
-
-        @field_validator("noise_range")
-        @classmethod
-        def _rises_from_above_zero(cls, levels: tuple[float, float]) -> tuple[float, float]:
-            if not 0 < levels[0] < levels[1]:
-                raise ValueError("expected 0 < lowest < highest")
-            return levels
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

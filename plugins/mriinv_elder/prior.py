@@ -6,17 +6,16 @@ import math
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from mriinv import (
-    ComponentSettings,
+    EnergySettings,
     FeatureNetwork,
     InverseProblem,
     Monitor,
     NetworkEnergy,
-    PublishedNetwork,
     Solution,
+    energy_network,
     equilibrium,
     largest_curvature,
     normal_map,
@@ -50,19 +49,7 @@ class ELDER(NetworkEnergy):
     provides = frozenset({"energy", "gradient", "denoiser", "reconstruction"})
     adjustable = frozenset({"iterations", "gradient", "tolerance"})
 
-    class Settings(ComponentSettings):
-        form: Literal["residual", "published"] = setting("residual", "residual (default) or the form of the paper")
-        widths: tuple[PositiveInt, ...] | None = setting(
-            None,
-            "channels per resolution, finest first (one: no U-Net); none: 32 and 64, published form 64",
-            min_length=1,
-        )
-        blocks: int = setting(2, "convolutions per resolution on the way down, and again on the way up", ge=1)
-        unshuffle: Literal[1, 2] = setting(2, "1: full resolution; 2: work on 2x2 patches as channels")
-        activation: Literal["silu", "softplus", "relu"] | None = setting(
-            None, "nonlinearity between convolutions; none: silu, published form relu"
-        )
-        initial_scale: float = setting(0.3, "e^s before training", gt=0)
+    class Settings(EnergySettings):
         initial_step: float = setting(1.0, "step α before training", gt=0)
         iterations: int = setting(30, "gradient steps K; with gradient=implicit their largest number", ge=1)
         gradient: Literal["unrolled", "implicit"] = setting("unrolled", "how the error reaches the parameters")
@@ -72,21 +59,17 @@ class ELDER(NetworkEnergy):
         super().__init__(**settings)
         s = self.settings
         self.residual = s.form == "residual"
-        last: nn.Conv2d | nn.Linear
+        self.network = energy_network(s)
         if self.residual:
-            widths, activation = s.widths or (32, 64), s.activation or "silu"
-            self.network = FeatureNetwork(widths, s.blocks, s.unshuffle, False, activation)
-            last = self.network.outlet
             self.log_scale = nn.Parameter(torch.tensor(math.log(s.initial_scale)))
         else:
-            self.network = PublishedNetwork((s.widths or (64,))[0], s.activation or "relu", "sum", (1, 1))
-            last = self.network.linear
             self.provides = self.provides - {"denoiser"}
+        last = self.network.outlet if isinstance(self.network, FeatureNetwork) else self.network.linear
         with torch.no_grad():
             last.weight.mul_(START)
         self.raw_step = nn.Parameter(torch.tensor(math.log(math.expm1(s.initial_step))))
 
-    def factor(self) -> Tensor:
+    def scale(self) -> Tensor:
         return self.reference_level**2 * self.log_scale.double().exp() if self.residual else torch.ones(()).double()
 
     def reconstruct(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mriinv import ImageNetwork, NetworkEnergy, NetworkSettings, setting
-
-REFERENCE_NOISE = 0.007  # of the measurements for which `weight` is meant, per real component
-LEAST_NOISE = 5e-4  # that the energy follows; data without any noise need a prior as well
 
 
 class MuseEnergy(NetworkEnergy):
@@ -29,25 +25,14 @@ class MuseEnergy(NetworkEnergy):
     provides = frozenset({"energy", "gradient", "denoiser"})
     adjustable = frozenset({"weight"})
     reference_level = 0.1  # brings noise of the trained levels to the size that networks work at
+    trained_noise = 0.007
 
     class Settings(NetworkSettings):
         weight: float = setting(0.06, "w, the factor on the energy at noise 0.007", gt=0, tune=(0.01, 10.0))
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.noise_factor: float | Tensor = 1.0
         self.network = ImageNetwork(self.settings)
 
-    def at_noise(self, noise_std: Tensor) -> MuseEnergy:
-        """Return the energy for measurements with noise η ≥ `LEAST_NOISE` (the parameters are shared)."""
-        other = copy.copy(self)
-        other.noise_factor = noise_std.double().clamp_min(LEAST_NOISE) / REFERENCE_NOISE
-        return other
-
-    def temperature(self, noise_std: Tensor) -> Tensor:
-        """Return ηη₀, where E/T is the same energy at every noise; the likelihood is then that of noise √(ηη₀)."""
-        return REFERENCE_NOISE**2 * torch.ones_like(noise_std) * self.noise_factor
-
-    def factor(self) -> Tensor:
-        factor = self.reference_level**2 * self.settings.weight * self.noise_factor
-        return torch.as_tensor(factor, dtype=torch.float64)
+    def scale(self) -> Tensor:
+        return torch.tensor(self.reference_level**2 * self.settings.weight, dtype=torch.float64)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mriinv.compose import make_solver as make_solver
     from mriinv.compose import make_trainer as make_trainer
     from mriinv.core.component import ComponentSettings as ComponentSettings
+    from mriinv.core.component import NoiseRange as NoiseRange
     from mriinv.core.component import setting as setting
     from mriinv.core.energy import NetworkEnergy as NetworkEnergy
     from mriinv.core.operator import Operator as Operator
@@ -63,10 +64,12 @@ if TYPE_CHECKING:
     from mriinv.metrics import nmse as nmse
     from mriinv.metrics import psnr as psnr
     from mriinv.metrics import ssim as ssim
+    from mriinv.networks import EnergySettings as EnergySettings
     from mriinv.networks import FeatureNetwork as FeatureNetwork
     from mriinv.networks import ImageNetwork as ImageNetwork
     from mriinv.networks import NetworkSettings as NetworkSettings
     from mriinv.networks import PublishedNetwork as PublishedNetwork
+    from mriinv.networks import energy_network as energy_network
     from mriinv.numerics.cg import CGResult as CGResult
     from mriinv.numerics.cg import conjugate_gradient as conjugate_gradient
     from mriinv.numerics.channels import from_channels as from_channels
@@ -95,6 +98,7 @@ _HOME = {
     "make_solver": "compose",
     "make_trainer": "compose",
     "ComponentSettings": "core.component",
+    "NoiseRange": "core.component",
     "setting": "core.component",
     "NetworkEnergy": "core.energy",
     "Operator": "core.operator",
@@ -142,10 +146,12 @@ _HOME = {
     "nmse": "metrics",
     "psnr": "metrics",
     "ssim": "metrics",
+    "EnergySettings": "networks",
     "FeatureNetwork": "networks",
     "ImageNetwork": "networks",
     "NetworkSettings": "networks",
     "PublishedNetwork": "networks",
+    "energy_network": "networks",
     "CGResult": "numerics.cg",
     "conjugate_gradient": "numerics.cg",
     "largest_curvature": "numerics.curvature",

@@ -211,6 +211,39 @@ class PublishedNetwork(nn.Module):
         return h.double() @ weight + bias
 
 
+class EnergySettings(ComponentSettings):
+    """Settings of a network whose potential is an energy (`energy_network`), for the settings of a prior to inherit."""
+
+    form: Literal["residual", "published"] = setting("residual", "residual (default) or the form of the paper")
+    widths: tuple[PositiveInt, ...] | None = setting(
+        None,
+        "channels per resolution, finest first (one: no U-Net); none: 32 and 64, published form 64",
+        min_length=1,
+    )
+    blocks: int = setting(2, "convolutions per resolution on the way down, and again on the way up", ge=1)
+    unshuffle: Literal[1, 2] = setting(2, "1: full resolution; 2: work on 2x2 patches as channels")
+    activation: Literal["silu", "softplus", "relu"] | None = setting(
+        None, "nonlinearity between convolutions; none: silu, published form relu"
+    )
+    initial_scale: float = setting(0.3, "e^s before training", gt=0)
+
+
+def energy_network(
+    settings: EnergySettings, *, conditional: bool = False, head: str = "sum", matrix: tuple[int, int] = (1, 1)
+) -> FeatureNetwork | PublishedNetwork:
+    """Return the network of either form.
+
+    Parameters
+    ----------
+    conditional : of the residual form, whether log σ is an input
+    head, matrix : of the published form
+    """
+    if settings.form == "published":
+        return PublishedNetwork((settings.widths or (64,))[0], settings.activation or "relu", head, matrix)
+    activation = settings.activation or "silu"
+    return FeatureNetwork(settings.widths or (32, 64), settings.blocks, settings.unshuffle, conditional, activation)
+
+
 class NetworkSettings(ComponentSettings):
     """Settings of an `ImageNetwork`, for the settings of a prior to inherit."""
 
@@ -237,48 +270,35 @@ class ImageNetwork(nn.Module):
 
     - ``cnn``: `layers` 3×3 convolutions with biases, an activation after each but the last (paper, section III-B).
     - ``unet``: `FeatureNetwork`, without biases.
-
-    Parameters
-    ----------
-    conditional : whether log σ is an input: appended as constant channels
     """
 
-    def __init__(self, settings: NetworkSettings, *, conditional: bool = False) -> None:
+    def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         s = settings
-        self.conditional, self.unet = conditional, s.network == "unet"
-        activation = s.activation or ("silu" if self.unet else "relu")
+        unet = s.network == "unet"
+        activation = s.activation or ("silu" if unet else "relu")
         self.network: nn.Module
-        if self.unet:
-            self.network = FeatureNetwork(s.widths or (32, 64), s.blocks, s.unshuffle, conditional, activation)
+        if unet:
+            self.network = FeatureNetwork(s.widths or (32, 64), s.blocks, s.unshuffle, False, activation)
             return
         width = (s.widths or (64,))[0]
-        layers: list[nn.Module] = [conv3x3(2 + 2 * conditional, width, bias=True)]
+        layers: list[nn.Module] = [conv3x3(2, width, bias=True)]
         for _ in range(s.layers - 2):
             layers += [ACTIVATIONS[activation](), conv3x3(width, width, bias=True)]
         self.network = nn.Sequential(*layers, ACTIVATIONS[activation](), conv3x3(width, 2, bias=True))
 
-    def forward(self, image: Image, log_level: PerImage | None = None) -> Image:
-        """Map images ``(batch, y, x)``, given log σ per image where the network is conditional.
-
-        Computed in the precision of the weights, returned in that of the images.
-        """
+    def forward(self, image: Image) -> Image:
+        """Map images ``(batch, y, x)``, computed in the precision of the weights, returned in that of the images."""
         channels = _channels(image)
-        if log_level is None and self.conditional:
-            raise TypeError("a conditional network needs the level")
-        if log_level is None:
-            log_level = torch.zeros(len(image), dtype=channels.dtype, device=channels.device)
-        if self.unet:
-            out = self.network(channels, log_level)
-        else:
-            if self.conditional:
-                channels = with_level(channels, log_level)
-            weights = next(self.network.parameters())
-            out = self.network(channels.to(weights.dtype, memory_format=torch.channels_last)).to(channels.dtype)
-        return from_channels(out)
+        if isinstance(self.network, FeatureNetwork):
+            return from_channels(self.network(channels, torch.zeros(len(image)).to(channels)))
+        weights = next(self.network.parameters())
+        return from_channels(
+            self.network(channels.to(weights.dtype, memory_format=torch.channels_last)).to(channels.dtype)
+        )
 
     def potential(self, image: Image, level: PerImage) -> PerImage:
-        """Return ½‖f(x/σ)‖² per image, summed in float64; for a network that is not conditional."""
+        """Return ½‖f(x/σ)‖² per image, summed in float64."""
         return _half_square(_channels(self(image / per_image(level, image))))
 
     @torch.no_grad()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterator
-from typing import Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mriinv.errors import SettingsError
 
@@ -30,6 +30,15 @@ def setting(
     """
     extra: dict[str, Any] = {name: value for name, value in (("unit", unit), ("tune", tune)) if value}
     return Field(default, description=help, json_schema_extra=extra or None, **constraints)
+
+
+def _rising(levels: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < levels[0] < levels[1]:
+        raise ValueError("expected 0 < lowest < highest")
+    return levels
+
+
+NoiseRange = Annotated[tuple[float, float], AfterValidator(_rising)]  # lowest and highest noise level
 
 
 def validate_settings(model: type[ComponentSettings], owner: str, values: dict[str, Any]) -> ComponentSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from mriinv.core.prior import Prior
 from mriinv.core.types import Image, PerImage
 from mriinv.numerics.images import per_image
+
+LEAST_NOISE = 5e-4  # that energies follow, per real component, image scale 1; data without any need a prior as well
 
 
 class PotentialNetwork(Protocol):
@@ -24,21 +27,48 @@ class PotentialNetwork(Protocol):
 
 
 class NetworkEnergy(Prior):
-    """The energy E_σ(x) = c·P(x, σ), with P from `network` and c from `factor`.
+    """The energy E_σ(x) = γ·c·P(x, σ), with P from `network`, c from `scale` and γ from the noise of the data.
 
-    Where denoising trained the network, x − σ²∇P(x, σ) is the clean image, whatever c is. Solvers and samplers get the
-    gradient that the network writes out; trainings, which need a graph to the parameters, that of autograd.
+    Where denoising trained the network, x − σ²∇P(x, σ) is the clean image, whatever γc is. Solvers and samplers get
+    the gradient that the network writes out; trainings, which need a graph to the parameters, that of autograd.
 
-    A subclass sets `network` and overrides `factor`. σ is `reference_level` where no level is asked for, and always in
-    a prior without `noise_range`.
+    A subclass sets `network` and overrides `scale`.
+
+    Attributes
+    ----------
+    reference_level : σ where no level is asked for, and always in a prior without `noise_range`
+    trained_noise : η₀, the noise of the measurements that c is right for; None: γ = 1 whatever the noise
+    noise_exponent : p in γ = (η/η₀)^p, with the noise η of the data at hand. Eq. 6 absorbs the variance, which would
+        make it 2 for an exact prior; the error of one that is not exact does not shrink with the noise
     """
 
     network: PotentialNetwork
     reference_level: float = 0.1
+    trained_noise: float | None = None
+    noise_exponent: float = 1.0
+    noise_factor: float | Tensor = 1.0  # γ of the data at hand
 
     @abstractmethod
+    def scale(self) -> Tensor:
+        """Return c in float64, a scalar."""
+
     def factor(self) -> Tensor:
-        """Return c in float64: a scalar or one per image."""
+        """Return γc in float64: a scalar or one per image."""
+        return self.noise_factor * self.scale()
+
+    def at_noise(self, noise_std: PerImage) -> Prior:
+        """Return the energy with γ = (η/η₀)^p, η ≥ `LEAST_NOISE` (the parameters are shared)."""
+        if self.trained_noise is None:
+            return self
+        other = copy.copy(self)
+        other.noise_factor = (noise_std.double().clamp_min(LEAST_NOISE) / self.trained_noise) ** self.noise_exponent
+        return other
+
+    def temperature(self, noise_std: PerImage) -> PerImage:
+        """Return γη₀², where E/T is the energy of the training again; the likelihood is then that of noise η₀√γ."""
+        if self.trained_noise is None:
+            return super().temperature(noise_std)
+        return self.trained_noise**2 * torch.ones_like(noise_std) * self.noise_factor
 
     def potential(self, image: Image, level: PerImage) -> PerImage:
         return self.network.potential(image, level)

@@ -12,10 +12,17 @@ from torch.nn import functional
 Pullback = Callable[[Tensor], Tensor]
 """Maps the gradient with respect to a layer's output to that with respect to its input; to be called once."""
 
-_BACKWARD: dict[type[nn.Module], tuple[Callable[..., Tensor], tuple[int, ...]]] = {
+
+def _relu_backward(g: Tensor, h: Tensor, *, grad_input: Tensor) -> Tensor:
+    result: Tensor = torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=grad_input)
+    return result
+
+
+# the derivative of an activation, and the attributes of the module that it depends on
+_BACKWARD: dict[type[nn.Module], tuple[Callable[..., Tensor], tuple[str, ...]]] = {
     nn.SiLU: (torch.ops.aten.silu_backward.grad_input, ()),
-    nn.Softplus: (torch.ops.aten.softplus_backward.grad_input, (1, 20)),  # the module's beta and threshold
-    nn.ReLU: (torch.ops.aten.threshold_backward.grad_input, (0,)),
+    nn.Softplus: (torch.ops.aten.softplus_backward.grad_input, ("beta", "threshold")),
+    nn.ReLU: (_relu_backward, ()),
 }
 
 
@@ -38,18 +45,19 @@ def with_pullback(layer: nn.Module, h: Tensor) -> tuple[Tensor, Pullback]:
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         return _convolved(layer, h)
     if type(layer) in _BACKWARD:
-        backward, constants = _BACKWARD[type(layer)]
+        backward, names = _BACKWARD[type(layer)]
+        constants = [getattr(layer, name) for name in names]
         return layer(h), lambda g: backward(g, h, *constants, grad_input=h)
     return cast(HasPullback, layer).with_pullback(h)
 
 
 def chained(layers: Iterable[nn.Module], h: Tensor) -> tuple[Tensor, Pullback]:
     """Return the output of `layers`, one after the other, and its pullback."""
-    pullbacks: list[Pullback] = []
+    pullbacks: list[Pullback] = []  # each holds memory until it has been called
     for layer in layers:
         h, back = with_pullback(layer, h)
         pullbacks.append(back)
-    del back  # each holds memory until it has been called
+        del back
 
     def pullback(g: Tensor) -> Tensor:
         while pullbacks:
@@ -60,6 +68,8 @@ def chained(layers: Iterable[nn.Module], h: Tensor) -> tuple[Tensor, Pullback]:
 
 
 def _convolved(layer: nn.Conv2d | nn.ConvTranspose2d, h: Tensor) -> tuple[Tensor, Pullback]:
+    if layer.groups != 1 or {*layer.dilation} != {1} or any(layer.output_padding):
+        raise TypeError(f"{layer}: no pullback with dilation, groups or output padding")
     forward: Callable[..., Tensor]
     adjoint: Callable[..., Tensor]
     forward, adjoint = functional.conv2d, functional.conv_transpose2d
