@@ -14,7 +14,7 @@ from mriinv.compose import find_weights
 from mriinv.config import build_config
 from mriinv.data.results import read_result
 from mriinv.files import sha256
-from mriinv.jobs import calibrated, settle
+from mriinv.jobs import set_up, settle
 from mriinv.uncertainty import quantile
 from support import succeed
 
@@ -134,9 +134,10 @@ def test_a_calibration_for_something_else_is_not_used(folder: Path, changes, set
         "prior": {"name": "deepen", "weights": "copy.safetensors"},
         "solver": {"name": SOLVER, "settings": SHORT},
     }
-    config = settle(build_config(None, None, options, settings))
-    remark = f"copy.calibration.json is not used: {said}" if said else ""
-    assert calibrated(config) == (config, None, remark)
+    config = build_config(None, None, options, settings)
+    found = set_up(config)
+    assert found.remark == (f"copy.calibration.json is not used: {said}" if said else "")
+    assert found.calibration is None and found.config == settle(config)
 
 
 def test_a_damaged_calibration_is_refused(folder: Path) -> None:

@@ -111,9 +111,6 @@ class MMCG(Solver):
         history = {name: torch.stack([row[name] for row in state.history]) for name in state.history[0]}
         return Solution(state.image, state.converged, state.iterations, history)
 
-    def posed(self, problem: InverseProblem) -> InverseProblem:
-        return problem.robust() if self.settings.robust else problem
-
     def _count(self, prior: Prior) -> int:
         """Return the number of noise levels; at least half of `max_iterations` is left for the last one."""
         if prior.noise_range is None:

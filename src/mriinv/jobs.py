@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,40 +92,54 @@ def combine(config: RunConfig) -> Reconstruction:
     return Reconstruction(prior, solver, config.device)
 
 
-def calibrated(config: RunConfig) -> tuple[RunConfig, Calibration | None, str]:
-    """Find the calibration beside the weights; return the configuration at its temperature, it, and a remark.
+@dataclass(frozen=True)
+class Run:
+    """A settled configuration, its prior and solver, and the calibration in use; `remark` says which, or why none."""
+
+    config: RunConfig
+    reconstruction: Reconstruction
+    calibration: Calibration | None = None
+    remark: str = ""
+
+
+def set_up(config: RunConfig) -> Run:
+    """Settle a configuration, build prior and solver, and take the temperature of a calibration beside the weights.
 
     One for another solver says nothing here, nor does any where the temperature is set. One for other weights or other
     settings is not used, and the remark says why.
     """
+    config = settle(config)
+    run = Run(config, combine(config))
     chosen, solver = config.prior, config.solver
     weights, checksum = find_weights(chosen.name, chosen.weights) if chosen else (None, None)
-    if chosen is None or weights is None or not os.path.exists(path := calibration_path(weights)):
-        return config, None, ""
+    if weights is None or not os.path.exists(path := calibration_path(weights)):
+        return run
     found = read_calibration(path)
     if found.solver != solver.name or "temperature" in solver.settings:
-        return config, None, ""
-    reconstruction = combine(config)
-    assert reconstruction.prior is not None
-    settings = [part.settings.model_dump(mode="json") for part in (reconstruction.prior, reconstruction.solver)]
+        return run
+    prior = run.reconstruction.prior
+    assert prior is not None
+    settings = [part.settings.model_dump(mode="json") for part in (prior, run.reconstruction.solver)]
     if different := found.mismatch(checksum or sha256(weights), config.operator.name, *settings):
-        return config, None, f"{path.name} is not used: {different}"
+        return replace(run, remark=f"{path.name} is not used: {different}")
     at = solver.model_copy(update={"settings": {**solver.settings, "temperature": found.temperature}})
     masks = ", ".join(one.mask for one in found.coverage if one.fitted)
     remark = f"calibrated by {path.name}, fitted on {masks or 'its masks'}"
     if found.scale:
         sure = found.slices / (found.slices + 1)
         remark += f" of {found.slices} slices: intervals hold at least {100 * sure:.0f} % of what they promise"
-    return config.model_copy(update={"solver": at}), found, remark
+    reconstruction = Reconstruction(prior, make_solver(at.name, **at.settings), config.device)
+    return Run(config.model_copy(update={"solver": at}), reconstruction, found, remark)
 
 
-def resolved(config: RunConfig, reconstruction: Reconstruction) -> dict[str, Any]:
+def resolved(run: Run) -> dict[str, Any]:
     """Return what determines a result: the configuration with every setting of every component."""
-    content = config.model_dump(mode="json", exclude={"input", "out"})
+    content = run.config.model_dump(mode="json", exclude={"input", "out"})
+    operator, parts = run.config.operator, run.reconstruction
     settings = {
-        "operator": registry().load("operator", config.operator.name).parse_settings(config.operator.settings),
-        "prior": reconstruction.prior and reconstruction.prior.settings,
-        "solver": reconstruction.solver.settings,
+        "operator": registry().load("operator", operator.name).parse_settings(operator.settings),
+        "prior": parts.prior and parts.prior.settings,
+        "solver": parts.solver.settings,
     }
     for part, values in settings.items():
         if values is not None:

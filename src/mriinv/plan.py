@@ -10,7 +10,7 @@ from torch import Tensor
 from mriinv.compose import Reconstruction
 from mriinv.config import RunConfig
 from mriinv.core.capabilities import derive
-from mriinv.jobs import calibrated, combine, prepare, resolved, settle, weights_record
+from mriinv.jobs import prepare, resolved, set_up, weights_record
 from mriinv.registry import registry
 
 PROBE_PIXELS = 2**18
@@ -18,14 +18,14 @@ PROBE_PIXELS = 2**18
 
 def plan(config: RunConfig) -> dict[str, Any]:
     """Return what `execute` would do, without reading k-space: configuration, derivations, weights, memory."""
-    config, _, _ = calibrated(settle(config))
+    run = set_up(config)
+    config, reconstruction = run.config, run.reconstruction
     derivations = registry().match(config.prior.name if config.prior else None, config.solver.name)
-    reconstruction = combine(config)
     inputs = [{"input": job.source, "result": str(job.out), **job.found} for job in prepare(config)]
     largest = max(inputs, key=lambda row: row["coils"] * row["matrix"][0] * row["matrix"][1])
     matrix = config.preparation.cropped(largest["matrix"])
     return {
-        "configuration": resolved(config, reconstruction),
+        "configuration": resolved(run),
         "derivations": [str(d) for d in derivations],
         "weights": weights_record(config),
         "device": str(reconstruction.device),

@@ -91,9 +91,6 @@ class Sampler(Solver):
         )
         robust: bool = setting(True, "count samples that noise does not explain less (Huber); false: squares alone")
 
-    def posed(self, problem: InverseProblem) -> InverseProblem:
-        return problem.robust() if self.settings.robust else problem
-
     @abstractmethod
     def chain(
         self,

@@ -87,8 +87,8 @@ class Solver(Component, ABC):
         return initial.to(like)
 
     def posed(self, problem: InverseProblem) -> InverseProblem:
-        """Return the problem whose data term counts: the given one, unless a solver replaces it."""
-        return problem
+        """Return the problem whose data term counts: with a setting `robust` that is true, `InverseProblem.robust`."""
+        return problem.robust() if getattr(self.settings, "robust", False) else problem
 
     @abstractmethod
     def solve(

@@ -1,0 +1,190 @@
+"""One slice, from its acquisition to the result file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from mriinv.compose import Reconstruction, make_problem, make_solver, with_reference
+from mriinv.core.problem import InverseProblem, Samples, Solution
+from mriinv.core.sampler import Sampler
+from mriinv.core.solver import Monitor
+from mriinv.core.types import Image
+from mriinv.data.acquisition import Acquisition
+from mriinv.data.hybrid import centre_crop
+from mriinv.data.preparation import prepare_acquisition
+from mriinv.data.result_writer import QUANTILES, ResultWriter
+from mriinv.errors import InputError
+from mriinv.jobs import Run, mask_for, measures_images
+from mriinv.metrics import Metrics, evaluate
+
+ZERO_FILLED, ADJOINT, SUPPORT = "zero_filled", "adjoint", "support"  # datasets of a result beside those of the operator
+INTERVAL = 0.9  # level of the calibrated interval around the mean magnitude
+MAP_SOLVER = "mm-cg"  # what a posterior that was sampled is compared with
+
+
+@dataclass(frozen=True)
+class ReconstructedSlice:
+    """What came of one slice, before the crop.
+
+    Attributes
+    ----------
+    acquired : what the reconstruction saw
+    reference : what it is compared with; None where there is nothing
+    map_image : of a posterior that was sampled, what `MAP_SOLVER` makes of the same problem; None for others
+    acceleration : acquired locations over those that the reconstruction saw
+    seconds : of calibration and reconstruction
+    """
+
+    index: int
+    acquired: Acquisition
+    problem: InverseProblem
+    solution: Solution
+    reference: Image | None
+    map_image: Image | None
+    acceleration: float
+    seconds: float
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SliceReport:
+    """What one slice came to; `sampling` are the numbers of `Samples.numbers`, empty for a point estimate."""
+
+    index: int
+    iterations: int
+    converged: bool
+    seconds: float
+    acceleration: float
+    metrics: Metrics | None = None
+    zero_filled: Metrics | None = None
+    sampling: Mapping[str, float] = field(default_factory=dict)
+
+
+def reconstruct_slice(run: Run, acquisition: Acquisition, index: int, monitor: Monitor | None) -> ReconstructedSlice:
+    """Prepare and undersample a slice, calibrate the operator on what is left, and solve."""
+    config, reconstruct = run.config, run.reconstruction
+    full = prepare_acquisition(acquisition.to(reconstruct.device), config.preparation)
+    own_reference, images_measured = full.reference is not None, measures_images(config)
+    if images_measured:
+        full = with_reference(full)
+    acquired = full if config.mask is None else full.undersampled(mask_for(config.mask, full))
+    # zero padding was never acquired: against it nothing is accelerated
+    acceleration = acquired.acceleration / (full.acceleration if full.gapless else 1)
+    seed, started = config.seed + index, time.perf_counter()
+    problem = make_problem(acquired, config.operator.name, seed=seed, **config.operator.settings)
+    solution = reconstruct(problem, seed=seed, monitor=monitor)
+    seconds = time.perf_counter() - started
+    comparable = full.reference is not None or config.mask is not None
+    reference = problem.operator.reference_image(full) if comparable else None
+    remarks = [*acquired.remarks, *problem.operator.notes, *solution.notes]
+    if reference is not None and not own_reference and not full.fully_sampled:
+        remarks.append(
+            f"the reference is itself zero-padded: {100 / full.acceleration:.0f} % of its k-space was acquired"
+        )
+    if not solution.converged[0] and not solution.notes and not isinstance(solution, Samples):
+        count = int(solution.iterations[0])
+        remarks.append(f"stopped after {count} iterations without meeting the stopping rule")
+    return ReconstructedSlice(
+        index,
+        acquired,
+        problem,
+        solution,
+        reference,
+        _map_image(reconstruct, problem, seed),
+        1.0 if images_measured else acceleration,
+        seconds,
+        tuple(remarks),
+    )
+
+
+def _map_image(reconstruct: Reconstruction, problem: InverseProblem, seed: int) -> Image | None:
+    prior, sampler = reconstruct.prior, reconstruct.solver
+    if not isinstance(sampler, Sampler) or prior is None or "energy" not in prior.provides:
+        return None
+    solver = make_solver(MAP_SOLVER, robust=sampler.settings.robust)
+    return Reconstruction(prior, solver, str(reconstruct.device))(problem, seed=seed).image
+
+
+def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tuple[SliceReport, tuple[str, ...]]:
+    """Write a slice, cropped to what was asked for; return what it came to and all remarks on it."""
+    crop, remarks = run.config.preparation.crop, list(done.remarks)
+    operator, solution, acquired = done.problem.operator, done.solution, done.acquired
+    image, adjoint = centre_crop(solution.image, crop), centre_crop(done.problem.back_projection(), crop)
+    reference, support = centre_crop(done.reference, crop), centre_crop(operator.support, crop)
+
+    def measured(one: Tensor) -> Metrics | None:
+        if reference is None:
+            return None
+        try:
+            return evaluate(one, reference, support)
+        except InputError as error:  # an empty slice at the end of a volume; its image is worth keeping
+            remarks.append(f"without metrics: {error}")
+            return None
+
+    metrics, before = measured(image), None
+    images_measured = measures_images(run.config)
+    if metrics is not None and not images_measured:  # the adjoint of other operators has no units of an image
+        before = measured(adjoint)
+    maps = {name: centre_crop(value, crop)[0] for name, value in operator.exported_maps().items()}
+    maps[ADJOINT if images_measured else ZERO_FILLED] = adjoint[0]
+    maps |= {} if support is None else {SUPPORT: support[0]}
+    maps |= {} if done.map_image is None else {"map": centre_crop(done.map_image, crop)[0]}
+    samples = solution if isinstance(solution, Samples) else None
+    if samples is not None:
+        maps |= _spread(run, samples, acquired, remarks)
+    report = SliceReport(
+        done.index,
+        int(solution.iterations[0]),
+        bool(solution.converged[0]),
+        done.seconds,
+        done.acceleration,
+        metrics,
+        before,
+        {} if samples is None else samples.numbers(),
+    )
+    noise = done.problem.noise_std
+    writer.add(
+        done.index,
+        image[0],
+        mask=acquired.mask[0].expand(acquired.kspace.shape[-2:]),  # one form, whatever forms the slices have
+        maps=maps,
+        history={
+            **{name: value[:, 0] for name, value in solution.history.items()},
+            **{name: value[..., 0] for name, value in (samples.traces.items() if samples else ())},
+        },
+        reference=None if reference is None else reference[0],
+        metrics=metrics,
+        samples=None if samples is None else centre_crop(samples.draws, crop)[:, :, 0],
+        solution={
+            **{name: getattr(report, name) for name in ("iterations", "converged", "seconds", "acceleration")},
+            "scale": float(done.problem.scale[0]),
+            "noise_std": float("nan") if noise is None else float(noise[0]),
+            **report.sampling,
+        },
+        remarks=remarks,
+        geometry=acquired.geometry,
+        header=acquired.header,
+    )
+    return report, tuple(remarks)
+
+
+def _spread(run: Run, samples: Samples, acquired: Acquisition, remarks: list[str]) -> dict[str, Tensor]:
+    """Return what samples say of the image, and with a calibration the interval; add to `remarks` why there is none."""
+    crop, calibration, sampling = run.config.preparation.crop, run.calibration, acquired.sampling
+    found = {
+        "std": samples.std,
+        "mean_magnitude": samples.mean_magnitude,
+        "magnitude_std": samples.magnitude_std,
+        "quantiles": samples.quantiles(QUANTILES),
+    }
+    if calibration is not None and samples.draws.shape[:2].numel() < 2:
+        remarks.append("no half_width_90: one sample has no standard deviation")
+    elif calibration is not None and calibration.applies(sampling):
+        found["half_width_90"] = calibration.half_width(samples, INTERVAL, sampling)
+    elif calibration is not None:
+        remarks.append(f"no half_width_90: nothing was calibrated for masks of this kind ({sampling})")
+    return {name: centre_crop(value, crop)[..., 0, :, :] for name, value in found.items()}
