@@ -360,3 +360,10 @@ def test_what_holds_tensors_is_one_line(problem: InverseProblem, acquisition: Ac
     for one in (problem, acquisition, solution):
         assert "\n" not in repr(one) and len(repr(one)) < 150
     assert repr(solution).startswith("Solution(image complex64 (1, 48, 40), converged [True]")
+
+
+def test_an_acquisition_is_reconstructed_through_the_operator_that_is_named() -> None:
+    full = simulate_acquisition(shape=(32, 24), coils=4)
+    blurred = Reconstruction(solver="cg-sense", device="cpu", operator="blur")(full)
+    expected = Reconstruction(solver="cg-sense", device="cpu")(make_problem(prepare_acquisition(full), "blur"))
+    assert torch.equal(blurred.image, expected.image)

@@ -41,36 +41,16 @@ class MALA(Sampler):
         previous: Chain | None = None,
         passing: bool = False,
     ) -> LangevinChain:
-        fixed, curvature = self.settings.step_size, None
+        common, fixed = (problem, prior, image, level, generator), self.settings.step_size
         temperature = self.temperature(problem, prior).repeat(len(image) // problem.batch)
-        if passing or fixed is None:
-            tau, curvature = stable_step(problem, prior, image, level, generator, previous)
-        if passing:
-            return LangevinChain(
-                problem,
-                prior,
-                image,
-                level,
-                generator,
-                step_size=tau,
-                noise=2 * tau * temperature,
-                curvature=curvature,
-            )
-        if fixed is not None:
+        if fixed is not None and not passing:
             tau = torch.full_like(temperature, fixed)
-        elif isinstance(previous, MetropolisChain):
-            tau = previous.step_size[-problem.batch :].repeat(len(image) // problem.batch)
-        return MetropolisChain(
-            problem,
-            prior,
-            image,
-            level,
-            generator,
-            temperature=temperature,
-            step_size=tau,
-            adapt=fixed is None,
-            curvature=curvature,
-        )
+            return MetropolisChain(*common, temperature=temperature, step_size=tau, adapt=False)
+        tau, curvature = stable_step(*common, previous)
+        if passing:
+            return LangevinChain(*common, step_size=tau, noise=2 * tau * temperature, curvature=curvature)
+        tau = _adapted(previous, tau, problem.batch)
+        return MetropolisChain(*common, temperature=temperature, step_size=tau, adapt=True, curvature=curvature)
 
 
 class PreconditionedLangevin(Sampler):
@@ -140,44 +120,39 @@ class PreconditionedLangevin(Sampler):
         previous: Chain | None = None,
         passing: bool = False,
     ) -> LangevinChain:
-        s = self.settings
+        s, common = self.settings, (problem, prior, image, level, generator)
         temperature = self.temperature(problem, prior).repeat(len(image) // problem.batch)
-        curvature = None
-        if s.shift is None:
-            curvature = measured_curvature(problem, prior, image, level, generator, previous)
+        curvature = None if s.shift else measured_curvature(*common, previous)
         shift = torch.full_like(temperature, s.shift) if curvature is None else curvature[0]
         tau = torch.full_like(temperature, s.step_size or 1.0)
-        if passing or not s.metropolis:
-            preconditioner = Shifted(problem, shift, s.cg_tolerance, s.cg_iterations)
-            if isinstance(previous, KineticChain):
-                momentum = previous.momentum[-len(image) :]
-            else:
-                noise = preconditioner.perturbation(image, generator)
-                momentum = per_image(temperature.sqrt(), noise) * noise
-            return KineticChain(
-                problem,
-                prior,
-                image,
-                level,
-                generator,
-                momentum=momentum,
-                persistence=0.0 if passing else s.persistence,
+        if s.metropolis and not passing:
+            return MetropolisChain(
+                *common,
                 temperature=temperature,
-                step_size=tau,
-                preconditioner=preconditioner,
+                step_size=tau if s.step_size else _adapted(previous, tau, problem.batch),
+                adapt=s.step_size is None,
+                preconditioner=Shifted(problem, shift, min(s.cg_tolerance, EXACT), 10 * s.cg_iterations),
                 curvature=curvature,
             )
-        if s.step_size is None and isinstance(previous, MetropolisChain):
-            tau = previous.step_size[-problem.batch :].repeat(len(image) // problem.batch)
-        return MetropolisChain(
-            problem,
-            prior,
-            image,
-            level,
-            generator,
+        preconditioner = Shifted(problem, shift, s.cg_tolerance, s.cg_iterations)
+        if isinstance(previous, KineticChain):
+            momentum = previous.momentum[-len(image) :]
+        else:
+            noise = preconditioner.perturbation(image, generator)
+            momentum = per_image(temperature.sqrt(), noise) * noise
+        return KineticChain(
+            *common,
+            momentum=momentum,
+            persistence=0.0 if passing else s.persistence,
             temperature=temperature,
             step_size=tau,
-            adapt=s.step_size is None,
-            preconditioner=Shifted(problem, shift, min(s.cg_tolerance, EXACT), 10 * s.cg_iterations),
+            preconditioner=preconditioner,
             curvature=curvature,
         )
+
+
+def _adapted(previous: Chain | None, tau: Tensor, batch: int) -> Tensor:
+    """Return the steps that a Metropolis chain before has adapted, that of its last chain for all; `tau` without."""
+    if not isinstance(previous, MetropolisChain):
+        return tau
+    return previous.step_size[-batch:].repeat(len(tau) // batch)

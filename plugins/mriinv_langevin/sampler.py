@@ -106,16 +106,8 @@ class Langevin(Sampler):
             alpha = torch.full_like(temperature, s.step_size)
         else:
             alpha, curvature = stable_step(problem, prior, image, level, generator, previous)
-        return LangevinChain(
-            problem,
-            prior,
-            image,
-            level,
-            generator,
-            step_size=alpha,
-            noise=2 * alpha * temperature,
-            curvature=curvature,
-        )
+        noise = 2 * alpha * temperature
+        return LangevinChain(problem, prior, image, level, generator, step_size=alpha, noise=noise, curvature=curvature)
 
 
 def measured_curvature(

@@ -95,7 +95,7 @@ class SenseOperator(Operator):
         """
         options = cls.parse_settings(settings)
         kspace, mask = acquisition.kspace, acquisition.mask
-        if not torch.isfinite(torch.view_as_real(kspace)).all():
+        if not kspace.isfinite().all():
             raise InputError(acquisition.source, "kspace", "NaN or infinity", "finite values")
         if acquisition.coil_maps is not None:
             return cls(acquisition.coil_maps.to(kspace), mask)
@@ -275,7 +275,7 @@ def _validate(coil_maps: Tensor, mask: Tensor) -> None:
         refuse("mask", f"batch {len(mask)}", f"batch 1 or {len(coil_maps)}, as the coil maps have")
     if mask.device != coil_maps.device:
         refuse("mask", f"device {mask.device}", f"{coil_maps.device}, where the coil maps are")
-    if not torch.isfinite(torch.view_as_real(coil_maps)).all():
+    if not coil_maps.isfinite().all():
         refuse("coil_maps", "NaN or infinity", "finite values")
     if not coil_maps.flatten(1).any(1).all():
         refuse("coil_maps", "an image whose maps are zero everywhere", "maps that are not zero on the object")

@@ -161,6 +161,7 @@ class Reconstruction:
     prior : registered name, or object, which is moved to the device; None for a solver such as ``cg-sense``
     solver : registered name or object; None takes that of the prior's first recipe, or ``mm-cg``. Names that a recipe
         combines have its settings
+    operator : registered name, for acquisitions; a problem has its own
 
     Examples
     --------
@@ -169,7 +170,12 @@ class Reconstruction:
     """
 
     def __init__(
-        self, prior: str | Prior | None = None, solver: str | Solver | None = None, device: str = "auto"
+        self,
+        prior: str | Prior | None = None,
+        solver: str | Solver | None = None,
+        device: str = "auto",
+        *,
+        operator: str = "sense",
     ) -> None:
         recipe: RecipeEntry | None = None
         if solver is None or isinstance(solver, str):
@@ -178,7 +184,7 @@ class Reconstruction:
             if prior is None or isinstance(prior, str):
                 registry().match(prior, choice.name)  # before anything heavy
             solver = make_solver(choice.name, **choice.settings)
-        self.device, self.solver = resolve_device(device), solver
+        self.device, self.solver, self.operator = resolve_device(device), solver, operator
         if isinstance(prior, str):
             chosen = recipe.prior if recipe and recipe.prior else PriorChoice(name=prior)
             prior = make_prior(prior, weights=chosen.weights, **chosen.settings)
@@ -192,11 +198,11 @@ class Reconstruction:
         initial: torch.Tensor | None = None,
         monitor: Monitor | None = None,
     ) -> Solution:
-        """Reconstruct a problem, or through SENSE an acquisition, prepared as `prepare_acquisition` does by default."""
+        """Reconstruct a problem, or an acquisition, prepared as `prepare_acquisition` does by default."""
         if not isinstance(problem, Acquisition | InverseProblem):
             raise InputError("Reconstruction", "problem", type(problem).__name__, "an InverseProblem or an Acquisition")
         if isinstance(problem, Acquisition):
-            problem = make_problem(prepare_acquisition(problem.to(self.device)))
+            problem = make_problem(prepare_acquisition(problem.to(self.device)), self.operator)
         elif problem.data.device != self.device:
             problem = _moved(problem, self.device)
         generator = torch.Generator(problem.data.device).manual_seed(seed ^ SOLUTION)

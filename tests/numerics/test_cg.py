@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mriinv import complex_noise
+from mriinv import complex_noise, inner_product
 from mriinv.numerics.cg import conjugate_gradient
 from support import Identity
 
@@ -68,6 +68,20 @@ def test_initial_guess_is_used_and_left_alone():
     torch.testing.assert_close(near, exact + 1e-3, rtol=0, atol=0)
     torch.testing.assert_close(warm.solution, exact, rtol=0, atol=1e-8)
     assert (warm.iterations > 0).all()
+
+
+def test_conjugates_that_are_not_resolved():
+    matrices, rhs = systems(2, 12, torch.complex128), torch.randn(2, 12, dtype=torch.complex128)
+    exact = torch.linalg.solve(matrices, rhs.conj())
+    for initial in (None, rhs.conj()):
+        found = conjugate_gradient(
+            lambda x: (matrices.mH.mT @ x.conj()[..., None])[..., 0].conj(),
+            rhs.conj(),
+            initial=initial,
+            tolerance=1e-10,
+        )
+        torch.testing.assert_close(found.solution, exact, rtol=0, atol=1e-8)
+    torch.testing.assert_close(inner_product(rhs.conj(), rhs.conj()), inner_product(rhs, rhs))
 
 
 def test_a_zero_right_hand_side_gives_zero():

@@ -185,7 +185,7 @@ def _measured(cell: Cell, case: Case, device: torch.device) -> tuple[Record, dic
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = time.perf_counter() - started
-    if not torch.isfinite(torch.view_as_real(solution.image)).all():
+    if not solution.image.isfinite().all():
         raise MriinvError("diverged: the image is not finite")
     image, reference = centre_crop(solution.image, case.crop), centre_crop(case.reference, case.crop)
     support = centre_crop(case.problem.operator.support, case.crop)

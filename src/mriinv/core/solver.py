@@ -69,7 +69,7 @@ class Solver(Component, ABC):
             prior = prior.at_noise(normalised.noise_std)
         with torch.no_grad():
             solution = self.solve(normalised, prior, initial=start, generator=generator, monitor=monitor)
-        finite = torch.view_as_real(solution.image).isfinite().flatten(1).all(1)
+        finite = solution.image.isfinite().flatten(1).all(1)
         if not finite.all():
             notes = (*solution.notes, f"{self.name}: the image holds NaN or infinity")
             solution = replace(solution, converged=solution.converged & finite, notes=notes)

@@ -188,7 +188,7 @@ def _eigen(source: str, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.T
     def refuse(found: str, expected: str) -> InputError:
         return InputError(source, "noise_covariance", found, expected)
 
-    if not torch.isfinite(torch.view_as_real(covariance)).all():
+    if not covariance.isfinite().all():
         raise refuse("NaN or infinity", "finite values")
     if (covariance - covariance.mH).abs().max() > WHITE * covariance.abs().max():
         raise refuse("a matrix that is not Hermitian", "E[n nᴴ] between coils")

@@ -52,12 +52,13 @@ def conjugate_gradient(
     def inner(a: Tensor, b: Tensor) -> Tensor:
         return torch.linalg.vecdot(parts(a).flatten(1), parts(b).flatten(1)).view(-1, *[1] * (parts(rhs).ndim - 1))
 
+    rhs = rhs.resolve_conj()
     rhs_norm = inner(rhs, rhs)
     if initial is None:
         x, r = torch.zeros_like(rhs), rhs.clone()
     else:
         x = torch.where(rhs_norm.view(-1, *[1] * (rhs.ndim - 1)) > 0, initial, 0)
-        r = rhs - apply(x)
+        x, r = x.resolve_conj(), rhs - apply(x)
     p = r.clone()
     rr = inner(r, r)
     goal = tolerance**2 * rhs_norm
@@ -67,7 +68,7 @@ def conjugate_gradient(
         active = rr > goal
         if not active.any():
             break
-        q = apply(p)
+        q = apply(p).resolve_conj()
         # zero steps keep finished images where they are
         alpha = torch.where(active, rr / inner(p, q), 0)
         parts(x).addcmul_(parts(p), alpha)

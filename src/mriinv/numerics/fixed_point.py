@@ -113,7 +113,7 @@ def _solve(step: Step, start: Image, tolerance: float, most: int) -> Iterated:
         points, values = [*points[-WINDOW:], x], [*values[-WINDOW:], value]
         plain = ~moving if len(changes) == 1 else ~moving | (changes[-1] > changes[-2])
         x = torch.where(plain.view(-1, 1, 1), value, _extrapolate(points, values))
-    finite = torch.isfinite(torch.view_as_real(x)).flatten(1).all(1)  # not a number does not move either
+    finite = x.isfinite().flatten(1).all(1)  # not a number does not move either
     return Iterated(x, iterations, ~moving & finite, torch.stack(changes))
 
 

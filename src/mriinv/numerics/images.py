@@ -8,7 +8,8 @@ from torch import Tensor
 
 def inner_product(first: Tensor, second: Tensor) -> Tensor:
     """Return Re⟨first, second⟩ per image of two complex ``(batch, …)``, summed in float64."""
-    return (torch.view_as_real(first).double() * torch.view_as_real(second).double()).flatten(1).sum(1)
+    one, other = (torch.view_as_real(image.resolve_conj()).double() for image in (first, second))
+    return (one * other).flatten(1).sum(1)
 
 
 def relative_norm(part: Tensor, whole: Tensor) -> Tensor:
