@@ -140,6 +140,12 @@ def test_a_calibration_for_something_else_is_not_used(folder: Path, changes, set
     assert found.calibration is None and found.config == settle(config)
 
 
+def test_the_calibration_that_ships_is_for_the_sampler_as_it_is() -> None:
+    """A setting that is new, or has another default, would end its use without a word in any other test."""
+    found = set_up(build_config("deepen-posterior", None, {}, ()))
+    assert found.calibration is not None and found.remark.startswith("calibrated by deepen-heads.calibration.json")
+
+
 def test_a_damaged_calibration_is_refused(folder: Path) -> None:
     calibration_path(folder / "copy.safetensors").write_text(json.dumps({"format": "other"}))
     with pytest.raises(AssertionError, match=r"copy\.calibration\.json: format"):

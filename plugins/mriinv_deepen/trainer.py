@@ -271,10 +271,12 @@ class MaximumLikelihood(Trainer):
                 self._prepared[position] = self._sampler(noise_level=level, **measured)
 
     def _sampler(self, **more: Any) -> Sampler:
-        found = make_solver(self.settings.sampler, **{**self.settings.chain, **more})
-        if not isinstance(found, Sampler):
-            raise SettingsError(f"trainer.sampler: found '{found.name}'; expected a sampler with Markov chains")
-        return found
+        name, chain = self.settings.sampler, self.settings.chain
+        if not isinstance(make_solver(name, **chain), Sampler):
+            raise SettingsError(f"trainer.sampler: found '{name}'; expected a sampler with Markov chains")
+        sampler = make_solver(name, **{**chain, **more})
+        assert isinstance(sampler, Sampler)
+        return sampler
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mriinv import make_solver
+from mriinv import SettingsError, make_solver
 from mriinv.core.problem import InverseProblem
 from mriinv.data.noise import complex_noise
 from mriinv.testing.analytic import DenseOperator, QuadraticPrior, gaussian_problem
@@ -190,3 +190,25 @@ def test_draws_of_a_chain_are_thinned_and_batches_change_only_random_numbers():
     assert samples.traces["k-space band 3"].shape == (3, 1 + 3 * 4, 1)
     assert samples.iterations.tolist() == [5 + 3 * 4]
     assert {"split_rhat", "long_run_drift"} < samples.numbers().keys()
+
+
+def test_a_shift_that_is_set_is_compared_with_what_is_stable():
+    """λ takes the place of the curvature of the energy; below half of it the chain would diverge."""
+    problem, prior, _ = posterior()
+    options = {"samples": 2, "chains": 1, "burn_in": 2, "long_run": 0}
+    prepared = make_solver("preconditioned-langevin", **options).prepared(
+        problem.normalised(),
+        prior,
+        problem.back_projection(),
+        torch.Generator().manual_seed(0),
+    )
+    measured = prepared.settings.shift
+    assert prepared.prepared(problem, prior, problem.back_projection(), torch.Generator()) is prepared
+    make_solver("preconditioned-langevin", **options, shift=measured)(problem, prior)
+    with pytest.raises(SettingsError, match=r"solver\.shift: found .*; stable above"):
+        make_solver("preconditioned-langevin", **options, shift=0.4 * measured)(problem, prior)
+
+
+def test_the_law_does_not_depend_on_the_shift():
+    samples, exact = sampled("preconditioned-langevin", shift=4.0, cg_tolerance=1e-8, thinning=30, burn_in=150)
+    assert (covariance(samples) - exact).norm() < 0.06 * exact.norm()

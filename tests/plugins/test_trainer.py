@@ -246,9 +246,10 @@ def test_chains_use_bfloat16_where_the_processor_has_it(monkeypatch, processor, 
     assert (True in seen) == lowered
 
 
-def test_a_restored_trainer_goes_on_bit_for_bit():
+@pytest.mark.parametrize(("sampler", "chain"), [("langevin", {"epsilon": 0.1}), ("preconditioned-langevin", {})])
+def test_a_restored_trainer_goes_on_bit_for_bit(sampler, chain):
     prior, generator = QuadraticPrior(), torch.Generator().manual_seed(0)
-    settings = {"pool": 2, "batch": 3, "refresh": 0.2, "chain": {"epsilon": 0.1}}
+    settings = {"pool": 2, "batch": 3, "refresh": 0.2, "sampler": sampler, "chain": chain}
     learner = trainer(**settings)
     for step in range(11):
         learner.loss(prior, GaussianProblems(), step, generator)
@@ -267,6 +268,7 @@ def test_a_restored_trainer_goes_on_bit_for_bit():
         ({"noise_starts": 0.7, "truth_starts": 0.6}, "together at most 1"),
         ({"true_noise_std": "2eps^2", "chain": {}}, r"2eps\^2 needs chain.epsilon"),
         ({"chain": {"noise_level": 0.1}}, "set the levels of the trainer"),
+        ({"sampler": "mm-cg", "chain": {}}, "found 'mm-cg'; expected a sampler with Markov chains"),
         ({"levels": [0.1]}, "true images have the noise of their level"),
         ({"levels": [0.1, 0.2, 0.3], "true_noise_std": None}, "a multiple of the number of levels"),
     ],
