@@ -186,7 +186,7 @@ def build_config(
     if (mask := given.get("mask")) and "name" not in merged["mask"]:
         raise SettingsError(f"{' and '.join(f'--{key}' for key in mask)} {'need' if len(mask) > 1 else 'needs'} --mask")
     if (prior := merged.get("prior")) is not None and "name" not in prior:
-        what = " and ".join(key for key in prior if prior[key])
+        what = " and ".join(key for key in prior if prior[key]) or "nothing"
         raise SettingsError(f"prior: found {what} without a name; name one with --prior")
     return validated(RunConfig, merged)
 

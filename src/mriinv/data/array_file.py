@@ -43,8 +43,6 @@ def stored_array(path: Path, field: str, *, what: str, axes: str, formats: str) 
                 yield npz_entry(archive, field)
         else:
             yield np.load(path, mmap_mode="r", allow_pickle=False)
-    except InputError:
-        raise
     except DAMAGE as error:
         why = getattr(error, "strerror", None)  # NumPy's advice on pickled objects helps nobody
         found = f"no readable {what}" + (f" ({why})" if why else "")
