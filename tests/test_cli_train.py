@@ -73,8 +73,8 @@ def test_two_processes_come_to_the_same_as_one(command: list[str]) -> None:
     assert {path.name for path in Path("one").iterdir()} == {path.name for path in Path("two").iterdir()}
     states = [load_file(Path(out) / "checkpoint.safetensors") for out in ("one", "two")]
     assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+    for name, value in states[0].items():  # conjugate gradients that stop early make more of the rounding
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-4, msg=name)
     (one,), (other,) = rows("one"), rows("two")
     for name in ("loss", "gradient_norm", "dsm", "gap", "energy", "curvature", "chain_gradient"):
         assert float(other[name]) == pytest.approx(float(one[name]), rel=1e-4)
