@@ -156,6 +156,19 @@ def test_k_space_that_is_not_centred(tmp_path, scan):
     assert any("and centred?" in remark for remark in check_scan(write(tmp_path / "scan.h5", shifted)).remarks)
 
 
+def test_k_space_without_a_peak_is_not_suspected(tmp_path):
+    flat = torch.ones(COILS, *SHAPE, dtype=torch.complex64)
+    assert not [
+        one for one in check_scan(write(tmp_path / "scan.h5", flat)).remarks if "hold" in one or "largest" in one
+    ]
+
+
+def test_what_looks_wrong_is_said_even_where_nothing_can_be_prepared(tmp_path, scan):
+    shifted = torch.fft.ifftshift(scan.kspace[0], dim=(-2, -1))
+    report = check_scan(write(tmp_path / "scan.h5", shifted, noise_cov=np.diag([1.0, 1, 1, 0])))
+    assert not report.reconstructible and any("is an fftshift missing?" in remark for remark in report.remarks)
+
+
 def test_a_coil_axis_at_the_wrong_place(tmp_path, scan):
     report = check_scan(write(tmp_path / "scan.h5", scan.kspace[0].permute(1, 2, 0)))
     assert any("there are 96 coils of 80×4 samples" in remark for remark in report.remarks)

@@ -64,10 +64,20 @@ def test_damaged_scans_of_a_folder_are_reported_at_the_end(scans: list[Path]) ->
     assert damaged["source"] == "scans/aa.h5" and "damaged or unreadable" in damaged["error"]
 
 
+def test_a_folder_of_damaged_scans_alone_says_why(scans: list[Path]) -> None:
+    Path("only").mkdir()
+    Path("only/aa.h5").write_bytes(scans[1].read_bytes()[:5000])
+    for command in (("run", "only", *CG), ("run", "only", *CG, "--dry-run"), ("check", "only")):
+        result = invoke(*command)
+        assert result.exit_code == 1 and "only/aa.h5: found damaged or unreadable" in result.output
+    assert not list(Path("result").glob("*.h5"))
+
+
 def test_a_folder_is_checked_with_what_is_damaged_in_it(scans: list[Path]) -> None:
     Path("scans/aa.h5").write_bytes(scans[1].read_bytes()[:5000])
     result = invoke("check", "scans")
     assert result.exit_code == 1
+    assert sum(line.startswith("problem: ") for line in invoke("check", "scans", "scans/aa.*").stdout.splitlines()) == 1
     verdicts = [line for line in result.stdout.splitlines() if line.endswith("be reconstructed")]
     assert verdicts == ["can be reconstructed", "cannot be reconstructed", "can be reconstructed"]
 

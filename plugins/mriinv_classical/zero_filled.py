@@ -9,7 +9,7 @@ from mriinv import InverseProblem, Monitor, Prior, Solution, Solver
 
 
 class ZeroFilled(Solver):
-    """Return Aᴴb: what was not sampled is taken as zero. Needs no prior, ignores where to start."""
+    """Return Aᴴb, over Σ|c|² of coil maps c: what was not sampled is zero. Needs no prior, ignores where to start."""
 
     name = "zero-filled"
 
@@ -22,6 +22,6 @@ class ZeroFilled(Solver):
         generator: torch.Generator,
         monitor: Monitor | None,
     ) -> Solution:
-        image = problem.back_projection()
+        image = problem.zero_filled()
         stopped = torch.ones(problem.batch, dtype=torch.bool, device=image.device)
         return Solution(image, stopped, torch.zeros_like(stopped, dtype=torch.int64))

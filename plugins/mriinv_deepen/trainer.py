@@ -43,7 +43,7 @@ class MaximumLikelihood(Trainer):
     The data term carries no θ and no graph runs through the chain, so memory does not depend on its length. Fake
     images come from a registered `sampler`; T is its temperature. The default, ``preconditioned-langevin``, has the
     exact law of a Gaussian posterior; ``langevin`` is that of the paper (eq. 11 or 16), too wide where its step meets a
-    high curvature, so that the energy is learned too stiff there.
+    high curvature, so that the energy is learned too stiff there. Samplers that adapt their step do so in every visit.
 
     True images are training images with white noise of `true_noise_std`, added before they are measured: the energy is
     then that of images at this noise level, and measurements and true images agree as the likelihood assumes. With
@@ -272,11 +272,10 @@ class MaximumLikelihood(Trainer):
 
     def _sampler(self, **more: Any) -> Sampler:
         name, chain = self.settings.sampler, self.settings.chain
-        if not isinstance(make_solver(name, **chain), Sampler):
+        sampler = make_solver(name, **chain)
+        if not isinstance(sampler, Sampler):
             raise SettingsError(f"trainer.sampler: found '{name}'; expected a sampler with Markov chains")
-        sampler = make_solver(name, **{**chain, **more})
-        assert isinstance(sampler, Sampler)
-        return sampler
+        return type(sampler)(**{**chain, **more})
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -18,6 +18,7 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.readers import Scan, open_scan
 from mriinv.data.results import FORMAT, attributes, is_result, read_result
+from mriinv.data.suspicions import suspicions
 from mriinv.errors import MriinvError
 from mriinv.jobs import mask_for
 from mriinv.report.text import plain
@@ -98,6 +99,7 @@ def _check_kspace(path: Path, scan: Scan, indices: Sequence[int]) -> CheckReport
     for index in indices:
         try:
             acquisition = scan.read(index)
+            remarks[index] = [*suspicions(acquisition)]
             prepared = prepare_acquisition(acquisition)
             remarks[index] = [*prepared.remarks]
             slices.append(_check_slice(index, acquisition, prepared))

@@ -14,7 +14,7 @@ from mriinv.errors import InputError, NoScanError
 logger = logging.getLogger("mriinv")
 
 
-def find_scans(inputs: Iterable[Path]) -> tuple[list[Path], list[InputError]]:
+def find_scans(inputs: Iterable[Path]) -> tuple[list[Path], dict[Path, InputError]]:
     """Return the scans that files, folders and patterns stand for, each once, and what was left out of the latter.
 
     Files of other kinds, and results, are passed over in folders and patterns, files of arrays without k-space with a
@@ -24,12 +24,12 @@ def find_scans(inputs: Iterable[Path]) -> tuple[list[Path], list[InputError]]:
     ------
     InputError : a folder or pattern without k-space
     """
-    left_out: list[InputError] = []
+    left_out: dict[Path, InputError] = {}
     scans = {file.resolve(): file for path in inputs for file in _files(path, left_out)}
-    return list(scans.values()), left_out
+    return list(scans.values()), {file: error for file, error in left_out.items() if file.resolve() not in scans}
 
 
-def _files(path: Path, left_out: list[InputError]) -> Iterator[Path]:
+def _files(path: Path, left_out: dict[Path, InputError]) -> Iterator[Path]:
     if path.is_dir():
         found, what = sorted(path.iterdir()), "a folder"
     elif glob.has_magic(str(path)) and not path.exists():
@@ -40,14 +40,14 @@ def _files(path: Path, left_out: list[InputError]) -> Iterator[Path]:
         return
     scans = [file for file in found if _is_scan(file, left_out)]
     folders = [file for file in found if what == "a pattern" and file.is_dir()]
-    if not scans and not folders:
+    if not scans and not folders and left_out.keys().isdisjoint(found):
         raise InputError(path, "", f"{what} with {len(found)} entries, none a k-space file", "k-space files")
     yield from scans
     for folder in folders:
         yield from _files(folder, left_out)
 
 
-def _is_scan(file: Path, left_out: list[InputError]) -> bool:
+def _is_scan(file: Path, left_out: dict[Path, InputError]) -> bool:
     """Say whether a file among others is k-space that can be read."""
     if file.name.startswith(".") or not file.is_file() or find_reader(file) is None or is_result(file):
         return False
@@ -57,6 +57,7 @@ def _is_scan(file: Path, left_out: list[InputError]) -> bool:
         open_scan(file).close()
     except InputError as error:
         logger.warning("left out: %s", error)
-        left_out += [] if isinstance(error, NoScanError) else [error]
+        if not isinstance(error, NoScanError) and file.resolve() not in map(Path.resolve, left_out):
+            left_out[file] = error
         return False
     return True

@@ -47,7 +47,7 @@ class Job:
 
     def open(self) -> Scan:
         """Open the input."""
-        return _open(self.path, self.seed, len(self.slices))
+        return _open(self.path, self.seed, self.found["slices"])
 
 
 def settle(config: RunConfig) -> RunConfig:
@@ -163,8 +163,12 @@ def prepare(config: RunConfig, simulated: int = 1, scans: Sequence[Path] | None 
     simulated : number of slices without an input
     scans : that the input stands for, where that is known
     """
+    if scans is None:
+        scans, left_out = find_scans(config.input)
+        if left_out and not scans:
+            raise next(iter(left_out.values()))
     jobs = []
-    for path, out in _outputs(config, find_scans(config.input)[0] if scans is None else scans).items():
+    for path, out in _outputs(config, scans).items():
         with _open(path, config.seed, simulated) as scan:
             found = scan.describe()
         if config.mask is not None:
@@ -209,7 +213,7 @@ def _outputs(config: RunConfig, scans: Sequence[Path]) -> dict[Path | None, Path
 
     Inputs of the same name in several folders have their results in folders of the same names.
     """
-    inputs: list[Path | None] = [*scans] or [None]
+    inputs: list[Path | None] = [*scans] if config.input else [None]
     alike = len({path.stem for path in scans}) < len(scans)  # as with one folder for each subject
     root = Path(os.path.commonpath([path.resolve().parent for path in scans])) if alike else Path()
     taken: dict[Path, str] = {path.resolve(): "" for path in scans}

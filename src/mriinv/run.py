@@ -65,7 +65,7 @@ def execute(config: RunConfig, observer: Observer | None = None, *, restart: boo
         yield report
         if stopped is not None:
             raise stopped
-    yield from (InputReport(refused.source, error=str(refused)) for refused in left_out)
+    yield from (InputReport(str(path), error=str(error)) for path, error in left_out.items())
 
 
 def _reconstruct(run: Run, job: Job, report: InputReport, observer: Observer | None, restart: bool) -> None:
@@ -113,8 +113,8 @@ def _add_missing(run: Run, job: Job, report: InputReport, observer: Observer | N
             number = job.slices.index(index)
             monitor = observer(report.source, number, len(job.slices)) if observer else None
             try:
-                done = reconstruct_slice(run, scan.read(index), index, monitor)
-                stored, remarks = store_slice(run, done, writer)
+                # without a name, so that it is not kept while the next one is made
+                stored, remarks = store_slice(run, reconstruct_slice(run, scan.read(index), index, monitor), writer)
                 report.slices.append(stored)
                 report.remarks += [f"slice {index}: {remark}" for remark in remarks]
             except UnwritableError:

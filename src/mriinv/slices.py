@@ -113,7 +113,7 @@ def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tup
     """Write a slice, cropped to what was asked for; return what it came to and all remarks on it."""
     crop, remarks = run.config.preparation.crop, list(done.remarks)
     operator, solution, acquired = done.problem.operator, done.solution, done.acquired
-    image, adjoint = centre_crop(solution.image, crop), centre_crop(done.problem.back_projection(), crop)
+    image, adjoint = centre_crop(solution.image, crop), centre_crop(done.problem.zero_filled(), crop)
     reference, support = centre_crop(done.reference, crop), centre_crop(operator.support, crop)
 
     def measured(one: Tensor) -> Metrics | None:

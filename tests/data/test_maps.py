@@ -21,7 +21,7 @@ from mriinv import (
     simulate_acquisition,
 )
 from mriinv.data.coils import simulate_coil_maps
-from mriinv.data.maps import with_maps
+from mriinv.data.maps import WHITENED, with_maps
 from mriinv.data.result_writer import ResultWriter
 from mriinv.numerics.fft import fft2c
 from support import write_cfl, write_hdf5
@@ -101,10 +101,10 @@ def test_what_cannot_be_read_is_named(tmp_path):
     refused(tmp_path / "objects.npy", "no pickled objects")
     with h5py.File(tmp_path / "group.h5", "w") as file:
         file.create_group("coil_maps")
-    refused(tmp_path / "group.h5", "no readable coil maps")
+    refused(tmp_path / "group.h5", "no readable coil maps (not a dataset with values)")
     with h5py.File(tmp_path / "elsewhere.h5", "w") as file:
         file["coil_maps"] = h5py.ExternalLink("small.h5", "coil_maps")
-    refused(tmp_path / "elsewhere.h5", "no readable coil maps")
+    refused(tmp_path / "elsewhere.h5", "no readable coil maps (a link instead of data)")
     whole = write(tmp_path / "whole.npz", MAPS[0]).read_bytes()
     (tmp_path / "half.npz").write_bytes(whole[: len(whole) // 2])
     refused(tmp_path / "half.npz", "no readable coil maps")
@@ -116,13 +116,11 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 
 def test_maps_of_a_result_are_not_those_of_coils_that_were_whitened(tmp_path):
-    for whiten in (True, False):
-        with ResultWriter(tmp_path / f"{whiten}.h5", 1, {"preparation": {"whiten": whiten}}, {}) as writer:
-            maps = torch.from_numpy(MAPS[0])
-            mask = torch.ones(1, 5, dtype=torch.bool)
-            writer.add(0, torch.ones(6, 5, dtype=torch.complex64), mask=mask, maps={"coil_maps": maps})
-    measured = acquisition(noise_covariance=torch.eye(3, dtype=torch.complex64))
-    for taken in (with_maps(measured, tmp_path / "False.h5"), with_maps(acquisition(), tmp_path / "True.h5")):
-        assert torch.equal(taken.coil_maps, maps.to(torch.complex64)[None])
+    maps, mask = torch.from_numpy(MAPS[0]), torch.ones(1, 5, dtype=torch.bool)
+    for name, remarks in (("raw", ["other"]), ("white", ["other", f"{WHITENED}: it was 0.9 to 1.1 times the mean"])):
+        with ResultWriter(tmp_path / f"{name}.h5", 1, {}, {}) as writer:
+            image = torch.ones(6, 5, dtype=torch.complex64)
+            writer.add(0, image, mask=mask, maps={"coil_maps": maps}, remarks=remarks)
+    assert torch.equal(with_maps(acquisition(), tmp_path / "raw.h5").coil_maps, maps.to(torch.complex64)[None])
     with pytest.raises(InputError, match="found a result whose coils were whitened; expected maps of the coils as"):
-        with_maps(measured, tmp_path / "True.h5")
+        with_maps(acquisition(), tmp_path / "white.h5")

@@ -125,7 +125,7 @@ def test_what_was_finished_is_not_asked_for_again(tmp_path):
     killed = ResultWriter(path, 3, {"a": 1}, {})  # never closed, as after kill -9
     add(killed, 2, 0)
     assert not path.exists()
-    with pytest.raises(InputError, match="another run that writes it"):
+    with pytest.raises(InputError, match="another run of the same that writes it"):
         ResultWriter(path, 3, {"a": 1}, {})
     del killed
     with ResultWriter(path, 3, {"a": 1}, {}) as writer:
@@ -186,7 +186,8 @@ def test_a_folder_of_somebody_else_is_not_taken_for_a_journal(tmp_path):
     (folder / "mine").write_text("")
     with pytest.raises(InputError, match="files of others"):
         ResultWriter(tmp_path / "scan.h5", 2, {}, {}, restart=True)
-    assert (folder / "mine").exists()
+    (folder / "mine").unlink()
+    assert ResultWriter(tmp_path / "scan.h5", 2, {}, {}).missing == [1]  # nothing is held by the one that was refused
 
 
 def test_what_a_kill_leaves_of_a_journal_is_taken_away(tmp_path):

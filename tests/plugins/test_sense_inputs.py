@@ -8,6 +8,7 @@ import torch
 from mriinv import (
     Acquisition,
     InputError,
+    InverseProblem,
     Preparation,
     complex_noise,
     prepare_acquisition,
@@ -111,6 +112,9 @@ def test_fully_sampled_data_show_the_image_whatever_the_norm_of_the_maps(prepara
     prepared = prepare_acquisition(replace(full, coil_maps=factor * full.coil_maps), Preparation(**preparation))
     operator = SenseOperator.from_acquisition(prepared)
     assert psnr(factor * operator.fully_sampled_image(prepared.kspace), full.reference) > 50
+    assert torch.equal(
+        InverseProblem(operator, prepared.kspace).zero_filled(), operator.fully_sampled_image(prepared.kspace)
+    )
 
 
 def test_noise_where_coils_see_hardly_anything_is_not_amplified():

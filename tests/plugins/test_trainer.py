@@ -63,7 +63,6 @@ def test_learns_the_precision_of_a_gaussian_prior(start, sampler, chain, alpha, 
         optimizer.step()
         path.append(prior.theta.item())
     expected = fixed_point(1 / PRECISION + true_noise_std**2, alpha)
-    print(sum(path[-100:]) / 100, expected)
     assert sum(path[-100:]) / 100 == pytest.approx(expected, rel=0.035)
     assert abs(expected - 1 / (1 / PRECISION + true_noise_std**2)) < 0.1 * expected  # the step is a correction
 

@@ -27,7 +27,7 @@ def check(context: click.Context, inputs: tuple[Path, ...], every_slice: bool, a
 
     scans, left_out = find_scans(inputs)
     reports = []
-    for path in sorted([*scans, *(Path(error.source) for error in left_out)]):
+    for path in sorted([*scans, *left_out]):
         reports.append(check_scan(path, every_slice=every_slice))
         if not as_json:
             click.echo(("" if len(reports) == 1 else "\n") + check_text(reports[-1]))

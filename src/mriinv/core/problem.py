@@ -99,8 +99,13 @@ class InverseProblem:
         return replace(self, data=self.data / scale, noise_std=noise, scale=torch.ones_like(self.scale))
 
     def back_projection(self) -> Image:
-        """Return Aᴴ b, the zero-filled image."""
+        """Return Aᴴ b."""
         return self.operator.adjoint(self.data)
+
+    def zero_filled(self) -> Image:
+        """Return the image that the data show where what was not sampled is zero; Aᴴ b of operators without such."""
+        image = self.operator.fully_sampled_image(self.data)
+        return self.back_projection() if image is None else image
 
     def sense(self, regularisation: float = SENSE_REGULARISATION) -> Image:
         """Return (AᴴA + λ̃I)⁻¹ Aᴴ b, where the paper starts every reconstruction (sec. III-C; its authors use 0.01).

@@ -44,7 +44,8 @@ def stored_array(path: Path, field: str, *, what: str, axes: str, formats: str) 
         else:
             yield np.load(path, mmap_mode="r", allow_pickle=False)
     except DAMAGE as error:
-        why = getattr(error, "strerror", None)  # NumPy's advice on pickled objects helps nobody
+        # of a TypeError `stored` says what is there instead; NumPy's advice on pickled objects helps nobody
+        why = str(error) if isinstance(error, TypeError) else getattr(error, "strerror", None)
         found = f"no readable {what}" + (f" ({why})" if why else "")
         raise InputError(path, "", found, f"{formats}; no pickled objects") from None
 

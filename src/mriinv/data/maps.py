@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,11 @@ import torch
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.array_file import stored_array
 from mriinv.data.readers import open_scan
-from mriinv.data.results import attributes, is_result
+from mriinv.data.results import is_result, read_result
 from mriinv.errors import InputError
 
 FIELD = "coil_maps"
+WHITENED = "noise of the coils made equal and independent"  # the remark of whitening begins so
 
 
 def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
@@ -34,7 +35,7 @@ def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
         result whose maps are those of whitened coils
     """
     path = Path(path)
-    if acquisition.noise_covariance is not None and is_result(path) and _whitened(path):
+    if is_result(path) and _whitened(path):
         expected = "maps of the coils as they are in the file, by --set preparation.whiten=false"
         raise InputError(path, FIELD, "a result whose coils were whitened", expected)
     maps = _read(path, acquisition)
@@ -44,8 +45,8 @@ def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
 
 
 def _whitened(result: Path) -> bool:
-    """Say whether the coils of a result are whitened where their noise was measured."""
-    return bool(json.loads(attributes(result)["settings"])["preparation"]["whiten"])
+    remarks = read_result(result, arrays=()).remarks.values()
+    return any(remark.startswith(WHITENED) for remark in itertools.chain(*remarks))
 
 
 def _read(path: Path, acquisition: Acquisition) -> np.ndarray:

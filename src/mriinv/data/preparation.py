@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.compression import Method, compress_coils
 from mriinv.data.hybrid import centre_crop, fully_sampled_axes
-from mriinv.data.maps import with_maps
+from mriinv.data.maps import WHITENED, with_maps
 from mriinv.data.noise_level import estimate_noise_std
 from mriinv.data.suspicions import suspicions
 from mriinv.errors import InputError
@@ -63,9 +63,8 @@ def prepare_acquisition(acquisition: Acquisition, preparation: Preparation = DEF
     acquisition = _remarked(acquisition, *suspicions(acquisition))
     if preparation.maps is not None:
         acquisition = with_maps(acquisition, preparation.maps)
-    acquisition = without_dead_coils(acquisition)
     if preparation.whiten:
-        acquisition = whiten(acquisition)
+        acquisition = whiten(without_dead_coils(acquisition))
     if acquisition.noise_std is None:
         acquisition = _with_estimated_noise(acquisition)
     if preparation.crop is not None:
@@ -132,7 +131,7 @@ def whiten(acquisition: Acquisition) -> Acquisition:
     correlation = (relative / torch.outer(std, std)).abs().fill_diagonal_(0).max()
     return _remarked(
         known,
-        f"noise of the coils made equal and independent: it was {std.min():.2f} to {std.max():.2f} times the mean, "
+        f"{WHITENED}: it was {std.min():.2f} to {std.max():.2f} times the mean, "
         f"with correlations up to {correlation:.2f}",
     )
 
@@ -204,4 +203,5 @@ def _eigen(source: str, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def _remarked(acquisition: Acquisition, *remarks: str) -> Acquisition:
-    return replace(acquisition, remarks=(*acquisition.remarks, *remarks)) if remarks else acquisition
+    new = [remark for remark in remarks if remark not in acquisition.remarks]  # prepared again, it is as it was
+    return replace(acquisition, remarks=(*acquisition.remarks, *new)) if new else acquisition

@@ -63,12 +63,11 @@ class ResultWriter:
     data, and with a calibration ``half_width_90``, half the 90 % interval around ``mean_magnitude``;
     ``metrics/<name>``, with the attributes ``region`` and ``data_range`` on the group; images have their axes as the
     attribute ``axes``; ``solution/<name>``: ``iterations``, ``converged``, ``acceleration``, ``scale`` (what the data
-    were divided by),
-    ``noise_std`` (NaN when unknown), ``seconds``, and of samples their number, ``chains``, ``acceptance`` and
-    diagnostics. Further ``history/<slice>/<name>``; ``remarks/<slice>``, strings; ``geometry/<slice>``, JSON;
-    ``header/<name>``, strings of the input. Attributes: ``format``, ``version``, ``slices`` (of the input, one per
-    row), ``finished``, ``complete``, ``identity``, and ``settings`` (resolved, defaults included) and ``provenance``
-    (with the ``source``) as JSON.
+    were divided by), ``noise_std`` (NaN when unknown), ``seconds``, and of samples their number, ``chains``,
+    ``acceptance`` and diagnostics. Further ``history/<slice>/<name>``; ``remarks/<slice>``, strings;
+    ``geometry/<slice>``, JSON; ``header/<name>``, strings of the input. Attributes: ``format``, ``version``,
+    ``slices`` (of the input, one per row), ``finished``, ``complete``, ``identity``, and ``settings`` (resolved,
+    defaults included) and ``provenance`` (with the ``source``) as JSON.
 
     Attributes
     ----------
@@ -117,13 +116,15 @@ class ResultWriter:
         try:
             self._lock.acquire()
         except Timeout:
-            raise InputError(self.path, "", "another run that writes it", "its end, or another --out") from None
-        older = attributes(self.path)
-        if not restart and older.get("complete") and older.get(IDENTITY) == self._identity:
-            self.finished, self.written = list(self.slices), self.path
-            self._remove_journal()  # a kill may have left it behind
-        else:
-            self._open_journal(restart)
+            expected = "its end, or another --out"
+            raise InputError(self.path, "", "another run of the same that writes it", expected) from None
+        except (OSError, NotImplementedError) as error:
+            raise unwritable(self.path, error) from None
+        try:
+            self._take_over(restart)
+        except BaseException:
+            self._lock.release()
+            raise
 
     @property
     def missing(self) -> list[int]:
@@ -214,13 +215,13 @@ class ResultWriter:
                 os.replace(assembled, temporary)
                 if is_result(path):
                     path.with_suffix(".png").unlink(missing_ok=True)
+            self.written, self.replaced = path, replaced
             if complete:
                 self._remove_journal()
                 partial = partial_path(self.path)
                 if attributes(partial).get(IDENTITY) == self._identity:
                     partial.unlink()
                     partial.with_suffix(".png").unlink(missing_ok=True)
-        self.written, self.replaced = path, replaced
 
     def __enter__(self) -> ResultWriter:
         return self
@@ -233,8 +234,13 @@ class ResultWriter:
     def _slice(self, index: int) -> Path:
         return self._journal / f"{index}.h5"
 
-    def _open_journal(self, restart: bool) -> None:
-        """Take over the slices of a journal of the same work; start a new one instead of any other."""
+    def _take_over(self, restart: bool) -> None:
+        """Take over a complete result, or the slices of a journal, of the same work; start a new journal without."""
+        older = attributes(self.path)
+        if not restart and older.get("complete") and older.get(IDENTITY) == self._identity:
+            self.finished, self.written = list(self.slices), self.path
+            self._remove_journal()  # a kill may have left it behind
+            return
         mark = self._journal / IDENTITY
         if restart or not mark.is_file() or mark.read_text() != self._identity:
             for file in self._journal_files():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-if TYPE_CHECKING:
-    from mriinv.data.acquisition import Acquisition
+from mriinv.data.acquisition import Acquisition
 
 NOISE_PEAK = 10  # largest over median magnitude of a coil: noise stays near 5, an object has hundreds
+FEWEST = 1024  # samples of a coil that this holds for
+FLAT = 2  # largest over median magnitude of k-space without a peak, as of a point
 OFF_CENTRE = 0.25  # of the matrix, by which the peak of centred k-space never lies off its middle
 CORNER = 2  # samples, within which a peak is in the corner
 
@@ -22,13 +21,14 @@ def suspicions(acquisition: Acquisition) -> tuple[str, ...]:
     peak, median = samples.amax(1), samples.median(1).values
     for what, chosen in (
         ("zero everywhere", peak == 0),
-        ("noise without signal", (peak > 0) & (peak < NOISE_PEAK * median)),
+        ("noise without signal", (peak > FLAT * median) & (peak < NOISE_PEAK * median) & (samples.shape[1] >= FEWEST)),
     ):
         if chosen.any():
             numbers = torch.nonzero(chosen)[:, 0].tolist()
             found.append(f"{len(numbers)} of {coils} coils hold {what}: {', '.join(map(str, numbers))}")
     row, column = divmod(int(kspace.square().sum((0, 1)).argmax()), x)
-    if abs(row - y // 2) > OFF_CENTRE * y or abs(column - x // 2) > OFF_CENTRE * x:
+    peaked = bool((peak > FLAT * median).any())
+    if peaked and (abs(row - y // 2) > OFF_CENTRE * y or abs(column - x // 2) > OFF_CENTRE * x):
         place, middle = (row, column), (y // 2, x // 2)
         corner = all(min(at, size - at) <= CORNER for at, size in zip(place, (y, x), strict=True))
         question = "is an fftshift missing?" if corner else "are they k-space, and centred?"
