@@ -42,17 +42,17 @@ def fixed_point(variance, alpha):
 
 
 @pytest.mark.parametrize(
-    ("start", "sampler", "chain", "alpha", "true_noise_std"),
+    ("start", "sampler", "chain", "steps", "alpha", "true_noise_std"),
     [
-        (8.0, "langevin", {"form": "eq11", "epsilon": 0.25}, 0.25**2 / 2, 0.0),
-        (1.0, "langevin", {"form": "eq16", "step_size": 0.05}, 0.05, 0.5),
-        (8.0, "preconditioned-langevin", {}, 0.0, 0.0),
+        (8.0, "langevin", {"form": "eq11", "epsilon": 0.25}, 20, 0.25**2 / 2, 0.0),
+        (1.0, "langevin", {"form": "eq16", "step_size": 0.05}, 20, 0.05, 0.5),
+        (8.0, "preconditioned-langevin", {"persistence": 0.0}, 3, 0.0, 0.0),
     ],
 )
-def test_learns_the_precision_of_a_gaussian_prior(start, sampler, chain, alpha, true_noise_std):
+def test_learns_the_precision_of_a_gaussian_prior(start, sampler, chain, steps, alpha, true_noise_std):
     """Conditional maximum likelihood is consistent: θ → τ up to the step of the chain, whose effect is exact here."""
     prior, source = QuadraticPrior(theta=start), GaussianProblems()
-    learner = trainer(refresh=0.1, sampler=sampler, chain=chain, true_noise_std=true_noise_std)
+    learner = trainer(refresh=0.1, sampler=sampler, chain=chain, chain_steps=steps, true_noise_std=true_noise_std)
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(prior.parameters(), lr=0.1)
     path = []
