@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mriinv import CGResult, inner_product, relative_norm
-from mriinv_mmcg.state import TINY, State, StepTaken
+from mriinv_mmcg.state import State, StepTaken, relative
 
 GROWTH, DECAY = 1.6, 0.9  # of L after a refused and after an accepted step
 MAX_REFUSALS = 40  # L grows 1e8-fold: the step is then below rounding
@@ -28,7 +28,7 @@ def majorise(state: State, solve: Solve, tolerance: float) -> StepTaken:
         cg = solve(state.descent, state.curvature)
         step, candidate = cg.solution, state.image + cg.solution
         if promise is None:
-            promise = 0.5 * inner_product(state.descent, step) / state.cost.abs().clamp_min(TINY)
+            promise = relative(0.5 * inner_product(state.descent, step), state.cost)
         cost, energy, gradient = state.evaluate(candidate)
         bound = state.energy + inner_product(state.gradient, step) + 0.5 * state.curvature * inner_product(step, step)
         accepted = pending & (energy <= bound) & (cost <= state.cost)
@@ -40,5 +40,5 @@ def majorise(state: State, solve: Solve, tolerance: float) -> StepTaken:
             break
     assert promise is not None
     state.refresh_descent()
-    change = (cost_before - state.cost) / cost_before.abs().clamp_min(TINY)
+    change = relative(cost_before - state.cost, cost_before)
     return StepTaken(promise, change, pending, relative_norm(state.image - before, before), used, cg.iterations)

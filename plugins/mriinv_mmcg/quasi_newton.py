@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mriinv import inner_product, per_image, relative_norm
 from mriinv_mmcg.majoriser import Solve
-from mriinv_mmcg.state import TINY, State, StepTaken
+from mriinv_mmcg.state import TINY, State, StepTaken, relative
 
 SUFFICIENT = 1e-4  # share of the decrease promised by the slope that a step must reach (Armijo)
 SHORTEST, LONGEST = 0.1, 0.5  # factors by which a refused step may shrink
@@ -50,7 +50,7 @@ class QuasiNewton:
         before, cost_before = state.image, state.cost
         gradient_before, descent_before = state.gradient, state.descent
         slope = -inner_product(state.descent, direction)
-        promise = -0.5 * slope / state.cost.abs().clamp_min(TINY)
+        promise = relative(-0.5 * slope, state.cost)
         fraction = torch.ones_like(slope)
         for _ in range(MAX_TRIALS):
             candidate = before + per_image(fraction, direction) * direction
@@ -66,7 +66,7 @@ class QuasiNewton:
         state.refresh_descent()
         step = state.image - before
         self._learn(state, step, descent_before - state.descent, state.gradient - gradient_before)
-        change = (cost_before - state.cost) / cost_before.abs().clamp_min(TINY)
+        change = relative(cost_before - state.cost, cost_before)
         return StepTaken(promise, change, pending, relative_norm(step, before), used, cg_iterations)
 
     def _direction(self, state: State, solve: Solve) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,11 @@ from mriinv import InverseProblem, Prior
 TINY = 1e-300
 
 
+def relative(decrease: Tensor, cost: Tensor) -> Tensor:
+    """Return a decrease over the size of the cost, which may be negative."""
+    return decrease / cost.abs().clamp_min(TINY)
+
+
 @dataclass
 class State:
     """Iterates, their cost and gradients, and the history; all quantities are per image.

@@ -13,7 +13,7 @@ import torch
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.array_file import stored_array
 from mriinv.data.readers import open_scan
-from mriinv.data.results import is_result, read_result
+from mriinv.data.results import attributes, is_result, read_result
 from mriinv.errors import InputError
 
 FIELD = "coil_maps"
@@ -45,7 +45,8 @@ def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
 
 
 def _whitened(result: Path) -> bool:
-    remarks = read_result(result, arrays=()).remarks.values()
+    one = attributes(result)["finished"][:1]  # whitened is a scan, not a slice, and this is asked for every slice
+    remarks = read_result(result, only=one.tolist(), arrays=()).remarks.values()
     return any(remark.startswith(WHITENED) for remark in itertools.chain(*remarks))
 
 
