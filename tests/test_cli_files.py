@@ -201,8 +201,9 @@ def test_tuning_overwrites_no_scan_and_keeps_what_is_better(scans: list[Path]) -
     options = ("--recipe", "tv", "--mask", "poisson-2d", "--calibration", "16", "--bounds", "1", "2")
     result = invoke("tune", scans[0], *options, "--out", scans[0])
     assert result.exit_code == 1 and "found a file that no tuning made" in result.output
-    assert "no value of the range is better" in succeed("tune", scans[0], *options, "--out", "worse.yaml")
-    assert not Path("worse.yaml").exists()
+    result = invoke("tune", scans[0], *options, "--out", "worse.yaml")
+    assert result.exit_code == 1 and not Path("worse.yaml").exists()
+    assert "no value of the range is better" in result.output and "error: worse.yaml is not written" in result.output
 
 
 @pytest.mark.parametrize("given", ["*.h5", "empty"])
@@ -235,9 +236,33 @@ def test_images_are_cropped_whether_k_space_can_be_or_not(scans: list[Path]) -> 
     write_hdf5("under.h5", kspace=whole.arrays["mask"].numpy() * h5py.File(scans[0])["kspace"][...])
     succeed("run", "under.h5", *CG, "--crop", "48", "40", "--out", "cropped")
     under = read_result("cropped/under.h5")
-    assert under.image.shape == (1, 48, 40) and under.arrays["mask"].shape[-2:] == (48, 56)
+    assert under.image.shape == (1, 48, 40) and under.arrays["mask"].shape[-2:] == SHAPE  # as in the file
     full = read_result("result/a.h5").image[:, 8:56, 8:48]
     assert float((under.image.abs() - full.abs()).norm() / full.norm()) < 0.05
+
+
+def test_slices_that_are_cropped_in_different_ways_are_stored_in_one_result(scans: list[Path]) -> None:
+    kspace = np.repeat(h5py.File(scans[0])["kspace"][...], 2, 0)
+    kspace[1, :, 3] = 0  # of this slice k-space cannot be cropped along y
+    write_hdf5("row.h5", kspace=kspace)
+    (report,) = json.loads(succeed("run", "row.h5", *CG, "--crop", "40", "40", "--json"))
+    assert "slice 1: k-space is not fully sampled along y: there it is the reconstructed image" in str(
+        report["remarks"]
+    )
+    found = read_result("result/row.h5")
+    assert found.slices == (0, 1) and found.image.shape == (2, 40, 40)
+    assert torch.equal(found.arrays["mask"], torch.from_numpy(kspace.any(1)))
+
+
+def test_a_slice_that_does_not_fit_to_the_others_does_not_end_them() -> None:
+    kspace = np.repeat(h5py.File("scans/a.h5")["kspace"][...], 2, 0)
+    kspace[1, :, 0] = 0  # padding: the mask undersamples k-space that is not cropped along y
+    write_hdf5("row.h5", kspace=kspace)
+    mask = ("--mask", "equispaced-1d", "--acceleration", "2", "--calibration", "16")
+    result = invoke("run", "row.h5", *CG, *mask, "--crop", "40", "40")
+    assert result.exit_code == 1
+    assert "mask: found shape (64, 40) in slice 1; expected (40, 40), as before" in result.output
+    assert read_result("result/row.h5").slices == (0,)
 
 
 def test_virtual_coils_and_what_they_lose(scans: list[Path]) -> None:

@@ -33,6 +33,8 @@ class ReconstructedSlice:
     Attributes
     ----------
     acquired : what the reconstruction saw
+    mask : what was sampled, bool (y, x): on the grid of the file, whatever the crop made of its k-space; where a mask
+        undersampled the cropped k-space, on the grid of that
     reference : what it is compared with; None where there is nothing
     map_image : of a posterior that was sampled, what `MAP_SOLVER` makes of the same problem; None for others
     acceleration : acquired locations over those that the reconstruction saw
@@ -41,6 +43,7 @@ class ReconstructedSlice:
 
     index: int
     acquired: Acquisition
+    mask: Tensor
     problem: InverseProblem
     solution: Solution
     reference: Image | None
@@ -88,9 +91,11 @@ def reconstruct_slice(run: Run, acquisition: Acquisition, index: int, monitor: M
     if not solution.converged[0] and not solution.notes and not isinstance(solution, Samples):
         count = int(solution.iterations[0])
         remarks.append(f"stopped after {count} iterations without meeting the stopping rule")
+    sampled = acquisition if config.mask is None else acquired
     return ReconstructedSlice(
         index,
         acquired,
+        sampled.mask[0].expand(sampled.kspace.shape[-2:]),
         problem,
         solution,
         reference,
@@ -150,7 +155,7 @@ def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tup
     writer.add(
         done.index,
         image[0],
-        mask=acquired.mask[0].expand(acquired.kspace.shape[-2:]),  # one form, whatever forms the slices have
+        mask=done.mask,
         maps=maps,
         history={
             **{name: value[:, 0] for name, value in solution.history.items()},

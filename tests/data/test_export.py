@@ -218,6 +218,37 @@ def test_folder_replacement_and_leftovers(tmp_path, format):
     assert contents[0] == contents[1] != contents[2]  # the same bytes every time
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_only_an_earlier_export_wrote_is_removed(tmp_path):
+    out, image, std = tmp_path / "out", random(SLICES, Y, X), torch.rand(SLICES, Y, X)
+    maps = {"coil_maps": random(SLICES, COILS, Y, X), "std": std, "magnitude_std": std}
+    for format in FORMATS:
+        export_result(result(tmp_path / "scan.h5", image, **maps), format, out)
+    kept = ["scan.cfl", "scan.hdr", "scan.nii", "scan.nii.gz", "scan_000.png", "scan_001.png"]
+    removed = ["scan_002.png", *(f"scan_{end}" for end in ("maps.cfl", "maps.hdr", "std.cfl", "std.hdr", "std.nii"))]
+    assert names(out) == sorted([*kept, *removed, "scan_std.nii.gz"])
+    path = result(tmp_path / "scan.h5", image[:2])
+    export_result(path, "nii.gz", out)
+    assert names(out) == sorted([*kept, *removed])  # other formats stay
+    for format in FORMATS:
+        export_result(path, format, out)
+    assert names(out) == kept
+
+
+def test_what_another_export_did_not_write_stays(tmp_path):
+    foreign = ["scan_007.png", "scan_std.nii.gz", "scan_maps.cfl", "scan_maps.hdr"]
+    for name in foreign:
+        (tmp_path / name).write_text("of somebody else")
+    other = result(tmp_path / "scan_std.h5", random(1, Y, X))
+    others = [path.name for format in ("nii", "cfl") for path in export_result(other, format)]
+    path = result(tmp_path / "scan.h5", random(1, Y, X))
+    written = [file.name for format in FORMATS for file in export_result(path, format)]
+    assert names(tmp_path) == sorted(["scan.h5", "scan_std.h5", *foreign, *others, *written])
+
+
 def test_errors(tmp_path):
     path = result(tmp_path / "scan.h5", random(1, Y, X))
     with pytest.raises(UnknownNameError, match=r"'nifti'; did you mean nii"):

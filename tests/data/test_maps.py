@@ -60,6 +60,41 @@ def test_the_maps_of_the_slice_replace_those_of_the_file(tmp_path, suffix):
         with_maps(acquisition(2, batch=3), several)
 
 
+def write_pair(base: Path, *sizes: int) -> tuple[Path, torch.Tensor]:
+    """Write a pair of these dimensions, the first ones of BART, and return its values as well."""
+    values = complex_noise(sizes, 1.0, torch.Generator().manual_seed(2))
+    write_cfl(base, values.numpy())
+    return base.with_suffix(".cfl"), values
+
+
+def test_maps_in_3d_are_images_along_read(tmp_path):
+    path, values = write_pair(tmp_path / "maps", 4, 6, 5, 3)
+    values[1, :, :2] = values[2] = 0  # as outside the head
+    write_cfl(tmp_path / "maps", values.numpy())
+    for index in range(4):
+        assert torch.equal(with_maps(acquisition(index), path).coil_maps[0], values[index].permute(2, 0, 1))
+    several = with_maps(acquisition(1, batch=3), path.with_suffix(".hdr")).coil_maps
+    assert torch.equal(several, values[1:].permute(0, 3, 1, 2)) and several.is_contiguous()
+
+
+@pytest.mark.parametrize("grid", [(6, 5, 1), (1, 6, 5), (6, 1, 5)])
+def test_maps_of_one_slice_lie_along_any_two_dimensions(tmp_path, grid):
+    path, values = write_pair(tmp_path / "maps", *grid, 3)
+    assert torch.equal(with_maps(acquisition(2), path).coil_maps[0], values.reshape(6, 5, 3).permute(2, 0, 1))
+
+
+def test_pairs_that_are_no_maps_are_refused(tmp_path):
+    path, _ = write_pair(tmp_path / "sets", 6, 5, 1, 3, 2)
+    with pytest.raises(InputError, match=r"2 entries along MAPS .*; expected one entry, as `bart slice 4 0 in out`"):
+        with_maps(acquisition(), path)
+    path, _ = write_pair(tmp_path / "coils", 6, 5, 1, 2)
+    with pytest.raises(InputError, match=r"coils.cfl: coil_maps: found complex64 \(1, 2, 6, 5\)"):
+        with_maps(acquisition(), path)
+    path.with_suffix(".hdr").unlink()
+    with pytest.raises(InputError, match=r"coils\.hdr: found no such file"):
+        with_maps(acquisition(), path)
+
+
 def test_the_precision_is_that_of_kspace(tmp_path):
     path = write(tmp_path / "maps.npy", MAPS[0].astype(">c16"))
     assert with_maps(acquisition(), path).coil_maps.dtype == torch.complex64

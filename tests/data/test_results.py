@@ -10,7 +10,7 @@ import torch
 
 from mriinv.data.geometry import Geometry
 from mriinv.data.result_writer import ResultWriter
-from mriinv.data.results import read_result
+from mriinv.data.results import attributes, is_result, read_result
 from mriinv.errors import InputError
 from mriinv.metrics import Metrics
 
@@ -95,7 +95,7 @@ def test_finished_slices_survive_an_interruption(tmp_path, error):
     assert set(result.history) == {1}
     with h5py.File(path) as file:
         assert file["image"].shape == (3, Y, X)
-        assert file.attrs["finished"].tolist() == [1]
+        assert file["slices"][:].tolist() == [0, 1, 2] and file["finished"][:].tolist() == [1]
     assert contents(tmp_path) == [".scan.WORK.slices", "scan.h5"]
 
 
@@ -276,10 +276,11 @@ def test_misuse(tmp_path):
         for index in (0, 2):
             with pytest.raises(ValueError, match="not announced"):
                 writer.add(index, images()[0], mask=mask())
-        with pytest.raises(ValueError, match="shape"):
+        with pytest.raises(InputError, match=r"mask: found shape \(1, 4\) in slice 1; expected \(1, 5\), as before"):
             writer.add(1, images()[0], mask=mask()[:, 1:])
-        with pytest.raises(ValueError, match="may not be called image"):
-            writer.add(1, images()[0], mask=mask(), maps={"image": mask()})
+        for name in ("image", "slices"):
+            with pytest.raises(ValueError, match=f"may not be called {name}"):
+                writer.add(1, images()[0], mask=mask(), maps={name: mask()})
 
 
 def test_places_that_cannot_be_written(tmp_path):
@@ -288,6 +289,35 @@ def test_places_that_cannot_be_written(tmp_path):
         with pytest.raises(InputError, match="cannot be written"):
             ResultWriter(path, 1, {}, {})
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_more_slices_than_an_attribute_holds(tmp_path):
+    path = tmp_path / "scan.h5"
+    with ResultWriter(path, 8200, {}, {}) as writer:
+        writer.add(8199, images()[0], mask=mask())
+    assert read_result(path).slices == (8199,)
+    assert attributes(path)["finished"].tolist() == [8199] and attributes(path)["slices"].tolist() == [*range(8200)]
+
+
+def test_results_that_have_their_slices_as_attributes_are_read(tmp_path):
+    path = tmp_path / "scan.h5"
+    with ResultWriter(path, [4, 2, 7], {}, {}) as writer:
+        for index in (7, 4):
+            writer.add(index, images()[0], mask=mask())
+    with h5py.File(path, "r+") as file:
+        for name in ("slices", "finished"):
+            file.attrs[name] = file[name][:]
+            del file[name]
+    assert read_result(path).slices == (4, 7) and attributes(path)["slices"].tolist() == [4, 2, 7]
+
+
+@pytest.mark.parametrize("value", [["mriinv result", "other"], 2, h5py.Empty("f")])
+def test_files_that_have_a_format_of_their_own_are_no_results(tmp_path, value):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file.attrs["format"] = value
+    assert not is_result(tmp_path / "other.h5")
+    with pytest.raises(InputError, match=r"other\.h5: format: found .*; expected mriinv result"):
+        read_result(tmp_path / "other.h5")
 
 
 def test_reading_something_else(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -16,20 +17,26 @@ from torch import Tensor
 from mriinv.data.geometry import Geometry
 from mriinv.data.results import Result, partial_path, read_result
 from mriinv.errors import InputError, UnknownNameError
-from mriinv.files import atomic_path
+from mriinv.files import atomic_path, unwritable
+from mriinv.report.figure import display_limit
 
 MARK = "exported by mriinv"
-WINDOW_PERCENTILE = 99.5
 BART_AXES, BART_COIL, BART_SLICE = 16, 3, 13
 SCANNER, UNKNOWN = 1, 0  # codes of NIfTI for what coordinates refer to
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+BESIDE = {  # ends of the names of files that not every export to a format writes
+    "cfl": r"(_std|_maps)\.(cfl|hdr)",
+    "nii": r"(_std)\.nii",
+    "nii.gz": r"(_std)\.nii\.gz",
+    "png": r"(_\d{3,})\.png",
+}
 STRAY = 0.05  # of the slice distance, by which a slice may miss its place in the stack; and of a unit vector
 
 Writer = Callable[[Result, Path], list[Path]]  # the path lacks the suffix
 
 
 def export_result(path: str | Path, format: str, out: str | Path | None = None) -> list[Path]:
-    """Write a result in another format and return the files; those of an earlier export are replaced.
+    """Write a result in another format and return the files; those of an earlier export to it are replaced or removed.
 
     ``cfl``: BART; the complex images with the axes y, x, slice as READ, PHS1, SLICE, and the coil maps, ``_maps``.
     ``nii``, ``nii.gz``: NIfTI; magnitudes with the axes x, y, slice. Where the slices have a known place, that gives
@@ -58,7 +65,16 @@ def export_result(path: str | Path, format: str, out: str | Path | None = None) 
     if not result.slices:
         raise InputError(path, "", "no finished slice", "at least one")
     named = path if result.complete or path.stem.endswith(".partial") else partial_path(path)
-    return write(result, (path.parent if out is None else Path(out)) / named.stem)
+    base = (path.parent if out is None else Path(out)) / named.stem
+    written = write(result, base)
+    for file in sorted(base.parent.iterdir()):  # the header of a pair, by which it is known, after its values
+        end = re.fullmatch(re.escape(base.name) + BESIDE[format], file.name)
+        if end and file not in written and not path.with_name(f"{base.name}{end[1]}.h5").exists() and _is_own(file):
+            try:
+                file.unlink()
+            except OSError as error:
+                raise unwritable(file, error) from None
+    return written
 
 
 def find_writer(format: str) -> Writer:
@@ -123,12 +139,17 @@ def _write_nifti(result: Result, base: Path, suffix: str) -> list[Path]:
 
 def _require_own(path: Path) -> None:
     """Refuse to replace what was not exported here: it could be the k-space that the result is made of."""
-    if not path.exists():
-        return
+    if path.exists() and not _is_own(path):
+        expected = "another folder, or the file out of the way"
+        raise InputError(path, "", "a file that was not exported by mriinv", expected)
+
+
+def _is_own(path: Path) -> bool:
+    """Say whether a file was exported here, values of a pair by their header."""
+    path = path.with_suffix(".hdr") if path.suffix == ".cfl" else path
     with suppress(OSError, EOFError), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        if MARK.encode() in file.read(4096):
-            return
-    raise InputError(path, "", "a file that was not exported by mriinv", "another folder, or the file out of the way")
+        return MARK.encode() in file.read(4096)
+    return False
 
 
 def _placement(geometry: list[Geometry], shape: tuple[int, ...], base: Path) -> tuple[list[int], np.ndarray]:
@@ -155,7 +176,7 @@ def _placement(geometry: list[Geometry], shape: tuple[int, ...], base: Path) -> 
 
 def _write_png(result: Result, base: Path) -> list[Path]:
     magnitude = result.image.abs().numpy()
-    window = np.percentile(magnitude, WINDOW_PERCENTILE) or 1
+    window = display_limit(result.image) or 1
     written = []
     for index, values in zip(result.slices, magnitude, strict=True):
         written.append(_beside(base, f"_{index:03d}.png"))

@@ -12,7 +12,7 @@ import torch
 
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.array_file import stored_array
-from mriinv.data.readers import open_scan
+from mriinv.data.readers.cfl import open_pair, stacked
 from mriinv.data.results import attributes, is_result, read_result
 from mriinv.errors import InputError
 
@@ -27,7 +27,8 @@ def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
 
     Parameters
     ----------
-    path : npz or HDF5 with an entry ``coil_maps``, npy, or a BART pair; of the coils and the matrix of `acquisition`
+    path : npz or HDF5 with an entry ``coil_maps``, npy, or a BART pair, a 3D one with its slices along READ; of the
+        coils and the matrix of `acquisition`
 
     Raises
     ------
@@ -40,7 +41,8 @@ def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
         raise InputError(path, FIELD, "a result whose coils were whitened", expected)
     maps = _read(path, acquisition)
     with np.errstate(all="ignore"):  # what is too large for the type is reported by who takes it
-        maps = maps.astype(np.complex64 if acquisition.kspace.dtype == torch.complex64 else np.complex128)
+        dtype = np.complex64 if acquisition.kspace.dtype == torch.complex64 else np.complex128
+        maps = maps.astype(dtype, order="C")
     return replace(acquisition, coil_maps=torch.from_numpy(maps).to(acquisition.kspace.device))
 
 
@@ -52,11 +54,7 @@ def _whitened(result: Path) -> bool:
 
 def _read(path: Path, acquisition: Acquisition) -> np.ndarray:
     if path.suffix in (".cfl", ".hdr"):
-        with open_scan(path) as pair:  # the axes of maps are those of k-space
-            about = pair.describe()
-            shape = (about["slices"], about["coils"], *about["matrix"])
-            rows = _rows(path, shape, np.dtype(np.complex64), acquisition)
-            return np.concatenate([pair.read(index).kspace.numpy() for index in range(*rows.indices(len(pair)))])
+        return _taken(path, stacked(path, open_pair(path), {})[0], acquisition)
     formats = f".npy, .npz or HDF5 with '{FIELD}', or BART's .cfl and .hdr"
     with stored_array(path, FIELD, what="coil maps", axes="(coil, y, x)", formats=formats) as entry:
         return _taken(path, entry, acquisition)

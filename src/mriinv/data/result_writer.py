@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mriinv.data.geometry import Geometry
 from mriinv.data.results import (
+    FINISHED,
     FORMAT,
     GEOMETRY,
     GROUPS,
@@ -29,6 +30,8 @@ from mriinv.data.results import (
     IMAGE,
     METRICS,
     REMARKS,
+    ROWS,
+    SLICES,
     SOLUTION,
     VERSION,
     attributes,
@@ -65,9 +68,9 @@ class ResultWriter:
     attribute ``axes``; ``solution/<name>``: ``iterations``, ``converged``, ``acceleration``, ``scale`` (what the data
     were divided by), ``noise_std`` (NaN when unknown), ``seconds``, and of samples their number, ``chains``,
     ``acceptance`` and diagnostics. Further ``history/<slice>/<name>``; ``remarks/<slice>``, strings;
-    ``geometry/<slice>``, JSON; ``header/<name>``, strings of the input. Attributes: ``format``, ``version``,
-    ``slices`` (of the input, one per row), ``finished``, ``complete``, ``identity``, and ``settings`` (resolved,
-    defaults included) and ``provenance`` (with the ``source``) as JSON.
+    ``geometry/<slice>``, JSON; ``header/<name>``, strings of the input; ``slices`` (of the input, one per row) and
+    ``finished``. Attributes: ``format``, ``version``, ``complete``, ``identity``, and ``settings`` (resolved, defaults
+    included) and ``provenance`` (with the ``source``) as JSON.
 
     Attributes
     ----------
@@ -129,7 +132,8 @@ class ResultWriter:
     @property
     def missing(self) -> list[int]:
         """Slices that still have to be added."""
-        return [index for index in self.slices if index not in self.finished]
+        finished = set(self.finished)
+        return [index for index in self.slices if index not in finished]
 
     def add(
         self,
@@ -164,15 +168,15 @@ class ResultWriter:
 
         Raises
         ------
-        InputError : the disk refuses (it is full)
-        ValueError : a slice that was not announced or is there already, or a shape that differs between slices
+        InputError : the disk refuses (it is full), or a shape that differs between slices
+        ValueError : a slice that was not announced or is there already
         """
         if index not in self.missing:
             raise ValueError(f"slice {index} was not announced, or was added before")
         if image.ndim != 2:
             raise ValueError(f"image of shape {tuple(image.shape)}, expected (y, x)")
         fields = {"mask": mask, "reference": reference, "samples": samples}
-        if reserved := {*fields, IMAGE, *GROUPS}.intersection(maps or ()):
+        if reserved := {*fields, IMAGE, *ROWS, *GROUPS}.intersection(maps or ()):
             raise ValueError(f"maps may not be called {', '.join(sorted(reserved))}")
         given = {**fields, **(maps or {}), IMAGE: image.to(torch.complex64)}
         rows = {name: _array(value) for name, value in given.items() if value is not None}
@@ -247,7 +251,7 @@ class ResultWriter:
                 file.unlink()
             with self._writable(), atomic_path(mark) as temporary:
                 temporary.write_text(self._identity)
-        for index in self.slices:
+        for index in (index for index in self.slices if self._slice(index).exists()):
             with contextlib.suppress(OSError, KeyError), h5py.File(self._slice(index), "r") as file:
                 self._check_shapes(index, _rows(file))
                 self.finished.append(index)
@@ -268,14 +272,16 @@ class ResultWriter:
         """Require of every dataset the shape that it has in the slices before."""
         for name, value in rows.items():
             if self._shapes.setdefault(name, value.shape) != value.shape:
-                raise ValueError(f"{name} of slice {index} has shape {value.shape}, before {self._shapes[name]}")
+                expected = f"{self._shapes[name]}, as before, or a run of its own (--slices, --out)"
+                raise InputError(self.path, name, f"shape {value.shape} in slice {index}", expected)
 
     def _assemble(self, file: h5py.File, complete: bool) -> None:
         """Copy the finished slices into one file; rows of the others stay blank: NaN, or zero where there is none."""
-        finished = sorted(self.finished)
-        file.attrs.update(format=FORMAT, version=VERSION, slices=self.slices, finished=finished, complete=complete)
+        finished = set(self.finished)
+        file.attrs.update(format=FORMAT, version=VERSION, complete=complete)
         file.attrs.update({IDENTITY: self._identity, **self._texts})
-        for index in (index for index in self.slices if index in self.finished):
+        file.update({SLICES: self.slices, FINISHED: sorted(finished)})
+        for place, index in ((place, index) for place, index in enumerate(self.slices) if index in finished):
             with h5py.File(self._slice(index), "r") as part:
                 for name, row in _rows(part).items():
                     if name not in file:
@@ -288,7 +294,7 @@ class ResultWriter:
                             made.attrs["axes"] = axes
                         if name == "quantiles":
                             made.attrs["probabilities"] = QUANTILES
-                    file[name][self.slices.index(index)] = row[()]
+                    file[name][place] = row[()]
                 if METRICS in part["rows"]:
                     file[METRICS].attrs.update(part["rows"][METRICS].attrs)
                 for name in (HISTORY, REMARKS, GEOMETRY):

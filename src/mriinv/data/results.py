@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mriinv.data.geometry import Geometry
+from mriinv.data.readers.base import DAMAGE
 from mriinv.errors import InputError
 from mriinv.files import reason
 
@@ -28,6 +29,7 @@ GROUPS = METRICS, SOLUTION, HISTORY, REMARKS, GEOMETRY, HEADER = (
     "geometry",
     "header",
 )
+ROWS = SLICES, FINISHED = "slices", "finished"  # datasets: one number per slice can be too much for an attribute
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,20 @@ def is_complete(path: Path) -> bool:
 
 
 def attributes(path: Path) -> dict[str, Any]:
-    """Return the attributes of a result file; none for anything else."""
+    """Return the attributes of a result file, with `ROWS`; none for anything else."""
     try:
         with h5py.File(path, "r") as file:
-            return dict(file.attrs) if file.attrs.get("format") == FORMAT else {}
-    except OSError:
+            return _attributes(file)
+    except DAMAGE:
         return {}
+
+
+def _attributes(file: h5py.File) -> dict[str, Any]:
+    found = file.attrs.get("format")
+    if not isinstance(found, str) or found != FORMAT:  # of a foreign file it may be anything
+        return {}
+    stored = [name for name in ROWS if name in file]  # in older ones they are attributes
+    return {**file.attrs, **{name: file[name][()] for name in stored}}
 
 
 def read_result(path: str | Path, only: Iterable[int] | None = None, arrays: Iterable[str] | None = None) -> Result:
@@ -98,36 +108,39 @@ def read_result(path: str | Path, only: Iterable[int] | None = None, arrays: Ite
     """
     try:
         with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
+            attrs = _attributes(file)
+            if attrs.get("version") != VERSION:
                 found = f"{file.attrs.get('format')!r}, version {file.attrs.get('version')}"
                 raise InputError(path, "format", found, f"{FORMAT}, version {VERSION}")
-            return _read(file, None if only is None else set(only), None if arrays is None else set(arrays))
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            return _read(file, attrs, None if only is None else set(only), None if arrays is None else set(arrays))
+    except DAMAGE as error:
         raise InputError(path, "", f"no readable file ({reason(error)})", f"a {FORMAT}") from None
 
 
-def _read(file: h5py.File, only: set[int] | None, wanted: set[str] | None) -> Result:
-    announced, finished = (file.attrs[name].tolist() for name in ("slices", "finished"))
-    slices = tuple(index for index in announced if index in finished and (only is None or index in only))
-    rows = sorted(announced.index(index) for index in slices)
+def _read(file: h5py.File, attrs: dict[str, Any], only: set[int] | None, wanted: set[str] | None) -> Result:
+    announced, finished = attrs[SLICES].tolist(), set(attrs[FINISHED].tolist())
+    chosen = finished if only is None else finished & only
+    rows = [row for row, index in enumerate(announced) if index in chosen]
 
     def tensors(group: h5py.Group, names: set[str] | None = None) -> dict[str, Tensor]:
         datasets = {name: entry for name, entry in group.items() if isinstance(entry, h5py.Dataset)}
         return {
-            name: torch.from_numpy(entry[rows]) for name, entry in datasets.items() if names is None or name in names
+            name: torch.from_numpy(entry[rows])
+            for name, entry in datasets.items()
+            if name not in ROWS and (names is None or name in names)
         }
 
     def by_slice(name: str) -> dict[int, Any]:
-        return {int(index): entry for index, entry in file.get(name, {}).items() if int(index) in slices}
+        return {int(index): entry for index, entry in file.get(name, {}).items() if int(index) in chosen}
 
     arrays = tensors(file, None if wanted is None else {IMAGE, *wanted})
     scores = file.get(METRICS)
     return Result(
         image=arrays.pop(IMAGE),
-        slices=slices,
-        complete=bool(file.attrs["complete"]),
-        settings=json.loads(file.attrs["settings"]),
-        provenance=json.loads(file.attrs["provenance"]),
+        slices=tuple(announced[row] for row in rows),
+        complete=bool(attrs["complete"]),
+        settings=json.loads(attrs["settings"]),
+        provenance=json.loads(attrs["provenance"]),
         arrays=arrays,
         metrics=tensors(scores) if scores else {},
         region=str(scores.attrs["region"]) if scores else "",

@@ -1,4 +1,4 @@
-"""Readers of k-space files, chosen by what a file holds, not by its name."""
+"""Readers of k-space files, chosen by what a file holds; BART's pairs, which have no signature, by their suffix."""
 
 from __future__ import annotations
 

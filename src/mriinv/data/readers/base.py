@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple
@@ -245,14 +245,17 @@ class FileScan(Scan):
             raise InputError(self.path, name, f"the eigenvalue {lowest:g}", expected)
         return values
 
-    @contextmanager
-    def _readable(self, field: str) -> Iterator[None]:
-        """Turn what libraries raise on damaged files into an `InputError`."""
-        try:
-            yield
-        except DAMAGE as error:
-            found = f"damaged or unreadable data ({reason(error)})"
-            raise InputError(self.path, field, found, f"an intact {self.format}") from None
+    def _readable(self, field: str) -> AbstractContextManager[None]:
+        return readable(self.path, field, self.format)
+
+
+@contextmanager
+def readable(path: Path, field: str, format: str) -> Iterator[None]:
+    """Turn what libraries raise on damaged files into an `InputError`."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise InputError(path, field, f"damaged or unreadable data ({reason(error)})", f"an intact {format}") from None
 
 
 def partition_weights(size: int, index: int) -> np.ndarray:

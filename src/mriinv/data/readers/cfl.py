@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from mriinv.data.readers.base import MAX_ELEMENTS, Content, FileScan, partition_weights
+from mriinv.data.readers.base import MAX_ELEMENTS, Content, FileScan, partition_weights, readable
 from mriinv.errors import InputError
 
+FORMAT = "BART pair (.cfl and .hdr)"
 NAMES = (
     *("READ", "PHS1", "PHS2", "COIL", "MAPS", "TE", "COEFF", "COEFF2"),
     *("ITER", "CSHIFT", "TIME", "TIME2", "LEVEL", "SLICE", "AVG", "BATCH"),
@@ -39,78 +41,90 @@ class CflScan(FileScan):
     The pair may be named by either file or, as BART does, without suffix.
     """
 
-    format = "BART pair (.cfl and .hdr)"
+    format = FORMAT
 
     @classmethod
     def recognises(cls, path: Path, head: bytes) -> bool:
         return path.suffix in (".cfl", ".hdr")
 
     def _open(self) -> None:
-        header, self.path = self.path.with_suffix(".hdr"), self.path.with_suffix(".cfl")
-        for file in (header, self.path):
-            if not file.is_file():
-                raise InputError(file, "", "no such file", "a pair of .cfl and .hdr")
-        sizes = self._sizes(header)
-        self._map(sizes)
-        self.fields = [f"{name} {size}" for name, size in zip(NAMES, sizes, strict=True) if size > 1]
-        grid = [number for number in (READ, PHS1, PHS2) if sizes[number] > 1]
-        images = [number for number in IMAGES if sizes[number] > 1]
-        allowed = {*grid, COIL, *(images[:1] if len(grid) < 3 else ())}
-        for number, size in enumerate(sizes):
-            if number not in allowed and size > 1:
-                found = f"{size} entries along {NAMES[number]} (dimension {number})"
-                raise InputError(self.path, "", found, CURES.get(number, SELECT).format(number))
-        if len(grid) < 2:
-            held = ", ".join(self.fields) or "one value"
-            raise InputError(self.path, "", held, "two of READ, PHS1 and PHS2 larger than 1")
-        self._volume = len(grid) == 3
-        self._axis = READ if self._volume else (images or [SLICE])[0]
-        y, x = (sizes[number] for number in grid[-2:])
-        self._set_shape("kspace", sizes[self._axis], sizes[COIL], y, x)
+        self.path = self.path.with_suffix(".cfl")
+        pair = open_pair(self.path)
+        self.fields = [f"{name} {size}" for name, size in zip(NAMES, pair.shape, strict=True) if size > 1]
+        self._values, axis = stacked(self.path, pair, CURES)
+        slices, coils, y, x = self._values.shape
+        self._set_shape("kspace", slices, coils, y, x)
+        self._volume = axis == READ
         if self._volume:
-            if sizes[READ] * sizes[COIL] * y > MAX_ELEMENTS:
-                found = f"{sizes[COIL]} coils of {sizes[READ]} × {y} samples in a plane of PHS2"
+            if slices * coils * y > MAX_ELEMENTS:
+                found = f"{coils} coils of {slices} × {y} samples in a plane of PHS2"
                 raise InputError(self.path, "kspace", found, f"at most {MAX_ELEMENTS} samples")
             self.remarks.append("the slices of this 3D scan lie across READ, after an inverse FFT along it")
-        elif self._axis != SLICE:
-            self.remarks.append(f"each entry along {NAMES[self._axis]} is an image of its own")
+        elif axis != SLICE:
+            self.remarks.append(f"each entry along {NAMES[axis]} is an image of its own")
 
     def close(self) -> None:
         vars(self).pop("_values", None)
 
-    def _sizes(self, header: Path) -> list[int]:
-        """Return the sizes of all 16 dimensions."""
-        with self._readable(""), header.open("rb") as file:
-            text = file.read(MAX_TEXT).decode("ascii", errors="replace")
-        expected = "a line '# Dimensions' and below it up to 16 positive integers"
-        found = re.search(r"^# Dimensions[ \t]*\r?\n([^\r\n]*)", text, re.MULTILINE)
-        if found is None:
-            raise InputError(header, "", "no line '# Dimensions'", expected)
-        entries = found[1].split()
-        if not 1 <= len(entries) <= 16 or not all(re.fullmatch("0*[1-9][0-9]{0,8}", entry) for entry in entries):
-            raise InputError(header, "# Dimensions", repr(found[1][:80]), expected)
-        return [int(entry) for entry in entries] + [1] * (16 - len(entries))
-
-    def _map(self, sizes: list[int]) -> None:
-        """Map the values into memory, of which nothing is read yet."""
-        size = 8 * math.prod(sizes)
-        with self._readable(""):
-            if (found := self.path.stat().st_size) != size:
-                raise InputError(self.path, "", f"{found} bytes", f"{size}, for the dimensions in {self.path.stem}.hdr")
-            self._values = np.memmap(self.path, "<c8", "r", shape=tuple(sizes), order="F")
-
     def _content(self, index: int) -> Content:
         slices, coils, y, x = self.shape
         if not self._volume:
-            chosen = np.moveaxis(self._values, self._axis, 0)[index]
-            return Content(chosen.reshape(y, x, coils, order="F").transpose(2, 0, 1))
-        volume = self._values.reshape(slices, y, x, coils, order="F")
+            return Content(self._values[index])
         kspace = np.empty((coils, y, x), np.complex64)
         for plane in range(x):
-            lines = np.array(volume[:, :, plane])
-            measured = lines.any(-1).sum(0)
+            lines = np.array(self._values[..., plane])
+            measured = lines.any(1).sum(0)
             if not np.isin(measured, (0, slices)).all():
                 found = f"lines along READ with {measured[measured > 0].min()} of {slices} samples"
                 raise InputError(self.path, "kspace", found, "a 3D scan that is fully sampled along READ")
-            kspace[:, :, plane] = np.tensordot(partition_weights(slices, index), lines, 1).T
+            kspace[:, :, plane] = np.tensordot(partition_weights(slices, index), lines, 1)
         return Content(kspace)
+
+
+def open_pair(path: Path) -> np.ndarray:
+    """Map the values of a pair, complex of 16 dimensions, into memory; nothing of them is read yet."""
+    header, path = path.with_suffix(".hdr"), path.with_suffix(".cfl")
+    for file in (header, path):
+        if not file.is_file():
+            raise InputError(file, "", "no such file", "a pair of .cfl and .hdr")
+    with readable(path, "", FORMAT):
+        sizes = _sizes(header)
+        size = 8 * math.prod(sizes)
+        if (found := path.stat().st_size) != size:
+            raise InputError(path, "", f"{found} bytes", f"{size}, for the dimensions in {header.name}")
+        return np.memmap(path, "<c8", "r", shape=tuple(sizes), order="F")
+
+
+def _sizes(header: Path) -> list[int]:
+    """Return the sizes of all 16 dimensions."""
+    with header.open("rb") as file:
+        text = file.read(MAX_TEXT).decode("ascii", errors="replace")
+    expected = "a line '# Dimensions' and below it up to 16 positive integers"
+    found = re.search(r"^# Dimensions[ \t]*\r?\n([^\r\n]*)", text, re.MULTILINE)
+    if found is None:
+        raise InputError(header, "", "no line '# Dimensions'", expected)
+    entries = found[1].split()
+    if not 1 <= len(entries) <= 16 or not all(re.fullmatch("0*[1-9][0-9]{0,8}", entry) for entry in entries):
+        raise InputError(header, "# Dimensions", repr(found[1][:80]), expected)
+    return [int(entry) for entry in entries] + [1] * (16 - len(entries))
+
+
+def stacked(path: Path, pair: np.ndarray, cures: Mapping[int, str]) -> tuple[np.ndarray, int]:
+    """View a pair as ``(slice, coil, y, x)``, and say which dimension the slices lie along.
+
+    Parameters
+    ----------
+    cures : what is right instead of several entries along a dimension, by its number; `SELECT` for others
+    """
+    grid = [number for number in (READ, PHS1, PHS2) if pair.shape[number] > 1]
+    images = [number for number in IMAGES if pair.shape[number] > 1]
+    allowed = {*grid, COIL, *(images[:1] if len(grid) < 3 else ())}
+    for number, size in enumerate(pair.shape):
+        if number not in allowed and size > 1:
+            found = f"{size} entries along {NAMES[number]} (dimension {number})"
+            raise InputError(path, "", found, cures.get(number, SELECT).format(number))
+    if len(grid) < 2:
+        held = ", ".join(f"{name} {size}" for name, size in zip(NAMES, pair.shape, strict=True) if size > 1)
+        raise InputError(path, "", held or "one value", "two of READ, PHS1 and PHS2 larger than 1")
+    axis = READ if len(grid) == 3 else (images or [SLICE])[0]
+    return np.moveaxis(pair, (axis, COIL, *grid[-2:]), range(4)).squeeze(tuple(range(4, 16))), axis
