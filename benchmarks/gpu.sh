@@ -26,7 +26,7 @@ for part in $parts; do
              --set trainer.steps=40000 --set trainer.warm_start=39000 --set 'trainer.levels=[0.01,0.014]' --plot 2>&1 | tee "$out/train.log"
            tail -n 5 "$out/train/log.csv" ;;
     table) mriinv benchmark table1 --out "$out/table" --device cuda --minutes "${MINUTES:-1}" \
-             ${LABELS:+--train "$LABELS"} ${TEST:+--test "$TEST"} 2>&1 | tee "$out/table.log"
+             ${LABELS:+--train "$LABELS"} ${TEST:+--test "$TEST"} 2>&1 | tee "$out/table.log" || true  # 1: some failed
            cat "$out/table/table1.md" ;;
     *) echo "unknown part: $part" >&2; exit 2 ;;
   esac

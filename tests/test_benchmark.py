@@ -218,13 +218,13 @@ def test_a_failure_is_recorded_and_shown_and_the_rest_goes_on() -> None:
     }
     broken = {"prior": "muse", "trainer": {"name": "denoising", "settings": {"learning_rate": 1e30}}, "steps": 20}
     plan = changed(methods=methods, trainings={"broken": broken}, **NO_PARTS)
-    said = succeed("table1", "--plan", plan, *DATA, "--out", "out")
+    said = invoke("table1", "--plan", plan, *DATA, "--out", "out")
     found = rows("out/table1.csv")
     errors = {row["method"]: row["error"] for row in found}
     assert errors["CG-SENSE"] == ""
     assert errors["unstable"].startswith("solver.step_size: found 1e+09")
     assert errors["untrainable"].startswith("training broken failed: training diverged")
-    assert f"8 of {len(found)} evaluations failed" in said.stderr
+    assert said.exit_code == 1 and f"8 of {len(found)} evaluations failed" in said.stderr
     assert "failed: " in Path("out/table1.md").read_text(encoding="utf-8")
     stored = [json.loads(path.read_text()) for path in Path("out/cells").glob("unstable*")]
     assert len(stored) == 4 and all("solver.step_size" in record["error"] for record in stored)
@@ -276,8 +276,12 @@ def test_a_training_of_another_plan_is_refused(finished: bool) -> None:
 def test_without_the_weights_of_its_training_a_method_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mriinv.benchmark.session.train", lambda training: None)
     out = (*("--plan", "tiny.yaml"), *DATA, "--out", "out", "--methods", "MuSE")
-    succeed("table1", *out)
+    assert invoke("table1", *out).exit_code == 1
     assert {row["error"] for row in rows("out/table1.csv")} == {"training muse has left no weights"}
+    monkeypatch.setattr("mriinv.benchmark.figures.comparison_figure", lambda path, *_: path)
+    drawn = invoke("figure", 3, *out)
+    assert drawn.exit_code == 1 and "2 of 2 evaluations failed" in drawn.stderr
+    assert drawn.stdout == "out/figure3.png\n"
     refused = invoke("figure", 2, *out)
     assert refused.exit_code == 1 and "error: training muse has left no weights" in refused.stderr
 
@@ -336,13 +340,17 @@ def test_a_part_without_any_of_the_chosen_methods_is_refused(command: tuple[str,
         ({"trainings": {n: {"prior": n} for n in ("deepen", "muse")}}, "trainings.deepen: expected steps, or"),
         ({"trainings": {n: {"prior": n, "trainer": "denosing", "steps": 1} for n in ("deepen", "muse")}}, "denoising"),
         ({"masks": {"4": {"name": "poisson-2d", "accelaration": 4}}}, "masks"),
+        ({"masks": {m: {"name": "poison-2d"} for m in MASKS}}, "masks.2D 2×: unknown mask 'poison-2d'; did you mean"),
+        ({"masks": {m: {"name": "none.npy"} for m in MASKS}}, "masks.2D 2×: none.npy: found no such file; expected"),
+        ({"zoom": [0.6, 0.3, 0.3, 0.5]}, "zoom: found [0.6, 0.3, 0.3, 0.5]; expected top < bottom and left < right"),
+        ({"zoom": [0.3, 0.6, 0.5, 0.5]}, "zoom: found [0.3, 0.6, 0.5, 0.5]; expected top < bottom and left < right"),
         ({"table2": {"methods": ["CG-SENSE"], "masks": ["2D 2×"]}}, "'CG-SENSE' has no training"),
         ({"figure3": {"methods": ["CG-SENSE"], "masks": ["3D"]}}, "figure3.masks: found '3D'"),
     ],
 )  # fmt: skip
 def test_mistakes_in_plans_are_named(fields: dict[str, Any], message: str) -> None:
     parts = NO_PARTS if "methods" in fields else {}
-    result = invoke("table1", "--plan", changed(**{**parts, **fields}))
+    result = invoke("table1", "--plan", changed(**{**parts, **fields}), "--dry-run")
     assert result.exit_code == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -424,6 +432,9 @@ def test_scans_of_one_folder_are_divided_by_name(caplog: pytest.LogCaptureFixtur
     assert "11 scans instead of 100: 5 + 1 + 5" in caplog.messages[0]
     assert list(map(len, split_scans(paths[:2], Split()))) == [1, 0, 1]
     assert list(map(len, split_scans(paths[:50], Split(), tested=True))) == [45, 5, 0]
+    for few in range(3, 100):  # every part has one
+        counts = list(map(len, split_scans(paths[:few], Split(train=1, validation=1, test=98))))
+        assert sum(counts) == few and min(counts) == 1, counts
     with pytest.raises(InputError, match="found 1 scans; expected at least 2"):
         split_scans(paths[:1], Split())
 
@@ -561,6 +572,41 @@ def test_test_sets_have_names_of_their_own() -> None:
             held_out_slices(tuple(map(Path, inputs)), (), HeldOut())
     found = held_out_slices((Path("a/set"), Path("b/set/x.h5")), (), HeldOut())
     assert [one.group for one in found] == ["set", "set/x"]
+
+
+def test_scans_of_one_name_in_a_set_are_told_apart() -> None:
+    files = ["subj1/scan.h5", "subj2/scan.h5"]
+    for seed, file in enumerate(files):
+        os.utime(scan(Path("data", file), seed), (0, 0))  # as unpacked from one archive
+    assert len({Path("data", file).stat().st_size for file in files}) == 1
+    _, (cell, _) = simulated_cells()
+
+    def tested(pattern: str) -> list[cells.Cell]:
+        return [replace(cell, tested=one) for one in held_out_slices((Path(pattern),), (), HeldOut())]
+
+    found = tested("data/subj*/scan.h5")
+    assert [one.tested.scan for one in found] == files
+    assert [one.tested.name for one in found] == ["subj1/scan 0", "subj2/scan 0"]
+    paths = [one.path(Path("out"), HeldOut(), CPU) for one in found]
+    assert len(set(paths)) == 2
+    (table,) = table1([{**record("A", 30), **cells.described(one)} for one in found])
+    assert table.title == "subj*/scan, n = 2"
+    Path("data").rename("elsewhere")
+    assert [one.path(Path("out"), HeldOut(), CPU) for one in tested("elsewhere/subj*/scan.h5")] == paths
+
+
+def test_scans_of_different_names_are_called_by_them() -> None:
+    for number in (1, 2):
+        scan(Path(f"subj{number}/{number}.h5"), number)
+    _, (cell, _) = simulated_cells()
+    for inputs, names in (("subj*/*.h5", ["1", "2"]), ("subj2/2.h5", ["2"])):
+        found = held_out_slices((Path(inputs),), (), HeldOut())
+        assert [one.name for one in found] == [f"{name} 0" for name in names]
+        for one in found:
+            assert one.path is not None
+            stat = one.path.stat()
+            source = replace(cell, tested=one).key(HeldOut(), CPU)["source"]
+            assert source == [one.path.name, stat.st_size, stat.st_mtime_ns]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from mriinv import __version__
 from mriinv.benchmark.plan import HeldOut, slug
-from mriinv.benchmark.pool import said
 from mriinv.benchmark.scans import HeldOutSlice
 from mriinv.compose import UNTRAINED, Reconstruction, find_weights, make_prior, make_solver
 from mriinv.config import MaskChoice, RunConfig
@@ -28,7 +27,7 @@ from mriinv.core.problem import Samples
 from mriinv.data.hybrid import centre_crop
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import MriinvError
-from mriinv.files import atomic_path, sha256, write_text
+from mriinv.files import atomic_path, reason, sha256, write_text
 from mriinv.jobs import mask_for
 from mriinv.metrics import evaluate
 from mriinv.provenance import code_of
@@ -64,7 +63,7 @@ class Cell:
         """Return everything that determines the result."""
         tested = self.tested
         simulated = plan.model_dump(mode="json", include={"shape", "coils", "noise_std"})
-        source = {**simulated, "seed": tested.index} if tested.path is None else [tested.path.name, *tested.state]
+        source = {**simulated, "seed": tested.index} if tested.path is None else [tested.scan, *tested.state]
         return {
             "method": _combination(self.config.model_dump_json(include={"operator", "prior", "solver", "seed"})),
             "source": source,
@@ -119,7 +118,7 @@ def run_cells(cells: list[Cell], folder: Path, plan: HeldOut, device: torch.devi
             if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
                 gc.collect()
             images = {}
-            record["error"] = said(error)
+            record["error"] = reason(error)
         if keep and images:
             with atomic_path(path.with_suffix(".npz")) as temporary:
                 np.savez_compressed(temporary, **images)  # type: ignore[arg-type]
@@ -133,7 +132,7 @@ def described(cell: Cell) -> Record:
         "training": cell.training,
         "trained_for": cell.trained_for,
         "test_set": cell.tested.group,
-        "scan": cell.tested.path.name if cell.tested.path else "seed",
+        "scan": cell.tested.scan,
         "slice": cell.tested.index,
         "mask": cell.mask,
     }

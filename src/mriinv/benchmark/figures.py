@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mriinv.benchmark.cells import make_case, prior_of, read_images
+from mriinv.benchmark.cells import Record, make_case, prior_of, read_images
 from mriinv.benchmark.plan import slug
 from mriinv.benchmark.session import Benchmark, Wanted
 from mriinv.data.hybrid import centre_crop
@@ -43,10 +43,10 @@ def wanted(benchmark: Benchmark, number: int) -> list[Wanted]:
     return [shown(label, mask) for mask in chosen.masks for label in benchmark.chosen(chosen.methods)]
 
 
-def draw(benchmark: Benchmark, number: int) -> list[Path]:
-    """Train and compute what a figure needs, and write it; return the paths."""
+def draw(benchmark: Benchmark, number: int) -> tuple[list[Path], list[Record]]:
+    """Train and compute what a figure needs, and write it; return the paths, and a record for each evaluation."""
     if number == 2:
-        return _landscapes(benchmark)
+        return _landscapes(benchmark), []
     found = wanted(benchmark, number)
     records = benchmark.evaluate(found, keep=True)
     views: dict[str, _View] = {}
@@ -60,7 +60,7 @@ def draw(benchmark: Benchmark, number: int) -> list[Path]:
             images[one] = read_images(record["file"], views[one.mask].reference)
     path = benchmark.out / f"figure{number}.png"
     if number == 5:
-        return [_posteriors(benchmark, path, views, images)]
+        return [_posteriors(benchmark, path, views, images)], records
     settings: list[Comparison] = []
     for key in dict.fromkeys((one.trained_for if number == 4 else None, one.mask) for one in found):
         trained, mask = key
@@ -69,7 +69,7 @@ def draw(benchmark: Benchmark, number: int) -> list[Path]:
         label = f"trained for {trained}, tested on {mask}" if number == 4 else mask
         shown = {one.method: images[one]["image"] if one in images else _nothing(view) for one in some}
         settings.append(Comparison(_lettered(len(settings), label), view.mask, view.reference, shown, view.support))
-    return [comparison_figure(path, settings, _zoom(benchmark, settings[0].reference))]
+    return [comparison_figure(path, settings, _zoom(benchmark, settings[0].reference))], records
 
 
 def _landscapes(benchmark: Benchmark) -> list[Path]:

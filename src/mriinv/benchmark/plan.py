@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mriinv.config import MaskChoice, RunConfig, TrainConfig, TrainingData, build_config, build_train_config, validated
+from mriinv.data.masks import MASKS
 from mriinv.data.preparation import Preparation
-from mriinv.errors import InputError, MriinvError, SettingsError
+from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
 from mriinv.manifest import Choice, ChoiceField, PriorChoiceField, load_yaml
 from mriinv.registry import registry
 
@@ -154,6 +155,15 @@ class Plan(_Part):
         SettingsError : names the entry of the plan
         """
         self._check_names()
+        for label, mask in self.masks.items():
+            with _entry(f"masks.{label}"):
+                if mask.file is None and mask.name not in MASKS:
+                    raise UnknownNameError("mask", mask.name, MASKS)
+                if mask.file is not None and not mask.file.is_file():
+                    raise InputError(mask.file, "", "no such file", "a mask, npy or npz")
+        top, bottom, left, right = self.zoom
+        if not (top < bottom and left < right):
+            raise SettingsError(f"zoom: found {list(self.zoom)}; expected top < bottom and left < right")
         for label, method in self.methods.items():
             with _entry(f"methods.{label}"):
                 config = method.combination()

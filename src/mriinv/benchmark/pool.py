@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from mriinv.data.workers import tie_to_parent
+from mriinv.files import reason
 
 Task = TypeVar("Task")
 _working = False
@@ -49,13 +50,8 @@ def _attempt(work: Callable[[Any], None], task: Any) -> str:
     try:
         work(task)
     except Exception as error:
-        return said(error)
+        return reason(error)
     return ""
-
-
-def said(error: Exception) -> str:
-    """Return the first line of what an exception says, its type if it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _attempt_in_worker(work: Callable[[Any], None], task: Any) -> str:

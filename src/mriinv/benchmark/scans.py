@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +35,18 @@ class HeldOutSlice:
     group : name of the test set
     index : slice of the file, or the seed
     state : what tells that the file has changed: size and time of the last change
+    scan : what the file is called in its set, wherever that is: its name, or its path where names are alike
     """
 
     group: str
     path: Path | None
     index: int
     state: tuple[int, ...] = ()
+    scan: str = "seed"
 
     @property
     def name(self) -> str:
-        return f"{self.path.stem if self.path else 'head'} {self.index}"
+        return f"{os.path.splitext(self.scan)[0] if self.path else 'head'} {self.index}"
 
     def load(self, plan: HeldOut, device: torch.device) -> Acquisition:
         """Read or simulate the slice, and prepare it."""
@@ -98,7 +101,8 @@ def split_scans(paths: list[Path], split: Split, *, tested: bool = False) -> tup
     counts = wanted
     if len(paths) < sum(wanted):
         counts = [count and max(1, len(paths) * count // sum(wanted)) for count in wanted]
-        counts[0] += len(paths) - sum(counts)
+        left = len(paths) - sum(counts)  # negative where small parts were made 1: the largest has fewer then
+        counts[0 if left > 0 else counts.index(max(counts))] += left
         parts = " + ".join(map(str, counts))
         logger.warning("%d scans instead of %d: %s to train, validate and test on", len(paths), sum(wanted), parts)
     ends = [sum(counts[: part + 1]) for part in range(3)]
@@ -128,17 +132,26 @@ def held_out_slices(inputs: tuple[Path, ...], kept_back: tuple[Path, ...], plan:
     if not sets:
         return [HeldOutSlice(SIMULATED, None, plan.seed + number) for number in range(plan.heads)]
     return [
-        HeldOutSlice(group, job.path, index, tuple(n for state in job.files.values() for n in state))
+        HeldOutSlice(group, job.path, index, tuple(n for state in job.files.values() for n in state), scan)
         for group, jobs in sets.items()
-        for job in jobs[: plan.scans]
+        for job, scan in list(zip(jobs, _names(jobs), strict=True))[: plan.scans]
         for index in middle_slices(len(job.slices), plan.slices)
     ]
 
 
 def _jobs(path: Path) -> list[Job]:
-    """Return every scan that a file, a folder or a pattern stands for; nothing is written for these jobs."""
-    nowhere = path.parent / f".{path.name}.benchmark"
-    return prepare(RunConfig(input=(path,), out=nowhere, solver=Choice(name="zero-filled")))
+    """Return every scan that a file, a folder or a pattern stands for."""
+    return prepare(RunConfig(input=(path,), solver=Choice(name="zero-filled")))
+
+
+def _names(jobs: list[Job]) -> list[str]:
+    """Return the file names of the scans of a set, or their paths in the folder of them all where two have one name."""
+    paths = [job.path for job in jobs if job.path is not None]
+    names = [path.name for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    root = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(root).as_posix() for path in paths]
 
 
 def _is_label_map(file: Path) -> bool:

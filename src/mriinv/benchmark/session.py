@@ -196,7 +196,7 @@ class Benchmark:
     # ---- evaluations -----------------------------------------------------------------------------------------------
 
     def evaluate(self, wanted: Iterable[Wanted], *, keep: bool = False) -> list[Record]:
-        """Train what is missing, compute what is missing, and return a record for each; None of them ends the others.
+        """Train what is missing, compute what is missing, and return a record for each; failures are records too.
 
         Parameters
         ----------

@@ -11,6 +11,7 @@ import click
 from mriinv.cli.group import device_option, file_type, main
 
 if TYPE_CHECKING:
+    from mriinv.benchmark.cells import Record
     from mriinv.benchmark.session import Benchmark
 
 
@@ -68,8 +69,10 @@ def figure(number: int, dry_run: bool, **given: Any) -> None:
 
     if dry_run:
         _print(*made.overview(figures.wanted(made, number)))
-    else:
-        _print(*figures.draw(made, number))
+        return
+    paths, records = figures.draw(made, number)
+    _print(*paths)
+    _exit(records)
 
 
 def _table(name: str, dry_run: bool, given: dict[str, Any]) -> None:
@@ -83,11 +86,14 @@ def _table(name: str, dry_run: bool, given: dict[str, Any]) -> None:
     records = made.evaluate(wanted)
     summary = f"Plan {plan}: {made.plan.summary}"
     _print(*tables.write_tables(made.out / name, getattr(tables, name)(records), records, summary))
-    failures = sum(bool(record["error"]) for record in records)
-    if failures:
-        click.echo(
-            f"{failures} of {len(records)} evaluations failed; remove their files in cells to try again", err=True
-        )
+    _exit(records)
+
+
+def _exit(records: list[Record]) -> None:
+    """Say how many evaluations failed, and exit with 1 if any did."""
+    if failures := sum(bool(record["error"]) for record in records):
+        _say(f"{failures} of {len(records)} evaluations failed; remove their files in cells to try again")
+        click.get_current_context().exit(1)
 
 
 def _benchmark(given: dict[str, Any]) -> Benchmark:
