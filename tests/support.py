@@ -7,8 +7,10 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mriinv import Operator, complex_noise
@@ -92,3 +94,13 @@ def read_cfl(base: Path) -> np.ndarray:
     """Read BART's pair of files."""
     sizes = [int(size) for size in base.with_suffix(".hdr").read_text().splitlines()[1].split()]
     return np.fromfile(base.with_suffix(".cfl"), np.complex64).reshape(sizes, order="F")
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every write of a safetensors file end halfway, as on a full disk."""
+
+    def write(tensors: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("mriinv.weights.save_file", write)

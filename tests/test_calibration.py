@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -171,7 +172,7 @@ def test_draws_that_agree_cannot_be_calibrated():
     class Stuck(Exact):
         noise = 0.0
 
-    with pytest.raises(MriinvError, match="exact: the draws agree where they are wrong"):
+    with pytest.raises(MriinvError, match="the draws agree where they are wrong"):
         calibrate({"a": cases}, {}, PRIOR, Stuck(samples=3), device="cpu")
 
 
@@ -325,11 +326,15 @@ def test_the_command_writes_a_calibration_a_table_and_a_figure(weights: Path, mo
 
 
 def test_the_temperature_can_be_left_alone(weights: Path) -> None:
-    options = ("--mask", "poisson-2d:2", "--test-mask", "random-1d:2", "--calibration", 12, "--slices", 1)
+    np.save("discs.npy", make_mask("poisson-2d", SHAPE, 2, 12)[0].numpy())
+    options = ("--mask", "discs.npy", "--test-mask", "random-1d:2", "--calibration", 12, "--slices", 1)
     text = succeed("calibrate", "full.h5", "--weights", weights, *options, *QUICK, "--keep-temperature", "--conformal")
     found = read_calibration(Path("calibration/small.calibration.json"))
     assert found.temperature == 1 and list(found.scale) == ["2D"] and "scale κ, 2D: 50%" in text
-    assert [row.conformal is None for row in found.coverage] == [False, True]
+    assert [(row.mask, row.conformal is None) for row in found.coverage] == [
+        ("discs.npy", False),
+        ("random-1d 2", True),
+    ]
     with open("calibration/coverage.csv", newline="", encoding="utf-8") as stream:
         assert [row["stage"] for row in csv.DictReader(stream)] == ["before", "after", "conformal", "before", "after"]
 

@@ -682,3 +682,16 @@ def test_two_inputs_do_not_share_a_result(scan: Path, data: np.ndarray) -> None:
     np.savez("scan.npz", ksp=data[0])
     error = refuse("run", "scan.h5", "scan.npz", "--recipe", "cg-sense")
     assert "scan.h5: found the result of scan.npz in the place of the result of scan.h5; expected another" in error
+    options = ("--recipe", "cg-sense", "--parameter", "solver.regularisation", "--bounds", "0.01", "0.1")
+    lines = ("--mask", "equispaced-1d", "--acceleration", "2", "--calibration", "14")
+    assert "solver.regularisation" in succeed("tune", "scan.h5", "scan.npz", *options, *lines)  # writes no result
+
+
+def test_linked_scans_have_results_by_the_names_of_their_links(scan: Path) -> None:
+    for subject in ("one", "two"):  # as data managers keep the files of a study
+        Path("store", subject).parent.mkdir(exist_ok=True)
+        shutil.copy(scan, Path("store", subject))
+        Path(subject).mkdir()
+        Path(subject, "scan.h5").symlink_to(Path("store", subject).resolve())
+    succeed("run", "one/scan.h5", "two/scan.h5", "--recipe", "zero-filled", "--slices", "0")
+    assert [read_result(Path("result", subject, "scan.h5")).complete for subject in ("one", "two")] == [True, True]

@@ -367,3 +367,5 @@ def test_an_acquisition_is_reconstructed_through_the_operator_that_is_named() ->
     blurred = Reconstruction(solver="cg-sense", device="cpu", operator="blur")(full)
     expected = Reconstruction(solver="cg-sense", device="cpu")(make_problem(prepare_acquisition(full), "blur"))
     assert torch.equal(blurred.image, expected.image)
+    again = Reconstruction(solver="cg-sense", device="cpu", operator="blur")(full, seed=1)
+    assert not torch.equal(blurred.image, again.image)  # other noise

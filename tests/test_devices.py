@@ -9,6 +9,7 @@ import torch
 
 import mriinv
 from mriinv.core.problem import Samples
+from mriinv.data import training
 from mriinv.data.heads import ProceduralHeads
 from mriinv.data.training import SimulatedProblems
 from mriinv.registry import registry
@@ -113,14 +114,26 @@ def test_preparation_calibration_and_numbers_are_those_of_the_cpu():
 
 
 @pytest.mark.parametrize("step", [0, 1])
-def test_an_update_of_a_training(step):
-    """The first is of denoising, the second of likelihood, with a chain."""
+def test_an_update_of_a_training(step, monkeypatch):
+    """The first is of denoising, the second of likelihood, with a chain; both as on the CPU."""
     sense = registry().load("operator", "sense")
-    with virtual_device() as device:
-        prior = mriinv.make_prior("deepen", weights="none", **SMALL["deepen"]).to(device).requires_grad_(True)
+
+    def gradients(where: Any) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        prior = mriinv.make_prior("deepen", weights="none", **SMALL["deepen"]).to(where).requires_grad_(True)
         source = SimulatedProblems(ProceduralHeads(), shape=SHAPE, coils=3, pool=2, make_operator=sense)
         trainer = mriinv.make_trainer("maximum-likelihood", steps=2, warm_start=1, batch=1, chain_steps=2, pool=2)
-        loss = trainer.loss(prior, source, step, torch.Generator(device).manual_seed(0))
-        loss.value.backward()
-        gradients = [parameter.grad for parameter in prior.parameters() if parameter.grad is not None]
-        assert gradients and all(one.device == device and one.isfinite().all() for one in gradients)
+        trainer.loss(prior, source, step, torch.Generator(where).manual_seed(0)).value.backward()
+        return [parameter.grad for parameter in prior.parameters() if parameter.grad is not None]
+
+    def on_host(given: torch.Generator) -> torch.Generator:
+        return torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=given)))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_on_host", on_host)  # draw as for a device
+        expected = gradients("cpu")
+    with virtual_device() as device:
+        found = gradients(device)
+        assert found and all(one.device == device for one in found)
+        for one, other in zip(found, expected, strict=True):
+            assert (one.cpu() - other).norm() <= 1e-3 * other.norm()

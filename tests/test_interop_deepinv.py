@@ -11,7 +11,6 @@ from mriinv import (
     InverseProblem,
     PhysicsOperator,
     PotentialPrior,
-    Prior,
     as_denoiser,
     as_physics,
     as_prior,
@@ -173,4 +172,3 @@ def test_what_does_not_fit_is_refused() -> None:
     operator = PhysicsOperator(deepinv.physics.Denoising(), SHAPE, channels=1)
     with pytest.raises(InputError, match=r"\(batch, 32, 28\)"):
         operator.forward(noise(1, 32, 32))
-    assert issubclass(DenoiserPrior, Prior)

@@ -17,16 +17,29 @@ SHORTER = {  # methods of many steps: enough of them here to see that they work
     "dds": ["solver.samples=1", "solver.steps=10"],
     "pnp-flow": ["solver.steps=20"],
 }
-GAINS = {  # dB, lowest; DPS was measured at −4.0, without data at −10.7, with a gradient of the wrong sign at −28
-    "zero-filled": -1e-6,
+GAINS = {  # dB, lowest: 1 below what was measured; DPS has −10.7 without data, −28 with a gradient of the wrong sign
+    "cg-sense": 22.1,
+    "dds": 13.1,
+    "deepen-map": 23.2,  # above all that CG-SENSE has, 23.1
+    "deepen-posterior": 21.3,
     "dps": -5,
+    "elder": 15,
+    "l1-wavelet": 23.1,
+    "modl": 18.5,
+    "mol": 12.2,
+    "muse": 22.4,
+    "muse-modified": 10.8,
     "pnp-flow": 0,
+    "pnp-ista": 13.1,
+    "tv": 22.9,
+    "varnet": 13.8,
+    "zero-filled": -1e-6,
 }
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_improves_a_real_scan(name, shared_data, tmp_path):
-    """Fourfold undersampled, the smaller of the real scans; all but a shortened DPS must beat zero-filling."""
+    """Fourfold undersampled, the smaller of the real scans; the gain is over zero-filling."""
     options = {
         "input": shared_data / "chiew_sense16/sense16.npz",
         "out": tmp_path,
@@ -37,4 +50,4 @@ def test_recipe_improves_a_real_scan(name, shared_data, tmp_path):
     assert report.error is None and report.complete
     (measured,) = report.slices
     gain = measured.metrics.psnr - measured.zero_filled.psnr
-    assert gain > GAINS.get(name, 5)
+    assert gain > GAINS[name]

@@ -489,14 +489,28 @@ def test_the_usual_recipe_of_a_prior_is_found_under_its_plain_and_its_full_name(
     assert found.usual_recipe("other:mine") is None and registry().usual_recipe("mriinv:tv") is registry().recipe("tv")
 
 
-@pytest.mark.parametrize(("value", "expected"), [("", []), ("two", ["two"]), (" two , one", ["one", "two"])])
+@pytest.mark.parametrize(
+    ("value", "expected", "unknown"),
+    [
+        ("", [], ""),
+        ("two", ["two"], ""),
+        (" Two , o_n.E", ["o-n-e", "two"], ""),  # all spellings of a name are one
+        ("two, three", ["two"], "MRIINV_PLUGINS names 'three', which is not installed"),
+    ],
+)
 def test_the_environment_chooses_the_distributions(
-    site: Site, monkeypatch: pytest.MonkeyPatch, value: str, expected: list[str]
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    value: str,
+    expected: list[str],
+    unknown: str,
 ) -> None:
-    for name in ("one", "two"):
-        site.add(name, {f"{name}/__init__.py": "", f"{name}/registry.yaml": ""}, name)
+    for name, module in (("O.n-e", "one"), ("two", "two")):
+        site.add(name, {f"{module}/__init__.py": "", f"{module}/registry.yaml": ""}, module)
     monkeypatch.setenv("MRIINV_PLUGINS", value)
     assert [plugin.distribution for plugin in site.registry().plugins] == expected
+    assert [record.getMessage() for record in caplog.records] == ([unknown] if unknown else [])
     assert any(plugin.builtin for plugin in Registry().plugins)
 
 

@@ -98,9 +98,10 @@ def test_the_longer_chain_goes_on_as_it_was(name, kept):
     assert torch.equal(getattr(longer, kept), getattr(chain, kept)[-1:])
 
 
-@pytest.mark.parametrize("samples", [8, 16])
-def test_chains_that_never_moved_have_not_mixed(samples):
+@pytest.mark.parametrize("settings", [{"samples": 8, "long_run": 3}, {"samples": 16, "chains": 2, "long_run": 0}])
+def test_chains_that_never_moved_have_not_mixed(settings):
     """With one draw per chain the longer chain alone tells."""
     problem, prior, _ = gaussian_problem()
-    found = make_solver("mala", samples=samples, step_size=1e4)(problem, prior)
-    assert not found.converged.any() and found.notes[0] == module.STUCK
+    short = {**settings, "burn_in": 10, "thinning": 2}
+    stuck, moving = (make_solver("mala", **short, **step)(problem, prior) for step in ({"step_size": 1e4}, {}))
+    assert not stuck.converged.any() and stuck.notes[0] == module.STUCK and module.STUCK not in moving.notes

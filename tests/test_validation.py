@@ -16,9 +16,10 @@ from mriinv.data.masks import make_mask
 from mriinv.errors import InputError, SettingsError
 from mriinv.manifest import Choice
 from mriinv.metrics import psnr
+from mriinv.registry import registry
 from mriinv.testing.analytic import QuadraticPrior
 from mriinv.training.delegate import Delegate, Watched
-from mriinv.training.session import ScanValidation, _solver
+from mriinv.training.session import ScanValidation
 from mriinv.validation import retrospective_case
 
 SHAPE = (48, 40)
@@ -62,6 +63,8 @@ def test_a_watched_prior_has_the_noise_and_temperature_of_the_prior_itself() -> 
     assert torch.equal(watched.energy(image), prior.at_noise(noise).energy(image)) and seen == [image]
     expected = prior.at_noise(noise).temperature(noise)
     assert torch.equal(watched.temperature(noise), expected) and expected != noise.square()
+    drawn = Watched(prior, seen.append).in_posterior(noise)
+    assert torch.equal(drawn.energy(image), prior.in_posterior(noise).energy(image)) and len(seen) == 2
 
 
 def test_a_watched_prior_is_asked_for_everything_that_a_prior_can_do() -> None:
@@ -105,6 +108,9 @@ def test_a_training_is_scored_by_its_map_images(full, tmp_path: Path):
         values.append(float(psnr(image, case.reference, operator.support)))
     found = [scores[name] for name in ("score", "psnr/scan poisson-2d 2", "psnr/scan random-1d 2")]
     assert found == pytest.approx([sum(values) / 2, *values], abs=0.05)
+    twice = {"validation": config.validation.model_copy(update={"scans": config.validation.scans * 2})}
+    with pytest.raises(SettingsError, match="found 'scan poisson-2d 2' twice"):
+        ScanValidation(config.model_copy(update=twice), torch.device("cpu"))
 
 
 class Wandering(Solver):
@@ -146,9 +152,6 @@ def test_how_far_the_truth_is_from_the_minimum(full, mask):
     assert found["psnr_lost"] == pytest.approx(5.51, abs=0.1)
 
 
-def test_a_training_is_validated_by_the_solver_that_its_recipe_names():
-    def solver(prior, **validation):
-        return _solver(TrainConfig.model_validate({"out": "x", "prior": prior, "validation": validation})).name
-
-    assert (solver("deepen"), solver("cnn-denoiser"), solver("elder")) == ("mm-cg", "ista", "end-to-end")
-    assert solver("muse", solver="muse-mm") == "muse-mm" and solver("deepinv-prior") == "mm-cg"
+def test_the_solver_of_a_prior_is_that_of_its_first_recipe():
+    solvers = [registry().usual(prior).solver.name for prior in ("deepen", "cnn-denoiser", "elder", "deepinv-prior")]
+    assert solvers == ["mm-cg", "ista", "end-to-end", "mm-cg"]

@@ -275,7 +275,7 @@ class MaximumLikelihood(Trainer):
         sampler = make_solver(name, **chain)
         if not isinstance(sampler, Sampler):
             raise SettingsError(f"trainer.sampler: found '{name}'; expected a sampler with Markov chains")
-        return type(sampler)(**{**chain, **more})
+        return sampler.changed(**more)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -107,7 +107,7 @@ class PreconditionedLangevin(Sampler):
         if self.settings.shift is not None:
             return self
         curvature, _ = measured_curvature(problem, prior, image, self.settings.noise_level, generator)
-        return PreconditionedLangevin(**{**self.settings.model_dump(), "shift": float(curvature.max())})
+        return self.changed(shift=float(curvature.max()))
 
     def chain(
         self,

@@ -79,12 +79,12 @@ class Langevin(Sampler):
                 f"of the energy together are {largest:.3g}"
             )
 
-    def prepared(self, problem: InverseProblem, prior: Prior, image: Tensor, generator: torch.Generator) -> Langevin:
+    def prepared(self, problem: InverseProblem, prior: Prior, image: Tensor, generator: torch.Generator) -> Sampler:
         s = self.settings
         if s.step_size is not None or s.form == "eq11":
             return self
         alpha, _ = stable_step(problem, prior, image, s.noise_level, generator)
-        return Langevin(**{**s.model_dump(), "step_size": float(alpha.min())})
+        return self.changed(step_size=float(alpha.min()))
 
     def chain(
         self,

@@ -25,7 +25,8 @@ class ISTA(Solver):
 
     .. math:: q_t = x_{t-1} − α A^H(A x_{t-1} − b), \qquad x_t = D_σ(q_t),
 
-    from SENSE; α is `step`/‖A‖² (the paper's α/η²). Stops at ‖x_t − x_{t−1}‖ ≤ `tolerance`·‖x_{t−1}‖, image by image.
+    from SENSE; α is `step`/‖A‖² (the paper's α/η²). Stops at ‖x_t − x_{t−1}‖ ≤ `tolerance`·‖x_t‖ (the paper: ‖x_{t−1}‖,
+    which may be zero), image by image.
 
     Nothing makes a learned denoiser a contraction, so the iteration may diverge, often after it came close to a fixed
     point. The iterate with the smallest change is kept and returned. An image whose change grows to ten times its

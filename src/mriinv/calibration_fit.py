@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,14 +16,13 @@ from mriinv.core.sampler import Sampler
 from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition, Sampling
 from mriinv.data.hybrid import centre_crop
-from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.scan_images import middle_slices
 from mriinv.errors import MriinvError, SettingsError
 from mriinv.files import sha256
-from mriinv.jobs import combine, mask_for, prepare, settle
+from mriinv.jobs import Job, combine, full_slices, settle
 from mriinv.registry import registry
 from mriinv.uncertainty import LEVELS, Deviations, coverage, deviations, pooled_quantile, predicted_psnr, quantile
-from mriinv.validation import Case, retrospective_case
+from mriinv.validation import Case, case_of
 
 TARGET, TOLERANCE, ROUNDS = 0.9, 0.005, 4  # coverage that the temperature is fitted for, and how often it is corrected
 
@@ -124,7 +123,7 @@ def calibrate(
     """
 
     def at(temperature: float, cases: Cases) -> dict[str, list[_Slice]]:
-        reconstruct = Reconstruction(prior, _at_temperature(sampler, temperature), device)
+        reconstruct = Reconstruction(prior, sampler.changed(temperature=temperature), device)
         count, found = sum(map(len, cases.values())), dict[str, list[_Slice]]()
         for mask, slices in cases.items():
             found[mask] = []
@@ -134,18 +133,8 @@ def calibrate(
                 found[mask].append(_sampled(case, reconstruct, seed + number, monitor))
         return found
 
-    before = now = at(1.0, fit)
-    temperature = 1.0
-    tried = {1.0: now}
-    for _ in range(0 if keep_temperature else ROUNDS):
-        if _distance(now) <= TOLERANCE:
-            break
-        pooled = _pooled(now)
-        ratio = pooled_quantile(pooled, TARGET) / quantile(TARGET, pooled[0].draws)
-        if not 0 < ratio < math.inf:
-            raise MriinvError(f"{sampler.name}: the draws agree where they are wrong: no temperature can be fitted")
-        temperature *= ratio**2
-        now = tried[temperature] = at(temperature, fit)
+    tried = _temperatures(lambda temperature: at(temperature, fit), 0 if keep_temperature else ROUNDS)
+    before = tried[1.0]
     temperature, now = min(tried.items(), key=lambda one: _distance(one[1]))
     remarks = []
     if not keep_temperature and (distance := _distance(now)) > TOLERANCE:
@@ -164,8 +153,22 @@ def calibrate(
     return _with_intervals(fitted, now) if conformal else fitted
 
 
-def _at_temperature(sampler: Sampler, factor: float) -> Sampler:
-    return type(sampler)(**{**sampler.settings.model_dump(), "temperature": factor})
+def _temperatures(
+    sampled: Callable[[float], dict[str, list[_Slice]]], rounds: int
+) -> dict[float, dict[str, list[_Slice]]]:
+    """Return what was sampled at each temperature that was tried, 1 and at most `rounds` corrections of it."""
+    temperature = 1.0
+    tried = {temperature: sampled(temperature)}
+    for _ in range(rounds):
+        if _distance(tried[temperature]) <= TOLERANCE:
+            break
+        pooled = _pooled(tried[temperature])
+        ratio = pooled_quantile(pooled, TARGET) / quantile(TARGET, pooled[0].draws)
+        if not 0 < ratio < math.inf:
+            raise MriinvError("the draws agree where they are wrong: no temperature can be fitted")
+        temperature *= ratio**2
+        tried[temperature] = sampled(temperature)
+    return tried
 
 
 def _sampled(case: Case, reconstruct: Reconstruction, seed: int, monitor: Monitor | None) -> _Slice:
@@ -245,11 +248,12 @@ def calibrate_weights(
     assert prior is not None and isinstance(sampler, Sampler) and chosen is not None
     if sampler.settings.samples < 2:
         raise SettingsError("solver.samples: found 1; a standard deviation needs at least 2")
-    _at_temperature(sampler, 2.0)  # what cannot be set is refused before the work
-    full = [
-        replace(prepare_acquisition(scan.to(reconstruct.device), config.preparation), reference=None)
-        for scan in _scans(config, slices)
-    ]
+    sampler.changed(temperature=2.0)  # what cannot be set is refused before the work
+
+    def middle(job: Job) -> list[int]:
+        return [job.slices[number] for number in middle_slices(len(job.slices), slices)]
+
+    full = list(full_slices(config, middle, slices, own_reference=False))
     fit, test = ({mask.label: _cases(mask, full, config) for mask in some} for some in (masks, test_masks))
     found = calibrate(
         fit,
@@ -299,21 +303,8 @@ def _checked(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"solver": solver})
 
 
-def _scans(config: RunConfig, count: int) -> Iterator[Acquisition]:
-    for job in prepare(config, count):
-        with job.open() as scan:
-            yield from (scan.read(job.slices[number]) for number in middle_slices(len(job.slices), count))
-
-
 def _cases(mask: MaskChoice, full: Sequence[Acquisition], config: RunConfig) -> list[Case]:
     """Return each slice as a mask of its own leaves it."""
     return [
-        retrospective_case(
-            f"{one.source}, {mask.label}",
-            one,
-            mask_for(mask.model_copy(update={"seed": config.seed + number}), one),
-            config.operator,
-            config.preparation.crop,
-        )
-        for number, one in enumerate(full)
+        case_of(one, mask.model_copy(update={"seed": config.seed + number}), config) for number, one in enumerate(full)
     ]

@@ -19,7 +19,7 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.discovery import package_folder
 from mriinv.errors import InputError, SettingsError, UnknownNameError
-from mriinv.manifest import Choice, PriorChoice, RecipeEntry, WeightEntry
+from mriinv.manifest import PriorChoice, WeightEntry
 from mriinv.registry import registry
 from mriinv.weights import load_prior
 
@@ -29,7 +29,11 @@ MEASUREMENT, SOLUTION = 0x6D656173, 0x736F6C76
 
 
 def make_operator(name: str, acquisition: Acquisition, **settings: Any) -> Operator:
-    """Build a registered operator for `acquisition`; it calibrates itself on the data."""
+    """Build a registered operator for `acquisition`; it calibrates itself on the data.
+
+    As `make_solver` and `make_trainer`, it raises `UnknownNameError` for names that nothing has, `SettingsError` for
+    settings that do not fit and `PluginError` for plug-ins that cannot be imported.
+    """
     operator: Operator = registry().load("operator", name).from_acquisition(acquisition, **settings)
     return operator
 
@@ -147,12 +151,6 @@ def _moved(problem: InverseProblem, device: torch.device) -> InverseProblem:
     return replace(problem, operator=problem.operator.to(device), data=problem.data.to(device))
 
 
-def usual_solver(prior: str) -> Choice:
-    """Return the solver, with settings, of a prior's first recipe; ``mm-cg`` for a prior that has none."""
-    recipe = registry().usual_recipe(prior)
-    return recipe.solver if recipe else Choice(name="mm-cg")
-
-
 class Reconstruction:
     """A prior and a solver, combined; call it with a problem.
 
@@ -161,6 +159,7 @@ class Reconstruction:
     prior : registered name, or object, which is moved to the device; None for a solver such as ``cg-sense``
     solver : registered name or object; None takes that of the prior's first recipe, or ``mm-cg``. Names that a recipe
         combines have its settings
+    device : ``auto`` (CUDA where there is one), ``cpu`` or ``cuda[:n]``; problems are moved there
     operator : registered name, for acquisitions; a problem has its own
 
     Examples
@@ -177,16 +176,15 @@ class Reconstruction:
         *,
         operator: str = "sense",
     ) -> None:
-        recipe: RecipeEntry | None = None
+        chosen: PriorChoice | None = None
         if solver is None or isinstance(solver, str):
-            recipe = registry().usual_recipe(prior if isinstance(prior, str) else getattr(prior, "name", ""), solver)
-            choice = recipe.solver if recipe else Choice(name=solver or "mm-cg")
+            recipe = registry().usual(prior if isinstance(prior, str) else getattr(prior, "name", ""), solver)
             if prior is None or isinstance(prior, str):
-                registry().match(prior, choice.name)  # before anything heavy
-            solver = make_solver(choice.name, **choice.settings)
+                registry().match(prior, recipe.solver.name)  # before anything heavy
+            chosen, solver = recipe.prior, make_solver(recipe.solver.name, **recipe.solver.settings)
         self.device, self.solver, self.operator = resolve_device(device), solver, operator
         if isinstance(prior, str):
-            chosen = recipe.prior if recipe and recipe.prior else PriorChoice(name=prior)
+            chosen = chosen or PriorChoice(name=prior)
             prior = make_prior(prior, weights=chosen.weights, **chosen.settings)
         self.prior = None if prior is None else prior.to(self.device)
 
@@ -198,11 +196,14 @@ class Reconstruction:
         initial: torch.Tensor | None = None,
         monitor: Monitor | None = None,
     ) -> Solution:
-        """Reconstruct a problem, or an acquisition, prepared as `prepare_acquisition` does by default."""
+        """Reconstruct a problem, or an acquisition, prepared as `prepare_acquisition` does by default.
+
+        `seed` is that of all draws: of the solver, and of the noise of an acquisition whose image is measured.
+        """
         if not isinstance(problem, Acquisition | InverseProblem):
             raise InputError("Reconstruction", "problem", type(problem).__name__, "an InverseProblem or an Acquisition")
         if isinstance(problem, Acquisition):
-            problem = make_problem(prepare_acquisition(problem.to(self.device)), self.operator)
+            problem = make_problem(prepare_acquisition(problem.to(self.device)), self.operator, seed=seed)
         elif problem.data.device != self.device:
             problem = _moved(problem, self.device)
         generator = torch.Generator(problem.data.device).manual_seed(seed ^ SOLUTION)

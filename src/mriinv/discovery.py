@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+import re
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ GROUP = "mriinv"
 OWN_DISTRIBUTION = "mriinv"
 PLUGINS_VARIABLE = "MRIINV_PLUGINS"
 CATALOGUE = "registry.yaml"
+logger = logging.getLogger("mriinv")
 
 
 @dataclass
@@ -46,6 +49,8 @@ def installed_plugins(points: Iterable[EntryPoint] | None = None) -> list[Plugin
     plugins = [_plugin(point) for point in (entry_points(group=GROUP) if points is None else points)]
     allowed = _allowed_distributions()
     if allowed is not None:
+        for name in sorted(set(allowed) - {plugin.distribution for plugin in plugins}):
+            logger.warning("%s names '%s', which is not installed", PLUGINS_VARIABLE, name)
         plugins = [plugin for plugin in plugins if plugin.builtin or plugin.distribution in allowed]
     return sorted(plugins, key=lambda plugin: (not plugin.builtin, plugin.distribution, plugin.name))
 
@@ -85,9 +90,14 @@ def catalogue_of(plugin: Plugin) -> Path:
 
 def _plugin(point: EntryPoint) -> Plugin:
     name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
-    return Plugin(point.name, name, version, point.module, point)
+    return Plugin(point.name, canonical(name), version, point.module, point)
+
+
+def canonical(distribution: str) -> str:
+    """Return the name of a distribution as all its spellings share it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _allowed_distributions() -> Sequence[str] | None:
     value = os.environ.get(PLUGINS_VARIABLE)
-    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]
+    return None if value is None else [canonical(name.strip()) for name in value.split(",") if name.strip()]

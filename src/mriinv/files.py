@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever left under its final name."""
+"""Files: written so that nothing half-written is ever left under its final name, and told apart by checksums."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mriinv.config import SIMULATION_MASK, MaskChoice, RunConfig
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.mask_file import read_mask
 from mriinv.data.masks import draw_mask
+from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.readers import Scan, open_scan
 from mriinv.data.results import is_result, partial_path
 from mriinv.data.simulate import SimulatedSlices
@@ -31,11 +32,10 @@ logger = logging.getLogger("mriinv")
 
 @dataclass(frozen=True)
 class Job:
-    """One input: its result file, its slices, and what is known before any k-space is read."""
+    """One input: its slices, and what is known before any k-space is read."""
 
     path: Path | None  # None: simulated slices
     seed: int  # of these
-    out: Path
     slices: list[int]
     found: dict[str, Any]  # slices, coils, matrix and whatever else the reader knows
     files: dict[str, list[int]]  # size and time of the last change of all files that the result depends on
@@ -122,14 +122,13 @@ def set_up(config: RunConfig) -> Run:
     settings = [part.settings.model_dump(mode="json") for part in (prior, run.reconstruction.solver)]
     if different := found.mismatch(checksum or sha256(weights), config.operator.name, *settings):
         return replace(run, remark=f"{path.name} is not used: {different}")
-    at = solver.model_copy(update={"settings": {**solver.settings, "temperature": found.temperature}})
     masks = ", ".join(one.mask for one in found.coverage if one.fitted)
     remark = f"calibrated by {path.name}, fitted on {masks or 'its masks'}"
     if found.scale:
         sure = found.slices / (found.slices + 1)
         remark += f" of {found.slices} slices: intervals hold at least {100 * sure:.0f} % of what they promise"
-    reconstruction = Reconstruction(prior, make_solver(at.name, **at.settings), config.device)
-    return Run(config.model_copy(update={"solver": at}), reconstruction, found, remark)
+    sampler = run.reconstruction.solver.changed(temperature=found.temperature)
+    return Run(config, Reconstruction(prior, sampler, config.device), found, remark)
 
 
 def resolved(run: Run) -> dict[str, Any]:
@@ -167,8 +166,9 @@ def prepare(config: RunConfig, simulated: int = 1, scans: Sequence[Path] | None 
         scans, left_out = find_scans(config.input)
         if left_out and not scans:
             raise next(iter(left_out.values()))
+    inputs: Sequence[Path | None] = scans if config.input else [None]
     jobs = []
-    for path, out in _outputs(config, scans).items():
+    for path in inputs:
         with _open(path, config.seed, simulated) as scan:
             found = scan.describe()
         if config.mask is not None:
@@ -177,8 +177,27 @@ def prepare(config: RunConfig, simulated: int = 1, scans: Sequence[Path] | None 
             found["achieved_acceleration"] = round(mask.numel() / int(mask.sum()), 3)
         place = None if path is None else Path(found.get("path", path))  # a reader may find its file beside the name
         slices = _chosen_slices(config, path, found["slices"])
-        jobs.append(Job(path, config.seed, out, slices, found, _states(config, place)))
+        jobs.append(Job(path, config.seed, slices, found, _states(config, place)))
     return jobs
+
+
+def full_slices(
+    config: RunConfig, choose: Callable[[Job], Iterable[int]], simulated: int = 1, *, own_reference: bool = True
+) -> Iterator[Acquisition]:
+    """Read, and prepare on the device of `config`, slices of its scans, to be undersampled in retrospect.
+
+    Parameters
+    ----------
+    choose : which slices of a scan
+    simulated : number of slices without an input
+    own_reference : whether to keep a reference that comes with a scan; its phase, in general, is not that of the maps
+    """
+    device = resolve_device(config.device)
+    for job in prepare(config, simulated):
+        with job.open() as scan:
+            for index in choose(job):
+                full = prepare_acquisition(scan.read(index).to(device), config.preparation)
+                yield full if own_reference else replace(full, reference=None)
 
 
 def _open(path: Path | None, seed: int, simulated: int) -> Scan:
@@ -208,19 +227,24 @@ def _states(config: RunConfig, path: Path | None) -> dict[str, list[int]]:
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
-def _outputs(config: RunConfig, scans: Sequence[Path]) -> dict[Path | None, Path]:
-    """Return the result file of each input, and refuse what would overwrite an input, another result or other files.
+def result_files(folder: Path, jobs: Sequence[Job]) -> list[Path]:
+    """Return the result file of each job in a folder.
 
     Inputs of the same name in several folders have their results in folders of the same names.
+
+    Raises
+    ------
+    InputError : one would overwrite an input, another result, or a file that is none
     """
-    inputs: list[Path | None] = [*scans] if config.input else [None]
+    results = list[Path]()
+    scans = [job.path for job in jobs if job.path is not None]
     alike = len({path.stem for path in scans}) < len(scans)  # as with one folder for each subject
-    root = Path(os.path.commonpath([path.resolve().parent for path in scans])) if alike else Path()
+    places = {path: Path(os.path.abspath(path)).parent for path in scans}  # a link counts by its own name
+    root = os.path.commonpath(places.values()) if alike else ""
     taken: dict[Path, str] = {path.resolve(): "" for path in scans}
-    outputs: dict[Path | None, Path] = {}
-    for path in inputs:
-        folder = path.resolve().parent.relative_to(root) if alike and path else Path()
-        out = config.out / folder / f"{(path or SimulatedSlices.path).stem}.h5"
+    for path in (job.path for job in jobs):
+        subfolder = places[path].relative_to(root) if alike and path else Path()
+        out = folder / subfolder / f"{(path or SimulatedSlices.path).stem}.h5"
         if out.resolve() in taken:
             other = taken[out.resolve()]
             where = f"the place of the result of {other}" if other else "the place of an input"
@@ -232,8 +256,8 @@ def _outputs(config: RunConfig, scans: Sequence[Path]) -> dict[Path | None, Path
                 expected = "another --out, or the file out of the way"
                 raise InputError(other_file, "", "a file that is no result of mriinv", expected)
         taken |= {out.resolve(): str(path), partial_path(out).resolve(): str(path)}
-        outputs[path] = out
-    return outputs
+        results.append(out)
+    return results
 
 
 def _chosen_slices(config: RunConfig, path: Path | None, count: int) -> list[int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mriinv.compose import Reconstruction
 from mriinv.config import RunConfig
 from mriinv.core.capabilities import derive
-from mriinv.jobs import prepare, resolved, set_up, weights_record
+from mriinv.jobs import prepare, resolved, result_files, set_up, weights_record
 from mriinv.registry import registry
 
 PROBE_PIXELS = 2**18
@@ -21,7 +21,11 @@ def plan(config: RunConfig) -> dict[str, Any]:
     run = set_up(config)
     config, reconstruction = run.config, run.reconstruction
     derivations = registry().match(config.prior.name if config.prior else None, config.solver.name)
-    inputs = [{"input": job.source, "result": str(job.out), **job.found} for job in prepare(config)]
+    jobs = prepare(config)
+    results = result_files(config.out, jobs)
+    inputs = [
+        {"input": job.source, "result": str(result), **job.found} for job, result in zip(jobs, results, strict=True)
+    ]
     largest = max(inputs, key=lambda row: row["coils"] * row["matrix"][0] * row["matrix"][1])
     matrix = config.preparation.cropped(largest["matrix"])
     return {

@@ -18,9 +18,9 @@ import pluggy
 
 from mriinv import hookspecs
 from mriinv.core.capabilities import Derivation, match
-from mriinv.discovery import Plugin, catalogue_of, installed_plugins, last_line, own_catalogue
+from mriinv.discovery import Plugin, canonical, catalogue_of, installed_plugins, last_line, own_catalogue
 from mriinv.errors import CompatibilityError, MriinvError, PluginError, UnknownNameError
-from mriinv.manifest import ComponentEntry, Kind, Manifest, RecipeEntry, load_manifest
+from mriinv.manifest import Choice, ComponentEntry, Kind, Manifest, RecipeEntry, load_manifest
 
 logger = logging.getLogger("mriinv")
 
@@ -69,7 +69,7 @@ class Registry:
         distribution, _, plain = name.rpartition(":")
         candidates = self._components.get((kind, plain), [])
         if distribution:
-            candidates = [c for c in candidates if c.plugin.distribution == distribution]
+            candidates = [c for c in candidates if c.plugin.distribution == canonical(distribution)]
             component = candidates[0] if candidates else None
         else:
             component = self._resolve(kind, plain)
@@ -95,6 +95,10 @@ class Registry:
         names = (component.qualified, *([component.entry.name] if component.plugin.builtin else []))
         found = (one for one in self.recipes.values() if one.prior and one.prior.name in names)
         return next((one for one in found if solver in (None, one.solver.name)), None)
+
+    def usual(self, prior: str, solver: str | None = None) -> RecipeEntry:
+        """Return `usual_recipe`; for a pair that no recipe has, the solver alone, and for a prior `mm-cg`."""
+        return self.usual_recipe(prior, solver) or RecipeEntry(summary="", solver=Choice(name=solver or "mm-cg"))
 
     def load(self, kind: Kind, name: str) -> Any:
         """Import and return the class of a component, checked against what the catalogue says of it."""

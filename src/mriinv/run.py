@@ -13,7 +13,7 @@ from mriinv.data.results import attributes, read_result
 from mriinv.errors import MriinvError, UnwritableError
 from mriinv.files import make_folder
 from mriinv.inputs import find_scans
-from mriinv.jobs import Job, Run, prepare, resolved, set_up, weights_record
+from mriinv.jobs import Job, Run, prepare, resolved, result_files, set_up, weights_record
 from mriinv.manifest import Choice, Kind
 from mriinv.provenance import code_of, provenance
 from mriinv.registry import registry
@@ -51,13 +51,14 @@ def execute(config: RunConfig, observer: Observer | None = None, *, restart: boo
     config = run.config
     scans, left_out = find_scans(config.input)
     jobs = prepare(config, scans=scans)
+    results = result_files(config.out, jobs)
     make_folder(config.out)
-    for job in jobs:
+    for job, result in zip(jobs, results, strict=True):
         report = InputReport(job.source)
         report.remarks += [run.remark] if run.remark else []
         stopped: BaseException | None = None
         try:
-            _reconstruct(run, job, report, observer, restart)
+            _reconstruct(run, job, result, report, observer, restart)
         except MriinvError as error:
             report.error = str(error)
         except BaseException as error:
@@ -68,7 +69,7 @@ def execute(config: RunConfig, observer: Observer | None = None, *, restart: boo
     yield from (InputReport(str(path), error=str(error)) for path, error in left_out.items())
 
 
-def _reconstruct(run: Run, job: Job, report: InputReport, observer: Observer | None, restart: bool) -> None:
+def _reconstruct(run: Run, job: Job, out: Path, report: InputReport, observer: Observer | None, restart: bool) -> None:
     """Reconstruct the slices of one input; `report` says what was finished, also when this does not return."""
     made_with = provenance(
         run.reconstruction.device,
@@ -79,15 +80,15 @@ def _reconstruct(run: Run, job: Job, report: InputReport, observer: Observer | N
         source=report.source,
         files=job.files,
     )
-    writer = ResultWriter(job.out, job.slices, resolved(run), made_with, restart=restart)
+    writer = ResultWriter(out, job.slices, resolved(run), made_with, restart=restart)
     report.kept = list(writer.finished)
     try:
         with writer:
             _add_missing(run, job, report, observer, writer)
     finally:
         report.result, report.complete = writer.written, not writer.missing
-        if writer.written not in (None, job.out):
-            report.remarks.append(f"incomplete; the complete older result stays in {job.out}")
+        if writer.written not in (None, out):
+            report.remarks.append(f"incomplete; the complete older result stays in {out}")
         elif writer.replaced:
             report.remarks.append("replaces an older result of other settings, slices, input or versions")
         if writer.written:

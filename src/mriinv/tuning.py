@@ -8,20 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from mriinv.compose import Reconstruction
-from mriinv.config import MaskChoice, RunConfig
+from mriinv.config import RunConfig
 from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition
-from mriinv.data.preparation import prepare_acquisition
 from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
 from mriinv.files import make_folder, write_text
-from mriinv.jobs import combine, mask_for, prepare, settle
+from mriinv.jobs import Job, combine, full_slices, settle
 from mriinv.manifest import Choice, Kind
 from mriinv.registry import registry
-from mriinv.validation import Case, retrospective_case
+from mriinv.validation import Case, case_of
 
 GRID = 7  # values tried before the golden section: it finds a local maximum only
 GOLDEN = (3 - math.sqrt(5)) / 2
@@ -114,7 +112,7 @@ def tune(
     grid = {_rounded(low * (high / low) ** (i / (GRID - 1)), (low, high)) for i in range(GRID)}
     for value in grid:
         getattr(so_far, part).parse_settings({**settings.model_dump(), name: value})  # refused before the work
-    cases = list(_cases(config, config.mask, so_far.device))
+    cases = [case_of(full, config.mask, config) for full in _slices(config)]
     default = _mean_psnr(so_far, cases, config.seed)
     found: dict[float, float] = {}
     before = getattr(settings, name)
@@ -235,15 +233,10 @@ def _mean_psnr(reconstruct: Reconstruction, cases: list[Case], seed: int) -> flo
     return -math.inf if math.isnan(mean) else mean
 
 
-def _cases(config: RunConfig, mask: MaskChoice, device: torch.device) -> Iterator[Case]:
-    for scan in _scans(config):
-        full = prepare_acquisition(scan.to(device), config.preparation)
-        name = f"{full.source}, {mask.label}"
-        yield retrospective_case(name, full, mask_for(mask, full), config.operator, config.preparation.crop)
+def _slices(config: RunConfig) -> Iterator[Acquisition]:
+    """Give the middle slice of each scan, or the slices that are asked for, or a few simulated ones."""
 
+    def chosen(job: Job) -> list[int]:
+        return job.slices if config.slices or not config.input else [job.slices[len(job.slices) // 2]]
 
-def _scans(config: RunConfig) -> Iterator[Acquisition]:
-    for job in prepare(config, SIMULATED_SCANS):
-        chosen = job.slices if config.slices or not config.input else [job.slices[len(job.slices) // 2]]
-        with job.open() as scan:
-            yield from map(scan.read, chosen)
+    return full_slices(config, chosen, SIMULATED_SCANS)

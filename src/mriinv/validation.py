@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from mriinv.compose import Reconstruction, make_problem
+from mriinv.config import MaskChoice, RunConfig
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
 from mriinv.core.solver import Solver
@@ -14,6 +15,7 @@ from mriinv.core.types import Image, Mask
 from mriinv.data.acquisition import Acquisition, Sampling
 from mriinv.data.hybrid import centre_crop
 from mriinv.errors import InputError, SettingsError
+from mriinv.jobs import mask_for
 from mriinv.manifest import Choice
 from mriinv.metrics import psnr
 from mriinv.registry import registry
@@ -73,6 +75,12 @@ class Case:
                 cost = normalised.data_term(truth) + prior.energy(truth, levels)
             values["truth_gap"] = float((cost / history["cost"][-1] - 1).mean())
         return values
+
+
+def case_of(full: Acquisition, mask: MaskChoice, config: RunConfig) -> Case:
+    """Return `retrospective_case` for a mask and a configuration, named after slice and mask."""
+    name, crop = f"{full.source}, {mask.label}", config.preparation.crop
+    return retrospective_case(name, full, mask_for(mask, full), config.operator, crop)
 
 
 def retrospective_case(

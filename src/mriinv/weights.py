@@ -42,11 +42,16 @@ def save_weights(path: Path, prior: Prior, card: dict[str, Any]) -> None:
         "settings": prior.settings.model_dump_json(),
         "card": json.dumps(card),
     }
+    write_tensors(path, tensors, metadata)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all (`UnwritableError`)."""
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:  # a full disk
-            raise WeightsError(f"{path}: cannot be written ({error})") from None
+            raise OSError(str(error)) from None
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mriinv.core.operator import Operator
 from mriinv.data.heads import HeadSlices, HeadSource, ProceduralHeads
 from mriinv.data.masks import make_mask
 from mriinv.data.training import MaskKind, SimulatedProblems
-from mriinv.errors import InputError, MriinvError
+from mriinv.errors import MriinvError
 from mriinv.numerics.fft import fft2c, ifft2c
 from support import PATIENCE
 
@@ -233,6 +233,8 @@ def test_crops_of_the_largest_slices_and_not_square() -> None:
         ({"shape": (4, 40)}, "shape"),
         ({"coils": 0}, "coils"),
         ({"masks": ()}, "masks"),
+        ({"masks": (MaskKind("random-1d", 2.0), MaskKind("random-1d", 4.0, 40))}, "calibration"),
+        ({"masks": (MaskKind("random-1d", 2.0), MaskKind("random-2d", 4.0))}, "random-2d"),
         ({"noise_std": -1.0}, "noise_std"),
         ({"noise_floor": (0.2, 0.1)}, "noise_floor"),
         ({"pool": 0}, "pool"),
@@ -241,5 +243,5 @@ def test_crops_of_the_largest_slices_and_not_square() -> None:
     ],
 )
 def test_errors(settings: dict[str, Any], field: str) -> None:
-    with pytest.raises(InputError, match=field):
+    with pytest.raises(MriinvError, match=field):
         source(**settings)

@@ -194,8 +194,8 @@ def test_training_lowers_the_error(name: str, network: str, problem: InverseProb
         optimiser.step()
         losses.append(float(loss.detach()))
     before = (problem.back_projection() - target).abs().square().mean()
-    assert losses[0] < before  # untrained it is near the least-squares image
-    assert losses[-1] < 0.99 * losses[0]
+    assert losses[0] < 0.7 * before  # untrained it is near the least-squares image
+    assert losses[-1] < 0.95 * losses[0]
 
 
 @pytest.mark.parametrize("name", ["modl", "varnet"])

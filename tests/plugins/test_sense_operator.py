@@ -1,13 +1,11 @@
-"""The SENSE operator against its definition, against dense algebra and against deepinv and sigpy."""
+"""The SENSE operator against its definition, dense algebra and sigpy; `test_interop_deepinv` has deepinv's."""
 
-import importlib
 import threading
 
 import numpy as np
 import pytest
 import torch
 
-import mriinv_sense
 from mriinv import InverseProblem, make_solver
 from mriinv.core.operator import Operator
 from mriinv.numerics.fft import fft2c
@@ -207,19 +205,6 @@ def test_results_share_no_memory_between_calls_or_threads():
         assert all(torch.equal(a, b) for a, b in zip(results, expected[which], strict=True))
 
 
-@pytest.mark.parametrize("shape", [(8, 6), (7, 9)])
-def test_agrees_with_deepinv(shape):
-    deepinv = pytest.importorskip("deepinv")
-    operator, image = make("points", *shape, dtype=torch.complex64), random(2, *shape, dtype=torch.complex64)
-    peer = deepinv.physics.MultiCoilMRI(mask=operator.mask.float(), coil_maps=operator.coil_maps)
-    channels = torch.view_as_real(image).movedim(-1, 1)
-    data = torch.view_as_real(operator(image)).movedim(-1, 1)
-    torch.testing.assert_close(peer.A(channels), data, rtol=0, atol=2e-6)
-    torch.testing.assert_close(
-        peer.A_adjoint(data), torch.view_as_real(operator.H(operator(image))).movedim(-1, 1), rtol=0, atol=2e-6
-    )
-
-
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("shape", [(8, 6), (7, 9)])
 def test_agrees_with_sigpy(kind, shape):
@@ -238,13 +223,6 @@ def test_moving_makes_a_new_operator_and_keeps_everything():
     assert moved is not operator
     assert (moved.notes, moved.norm_bound) == (operator.notes, operator.norm_bound)
     assert torch.equal(moved.gram(random(2, 5, 6)), operator.gram(random(2, 5, 6)))
-
-
-def test_the_hook_names_the_class():
-    (target,) = mriinv_sense.mriinv_components().values()
-    module, name = target.split(":")
-    assert getattr(importlib.import_module(module), name) is SenseOperator
-    assert list(mriinv_sense.mriinv_components()) == [f"operator:{SenseOperator.name}"]
 
 
 def test_nothing_is_made_up_where_no_coil_sees() -> None:

@@ -258,7 +258,7 @@ def test_the_metropolis_correction_is_exact_for_a_mixture(sampler, settings):
     assert found.agrees and found.effective_samples > 500
 
 
-def test_what_noise_explains_has_unit_weights():
+def test_the_law_of_sense_is_also_that_of_its_robust_problem():
     problem = CASES["SENSE"].problem
     weighted = problem.robust()
     assert weighted is not problem and torch.equal(weighted.data, problem.data)

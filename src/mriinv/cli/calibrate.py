@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mriinv.cli.group import (
+    centre_option,
     combination,
     device_option,
     file_type,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mriinv.config import MaskChoice
 
 MASKS = ("poisson-2d:4", "poisson-2d:6", "random-1d:2", "random-1d:3")
-MASK = "NAME:ACCELERATION"
+MASK = "NAME:ACCELERATION|FILE"
 
 
 @main.command()
@@ -35,7 +36,7 @@ MASK = "NAME:ACCELERATION"
 @click.option("--operator", metavar="NAME", help="[default: sense]")
 @click.option("--mask", "masks", multiple=True, default=MASKS, metavar=MASK, help=f"Fit  [default: {', '.join(MASKS)}]")
 @click.option("--test-mask", "test_masks", multiple=True, metavar=MASK, help="Evaluate on this one too; repeatable.")
-@click.option("--calibration", type=int, help="Fully sampled centre of the masks, in lines.")
+@centre_option
 @preparation_options
 @click.option(
     "--slices", type=click.IntRange(min=1), default=10, show_default=True, help="Of each scan, in its middle."
@@ -105,9 +106,12 @@ def calibrate(
 
 def _mask(text: str, calibration: int | None) -> MaskChoice:
     from mriinv.config import MaskChoice, validated
+    from mriinv.data.mask_file import SUFFIXES
     from mriinv.errors import SettingsError
 
-    name, colon, acceleration = text.partition(":")
+    if text.endswith(SUFFIXES):
+        return MaskChoice(name=text)
+    name, colon, acceleration = text.rpartition(":")
     if not colon:
         raise SettingsError(f"mask: found '{text}'; expected {MASK}, such as {MASKS[0]}")
     return validated(MaskChoice, {"name": name, "acceleration": acceleration, "calibration": calibration})

@@ -46,6 +46,8 @@ set_option = click.option(
 )
 device_option = click.option("--device", metavar="auto|cpu|cuda[:n]", help="Where to compute  [default: auto]")
 seed_option = click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random  [default: 0]")
+acceleration_option = click.option("--acceleration", type=float, help="Of the mask, centre included  [default: 4]")
+centre_option = click.option("--calibration", type=int, help="Fully sampled centre of the mask, in lines.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 file_type = click.Path(path_type=Path)
 Command = Callable[..., Any]
@@ -77,8 +79,8 @@ def combination_options(command: Command) -> Command:
         click.option("--operator", metavar="NAME", help="[default: sense]"),
         click.option("--weights", metavar="NAME|FILE", help="Weights of the prior  [default: the catalogue's first]"),
         click.option("--mask", metavar="NAME|FILE", help="Undersample: poisson-2d, random-1d, equispaced-1d, file."),
-        click.option("--acceleration", type=float, help="Of the mask, centre included  [default: 4]"),
-        click.option("--calibration", type=int, help="Fully sampled centre of the mask, in lines."),
+        acceleration_option,
+        centre_option,
         preparation_options,
         click.option("--slices", metavar="I|I:J", help="Only slice I, or slices I to J-1."),
         device_option,

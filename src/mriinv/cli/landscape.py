@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mriinv.cli.group import combination, device_option, file_type, main, seed_option, set_option
+from mriinv.cli.group import (
+    acceleration_option,
+    centre_option,
+    combination,
+    device_option,
+    file_type,
+    main,
+    seed_option,
+    set_option,
+)
 
 if TYPE_CHECKING:
     from mriinv.landscape import Landscape
@@ -18,8 +27,8 @@ if TYPE_CHECKING:
 @click.option("--prior", default="deepen", show_default=True, metavar="NAME", help="Any that has an energy.")
 @click.option("--weights", metavar="NAME|FILE", help="Weights of the prior  [default: the catalogue's first]")
 @click.option("--mask", default="poisson-2d", show_default=True, metavar="NAME|FILE", help="What SENSE sees.")
-@click.option("--acceleration", type=float, help="Of the mask, centre included  [default: 4]")
-@click.option("--calibration", type=int, help="Fully sampled centre of the mask, in lines.")
+@acceleration_option
+@centre_option
 @click.option("--slice", "only", type=click.IntRange(min=0), help="Of the scan  [default: the middle one]")
 @click.option("--points", type=click.IntRange(min=3), default=21, show_default=True, help="Of either axis.")
 @click.option("--energy", is_flag=True, help="Draw the energy too, without the data.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mriinv.cli.group import file_type, main, seed_option
+from mriinv.cli.group import acceleration_option, centre_option, file_type, main, seed_option
 
 
 @main.command()
@@ -25,8 +25,8 @@ from mriinv.cli.group import file_type, main, seed_option
 @click.option("--contrast", metavar="NAME", help="t1, t2, pd or flair  [default: any]")
 @click.option("--lesions", is_flag=True, default=None, help="Put lesions into the white matter.")
 @click.option("--mask", metavar="NAME", help="Undersample: poisson-2d, random-1d or equispaced-1d.")
-@click.option("--acceleration", type=float, help="Of the mask, centre included  [default: 4]")
-@click.option("--calibration", type=int, help="Fully sampled centre of the mask, in lines.")
+@acceleration_option
+@centre_option
 @click.option("--coil-maps", is_flag=True, default=None, help="Write the true coil maps too.")
 @click.option("--replace", is_flag=True, help="Overwrite files that are there.")
 @seed_option

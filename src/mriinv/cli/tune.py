@@ -18,7 +18,9 @@ from mriinv.cli.group import combination, combination_options, file_type, json_o
 @click.option("--bounds", nargs=2, type=float, metavar="LOW HIGH", help="Range of the search.")
 @click.option("--out", type=file_type, help="YAML run file to write, with the best value in it.")
 @json_option
+@click.pass_context
 def tune(
+    context: click.Context,
     inputs: tuple[Path, ...],
     recipe: str | None,
     run_file: Path | None,
@@ -46,3 +48,6 @@ def tune(
     if out is not None and tuned.better:
         write_run_file(out, config, tuned)
     click.echo(json.dumps(tuned.as_dict(), indent=2) if as_json else tuning_text(tuned))
+    if out is not None and not tuned.better:
+        click.echo(f"error: {out} is not written: no value is better than the setting as it was", err=True)
+        context.exit(1)

@@ -39,7 +39,8 @@ class NetworkEnergy(Prior):
     reference_level : σ where no level is asked for, and always in a prior without `noise_range`
     trained_noise : η₀, the noise of the measurements that c is right for; None: γ = 1 whatever the noise
     noise_exponent : p in γ = (η/η₀)^p, with the noise η of the data at hand. Eq. 6 absorbs the variance, which would
-        make it 2 for an exact prior; the error of one that is not exact does not shrink with the noise
+        make it 2 for an exact prior; the error of one that is not exact does not shrink with the noise. Samplers have 2
+        above η₀ (`in_posterior`)
     """
 
     network: PotentialNetwork
@@ -58,10 +59,17 @@ class NetworkEnergy(Prior):
 
     def at_noise(self, noise_std: PerImage) -> Prior:
         """Return the energy with γ = (η/η₀)^p, η ≥ `LEAST_NOISE` (the parameters are shared)."""
+        return self._following(noise_std, self.noise_exponent)
+
+    def in_posterior(self, noise_std: PerImage) -> Prior:
+        """Return the energy with γ = max((η/η₀)^p, (η/η₀)²): no likelihood is sharper than the noise."""
+        return self._following(noise_std, self.noise_exponent, 2.0)
+
+    def _following(self, noise_std: PerImage, *exponents: float) -> Prior:
         if self.trained_noise is None:
             return self
-        other = copy.copy(self)
-        other.noise_factor = (noise_std.double().clamp_min(LEAST_NOISE) / self.trained_noise) ** self.noise_exponent
+        other, ratio = copy.copy(self), noise_std.double().clamp_min(LEAST_NOISE) / self.trained_noise
+        other.noise_factor = torch.stack([ratio**exponent for exponent in exponents]).amax(0)
         return other
 
     def temperature(self, noise_std: PerImage) -> PerImage:

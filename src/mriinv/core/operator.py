@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 class Operator(Component, ABC):
     """A linear map from images ``(batch, y, x)`` to data. Immutable: a new mask is a new operator.
 
-    A plug-in implements `forward` and `adjoint`; `gram` and `solve_normal` have exact defaults that it may replace by
-    faster ones. `norm_bound` is an upper bound of the spectral norm (1 unless overridden), on which step sizes rely.
+    A plug-in implements `forward` and `adjoint`, and `from_acquisition` to be used by name; one to train with is also
+    built as ``cls(coil_maps, mask)`` from maps ``(batch, coil, y, x)`` and masks ``(batch, y, x)``. `gram` and
+    `solve_normal` have exact defaults that it may replace by faster ones. `norm_bound` is an upper bound of the
+    spectral norm (1 unless overridden), on which step sizes rely.
     """
 
     kind = "operator"

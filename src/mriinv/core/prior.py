@@ -52,6 +52,10 @@ class Prior(Component, nn.Module, ABC):
         """
         return self
 
+    def in_posterior(self, noise_std: PerImage) -> Prior:
+        """Return this prior as samplers take it, for the same measurements; as solvers do unless overridden."""
+        return self.at_noise(noise_std)
+
     def temperature(self, noise_std: PerImage) -> PerImage:
         """Return T, per image, at which exp(−C/T) is the posterior of this prior as it was learned.
 

@@ -228,5 +228,5 @@ class Samples(Solution):
 
     def quantiles(self, probabilities: Sequence[float]) -> Tensor:
         """Pixelwise quantiles of the magnitude, real ``(probability, batch, y, x)``, interpolated between draws."""
-        magnitude = self.draws.flatten(0, 1).abs()
-        return magnitude.quantile(magnitude.new_tensor(probabilities), dim=0)
+        rows = self.draws.flatten(0, 1).abs().unbind(-2)  # one by one: older releases refuse more than 2^24 elements
+        return torch.stack([row.quantile(row.new_tensor(probabilities), dim=0) for row in rows], dim=-2)

@@ -125,6 +125,10 @@ class Sampler(Solver):
             noise = torch.full((problem.batch,), UNKNOWN_NOISE, device=problem.data.device)
         return self.settings.temperature * prior.temperature(noise.double())
 
+    def following(self, prior: Prior, noise_std: PerImage) -> Prior:
+        """Return the prior as the posterior has it (`Prior.in_posterior`)."""
+        return prior.in_posterior(noise_std)
+
     def first_state(self, problem: InverseProblem, generator: torch.Generator, chains: int = 1) -> Image:
         """Return where `chains` chains of each image start, ``(chains·batch, y, x)``."""
         if self.settings.start == "sense":

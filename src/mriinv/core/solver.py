@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,10 +14,11 @@ from mriinv.core.capabilities import match
 from mriinv.core.component import Component
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem, Solution
-from mriinv.core.types import Image
+from mriinv.core.types import Image, PerImage
 from mriinv.errors import CompatibilityError, InputError
 
 Monitor = Callable[[int, Mapping[str, float]], None]
+S = TypeVar("S", bound="Solver")
 
 
 class Solver(Component, ABC):
@@ -66,7 +67,7 @@ class Solver(Component, ABC):
         start = None if initial is None else self._start(problem, initial) / scale.reshape(-1, 1, 1)
         normalised = problem.normalised()
         if prior is not None and normalised.noise_std is not None:
-            prior = prior.at_noise(normalised.noise_std)
+            prior = self.following(prior, normalised.noise_std)
         with torch.no_grad():
             solution = self.solve(normalised, prior, initial=start, generator=generator, monitor=monitor)
         finite = solution.image.isfinite().flatten(1).all(1)
@@ -77,6 +78,10 @@ class Solver(Component, ABC):
         support = problem.operator.support
         return solution.scaled(factor if support is None else factor * support)
 
+    def changed(self: S, **settings: Any) -> S:
+        """Return this solver with some settings changed (`SettingsError` for those that it does not take)."""
+        return type(self)(**{**self.settings.model_dump(), **settings})
+
     def _start(self, problem: InverseProblem, initial: Tensor) -> Image:
         """Return a starting image as a complex image on the device of the data, or say why it is none."""
         like = problem.back_projection()
@@ -85,6 +90,10 @@ class Solver(Component, ABC):
             found = f"shape {tuple(initial.shape)}" if isinstance(initial, Tensor) else type(initial).__name__
             raise InputError(self.name, "initial", found, f"a tensor {shape} (batch, y, x)")
         return initial.to(like)
+
+    def following(self, prior: Prior, noise_std: PerImage) -> Prior:
+        """Return the prior for data with noise of `noise_std` per real component, at reference scale 1."""
+        return prior.at_noise(noise_std)
 
     def posed(self, problem: InverseProblem) -> InverseProblem:
         """Return the problem whose data term counts: with a setting `robust` that is true, `InverseProblem.robust`."""

@@ -87,7 +87,7 @@ class SimulatedProblems(ProblemSource):
 
     Raises
     ------
-    InputError : an empty list of masks, or a number out of range
+    InputError : an empty list of masks, a mask that cannot be drawn, or a number out of range
     """
 
     def __init__(
@@ -122,9 +122,11 @@ class SimulatedProblems(ProblemSource):
         self._noise_std, self._noise_floor = noise_std, noise_floor
         self._make_operator = make_operator
         self._pool, self._fresh, self._seed, self._calls = pool, fresh, seed, 0
-        self._slices = SliceWindow(_Slices(heads, self._shape, seed), workers)
         self._maps: dict[int, CoilMapsSlice] = {}
-        self._masks: dict[tuple[int, int], MaskSlice] = {}
+        self._masks: dict[tuple[MaskKind, int], MaskSlice] = {}
+        for kind in self._kinds:  # what cannot be drawn is refused now, not after a warm start
+            self._mask(kind, 0)
+        self._slices = SliceWindow(_Slices(heads, self._shape, seed), workers)
 
     def images(self, count: int, generator: torch.Generator) -> Image:
         """Return random crops; see `ProblemSource.images`.
@@ -176,10 +178,13 @@ class SimulatedProblems(ProblemSource):
         return _random_flip(self._maps[index][order], generator)
 
     def _random_mask(self, generator: torch.Generator) -> MaskSlice:
-        kind = int(torch.randint(len(self._kinds), (1,), generator=generator))
-        index = int(torch.randint(_MASKS_PER_KIND, (1,), generator=generator))
+        kind = self._kinds[int(torch.randint(len(self._kinds), (1,), generator=generator))]
+        return self._mask(kind, int(torch.randint(_MASKS_PER_KIND, (1,), generator=generator)))
+
+    def _mask(self, kind: MaskKind, index: int) -> MaskSlice:
         if (kind, index) not in self._masks:
-            mask = make_mask(self._kinds[kind].name, self._shape, *self._kinds[kind][1:], _seed_of(self._seed, index))
+            name, acceleration, calibration = kind
+            mask = make_mask(name, self._shape, acceleration, calibration, _seed_of(self._seed, index))
             self._masks[kind, index] = mask[0].expand(self._shape)
         return self._masks[kind, index]
 

@@ -43,6 +43,7 @@ def conjugate_gradient(
     rhs : real or complex ``(batch, …)``
     initial : starting point; zero when None, and where the right-hand side is, whose solution is zero
     tolerance : an image stops when ‖rhs − M x‖ ≤ tolerance·‖rhs‖; it keeps its value while others go on
+    max_iterations : after which an image is left as it is, and not converged
     """
 
     # the scalars of CG are real, and real arithmetic on the parts is half the work of complex arithmetic

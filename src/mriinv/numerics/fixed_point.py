@@ -52,6 +52,7 @@ def unroll(
     Parameters
     ----------
     step : a deterministic map that keeps images apart
+    iterations : from 1 on
     parameters : all tensors with gradient that `step` uses besides its argument; needed with `checkpoint`
     """
     used = tuple(p for p in parameters if p.requires_grad)

@@ -10,14 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mriinv.core.trainer import Trainer
 from mriinv.data.training import ProblemSource
 from mriinv.errors import SettingsError, WeightsError
-from mriinv.files import atomic_path
-from mriinv.weights import own_tensors
+from mriinv.weights import own_tensors, write_tensors
 
 FORMAT = "mriinv-checkpoint-1"
 
@@ -73,8 +71,7 @@ class TrainingState:
             "progress": json.dumps(vars(progress)),
             "configuration": json.dumps(configuration, default=str),
         }
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+        write_tensors(path, tensors, metadata)
 
     def load(self, path: Path, configuration: Mapping[str, Any]) -> Progress:
         """Restore what `save` wrote.
@@ -118,7 +115,7 @@ class TrainingState:
 
 
 def _difference(stored: Any, given: Any, path: str = "") -> str:
-    """Return the first entry that differs, in words; an empty text when all agree. The number of steps may grow."""
+    """Return the first entry that differs, in words; an empty text when all agree. The number of steps may."""
     if isinstance(stored, dict) and isinstance(given, dict):
         for key in sorted(stored.keys() | given.keys()):
             found = _difference(stored.get(key), given.get(key), f"{path}.{key}" if path else key)

@@ -85,6 +85,9 @@ class Watched(Delegate):
     def at_noise(self, noise_std: PerImage) -> Watched:
         return Watched(self.prior.at_noise(noise_std), self._note)
 
+    def in_posterior(self, noise_std: PerImage) -> Prior:
+        return Watched(self.prior.in_posterior(noise_std), self._note)
+
     def evaluate(self, method: Callable[..., Any], image: Image, noise_level: Any, **options: Any) -> Any:
         self._note(image)
         return method(image, noise_level, **options)

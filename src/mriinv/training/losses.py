@@ -13,7 +13,7 @@ from mriinv.data.noise import complex_noise
 
 
 def log_uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """Return `count` noise levels whose logarithm is uniform in [log low, log high]."""
+    """Return `count` noise levels whose logarithm is uniform in [log low, log high], 0 < low, in the unit of these."""
     return (
         torch.empty(count, device=generator.device).uniform_(math.log(low), math.log(high), generator=generator).exp()
     )

@@ -19,7 +19,6 @@ from mriinv.compose import (
     make_solver,
     make_trainer,
     resolve_device,
-    usual_solver,
     with_reference,
 )
 from mriinv.config import TrainConfig, TrainingData
@@ -35,7 +34,6 @@ from mriinv.data.readers import open_scan
 from mriinv.data.scan_images import ScanImages
 from mriinv.data.training import SimulatedProblems
 from mriinv.errors import SettingsError
-from mriinv.manifest import Choice
 from mriinv.registry import registry
 from mriinv.training.checkpoint import Progress
 from mriinv.training.log import require_tensorboard
@@ -148,14 +146,18 @@ class ScanValidation:
     """
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        self._device, self._solver = device, _solver(config)
+        self._device = device
+        self._solver = config.validation.solver or registry().usual(config.prior.name).solver
         self._cases: list[Case] = []
         for path in config.validation.scans:
             with open_scan(path) as scan:
                 full = prepare_acquisition(scan.read(len(scan) // 2).to(device))
             for kind in config.validation.masks:
                 mask = draw_mask(kind.name, (full.kspace.shape[-2], full.kspace.shape[-1]), full.extent, *kind[1:])
-                label = f"{Path(path).stem} {kind.name} {kind.acceleration:g}"
+                width = "" if kind.calibration is None else f" {kind.calibration}"
+                label = f"{Path(path).stem} {kind.name} {kind.acceleration:g}{width}"
+                if label in (case.name for case in self._cases):
+                    raise SettingsError(f"validation: found '{label}' twice; expected scans of different names")
                 self._cases.append(retrospective_case(label, full, mask, config.operator))
 
     def __call__(self, prior: Prior) -> Mapping[str, float]:
@@ -165,11 +167,6 @@ class ScanValidation:
         prior.train()
         values = {f"{what}/{name}": value for name, case in found.items() for what, value in case.items()}
         return {"score": sum(case["psnr"] for case in found.values()) / len(found), **values}
-
-
-def _solver(config: TrainConfig) -> Choice:
-    """Return the solver that validates: the chosen one, or the prior's usual one."""
-    return config.validation.solver or usual_solver(config.prior.name)
 
 
 def training_command(arguments: list[str]) -> str:
