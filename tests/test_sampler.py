@@ -105,3 +105,22 @@ def test_chains_that_never_moved_have_not_mixed(settings):
     short = {**settings, "burn_in": 10, "thinning": 2}
     stuck, moving = (make_solver("mala", **short, **step)(problem, prior) for step in ({"step_size": 1e4}, {}))
     assert not stuck.converged.any() and stuck.notes[0] == module.STUCK and module.STUCK not in moving.notes
+
+
+def test_samplers_take_the_prior_as_the_posterior_has_it() -> None:
+    """Other solvers take it at the noise of the data."""
+
+    class Asked(Leveled):
+        def at_noise(self, noise_std):
+            self.asked = "at_noise"
+            return self
+
+        def in_posterior(self, noise_std):
+            self.asked = "in_posterior"
+            return self
+
+    problem, quadratic, _ = gaussian_problem(batch=1)
+    problem, prior = InverseProblem(problem.operator, problem.data, NOISE[:1], scale=1), Asked(quadratic.matrix)
+    for name, settings, asked in (("langevin", {"samples": 2}, "in_posterior"), ("mm-cg", {}, "at_noise")):
+        make_solver(name, **settings)(problem, prior)
+        assert prior.asked == asked
