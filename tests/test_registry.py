@@ -494,8 +494,8 @@ def test_the_usual_recipe_of_a_prior_is_found_under_its_plain_and_its_full_name(
     [
         ("", [], ""),
         ("two", ["two"], ""),
-        (" Two , o_n.E", ["o-n-e", "two"], ""),  # all spellings of a name are one
-        ("two, three", ["two"], "MRIINV_PLUGINS names 'three', which is not installed"),
+        (" Two , o_n.E", ["O.n-e", "two"], ""),  # all spellings of a name are one
+        ("two, three", ["two"], "MRIINV_PLUGINS names 'three', which has no plug-in here"),
     ],
 )
 def test_the_environment_chooses_the_distributions(

@@ -49,9 +49,9 @@ def installed_plugins(points: Iterable[EntryPoint] | None = None) -> list[Plugin
     plugins = [_plugin(point) for point in (entry_points(group=GROUP) if points is None else points)]
     allowed = _allowed_distributions()
     if allowed is not None:
-        for name in sorted(set(allowed) - {plugin.distribution for plugin in plugins}):
-            logger.warning("%s names '%s', which is not installed", PLUGINS_VARIABLE, name)
-        plugins = [plugin for plugin in plugins if plugin.builtin or plugin.distribution in allowed]
+        for name in sorted(set(allowed) - {canonical(plugin.distribution) for plugin in plugins}):
+            logger.warning("%s names '%s', which has no plug-in here", PLUGINS_VARIABLE, name)
+        plugins = [plugin for plugin in plugins if plugin.builtin or canonical(plugin.distribution) in allowed]
     return sorted(plugins, key=lambda plugin: (not plugin.builtin, plugin.distribution, plugin.name))
 
 
@@ -90,7 +90,7 @@ def catalogue_of(plugin: Plugin) -> Path:
 
 def _plugin(point: EntryPoint) -> Plugin:
     name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
-    return Plugin(point.name, canonical(name), version, point.module, point)
+    return Plugin(point.name, name, version, point.module, point)
 
 
 def canonical(distribution: str) -> str:

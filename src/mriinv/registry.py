@@ -69,7 +69,7 @@ class Registry:
         distribution, _, plain = name.rpartition(":")
         candidates = self._components.get((kind, plain), [])
         if distribution:
-            candidates = [c for c in candidates if c.plugin.distribution == canonical(distribution)]
+            candidates = [c for c in candidates if canonical(c.plugin.distribution) == canonical(distribution)]
             component = candidates[0] if candidates else None
         else:
             component = self._resolve(kind, plain)

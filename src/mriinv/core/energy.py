@@ -59,18 +59,22 @@ class NetworkEnergy(Prior):
 
     def at_noise(self, noise_std: PerImage) -> Prior:
         """Return the energy with γ = (η/η₀)^p, η ≥ `LEAST_NOISE` (the parameters are shared)."""
-        return self._following(noise_std, self.noise_exponent)
+        if self.trained_noise is None:
+            return self
+        other = copy.copy(self)
+        other.noise_factor = self._ratio(noise_std) ** self.noise_exponent
+        return other
 
     def in_posterior(self, noise_std: PerImage) -> Prior:
         """Return the energy with γ = max((η/η₀)^p, (η/η₀)²): no likelihood is sharper than the noise."""
-        return self._following(noise_std, self.noise_exponent, 2.0)
-
-    def _following(self, noise_std: PerImage, *exponents: float) -> Prior:
-        if self.trained_noise is None:
-            return self
-        other, ratio = copy.copy(self), noise_std.double().clamp_min(LEAST_NOISE) / self.trained_noise
-        other.noise_factor = torch.stack([ratio**exponent for exponent in exponents]).amax(0)
+        other = copy.copy(self.at_noise(noise_std))
+        if self.trained_noise is not None and isinstance(other, NetworkEnergy):
+            other.noise_factor = torch.as_tensor(other.noise_factor).maximum(self._ratio(noise_std) ** 2)
         return other
+
+    def _ratio(self, noise_std: PerImage) -> Tensor:
+        assert self.trained_noise is not None
+        return noise_std.double().clamp_min(LEAST_NOISE) / self.trained_noise
 
     def temperature(self, noise_std: PerImage) -> PerImage:
         """Return γη₀², where E/T is the energy of the training again; the likelihood is then that of noise η₀√γ."""
