@@ -122,7 +122,7 @@ def progress() -> Iterator[Callable[[str, int, int], Monitor] | None]:
 
         def observe(source: str, number: int, count: int) -> Monitor:
             part = f" slice {number + 1}/{count}" if count else ""
-            display.update(task, description=Path(source).name + part)
+            display.update(task, description=Path(source).name + part, now="")
 
             def monitor(iteration: int, values: Any) -> None:
                 shown = "  ".join(f"{name} {value:.5g}" for name, value in list(values.items())[:3])

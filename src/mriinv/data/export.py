@@ -15,6 +15,7 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from mriinv.data.geometry import Geometry
+from mriinv.data.readers.base import DAMAGE
 from mriinv.data.results import Result, partial_path, read_result
 from mriinv.errors import InputError, UnknownNameError
 from mriinv.files import atomic_path, unwritable
@@ -147,7 +148,7 @@ def _require_own(path: Path) -> None:
 def _is_own(path: Path) -> bool:
     """Say whether a file was exported here, values of a pair by their header."""
     path = path.with_suffix(".hdr") if path.suffix == ".cfl" else path
-    with suppress(OSError, EOFError), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with suppress(*DAMAGE), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         return MARK.encode() in file.read(4096)
     return False
 
