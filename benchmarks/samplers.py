@@ -92,9 +92,10 @@ def row(label: str, found: Measurement, by_step: tuple[float, float] | None) -> 
 
 def predicted(sampler: Any, posterior: AnalyticPosterior) -> tuple[float, float] | None:
     """Return variance and covariance error of the discretised chain itself, None where no closed form is known."""
-    law, prior = posterior.law(), posterior.prior.at_noise(torch.tensor([posterior.noise_std]))
+    law = posterior.law()
     if not isinstance(sampler, Sampler) or len(law.weights) > 1:
         return None
+    prior = sampler.prior_at(posterior.prior, torch.tensor([posterior.noise_std]))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         start = posterior.problem.sense()

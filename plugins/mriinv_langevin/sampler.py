@@ -63,9 +63,9 @@ class Langevin(Sampler):
         value = 0.5 * epsilon**2 if self.settings.form == "eq16" else 1.0
         return torch.full((problem.batch,), value, dtype=torch.float64, device=problem.data.device)
 
-    def following(self, prior: Prior, noise_std: Tensor) -> Prior:
+    def prior_at(self, prior: Prior, noise_std: Tensor) -> Prior:
         """Return the prior as for an image where ε, and not the noise, sets the temperature."""
-        return super().following(prior, noise_std) if self.settings.epsilon is None else prior.at_noise(noise_std)
+        return super().prior_at(prior, noise_std) if self.settings.epsilon is None else prior.at_noise(noise_std)
 
     def check(
         self, problem: InverseProblem, prior: Prior, image: Tensor, level: Any, generator: torch.Generator

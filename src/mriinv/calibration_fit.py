@@ -19,7 +19,7 @@ from mriinv.data.hybrid import centre_crop
 from mriinv.data.scan_images import middle_slices
 from mriinv.errors import MriinvError, SettingsError
 from mriinv.files import sha256
-from mriinv.jobs import Job, combine, full_slices, settle
+from mriinv.jobs import Job, combine, full_slices, prepare, settle
 from mriinv.registry import registry
 from mriinv.uncertainty import LEVELS, Deviations, coverage, deviations, pooled_quantile, predicted_psnr, quantile
 from mriinv.validation import Case, case_of
@@ -253,7 +253,7 @@ def calibrate_weights(
     def middle(job: Job) -> list[int]:
         return [job.slices[number] for number in middle_slices(len(job.slices), slices)]
 
-    full = list(full_slices(config, middle, slices, own_reference=False))
+    full = list(full_slices(config, prepare(config, slices), middle, own_reference=False))
     fit, test = ({mask.label: _cases(mask, full, config) for mask in some} for some in (masks, test_masks))
     found = calibrate(
         fit,

@@ -45,6 +45,11 @@ class Job:
         """What the input is called."""
         return str(self.path or f"simulated scan (seed {self.seed})")
 
+    @property
+    def middle(self) -> int:
+        """The middle one of the slices."""
+        return self.slices[len(self.slices) // 2]
+
     def open(self) -> Scan:
         """Open the input."""
         return _open(self.path, self.seed, self.found["slices"])
@@ -182,18 +187,18 @@ def prepare(config: RunConfig, simulated: int = 1, scans: Sequence[Path] | None 
 
 
 def full_slices(
-    config: RunConfig, choose: Callable[[Job], Iterable[int]], simulated: int = 1, *, own_reference: bool = True
+    config: RunConfig, jobs: Iterable[Job], choose: Callable[[Job], Iterable[int]], *, own_reference: bool = True
 ) -> Iterator[Acquisition]:
     """Read, and prepare on the device of `config`, slices of its scans, to be undersampled in retrospect.
 
     Parameters
     ----------
+    jobs : the scans
     choose : which slices of a scan
-    simulated : number of slices without an input
     own_reference : whether to keep a reference that comes with a scan; its phase, in general, is not that of the maps
     """
     device = resolve_device(config.device)
-    for job in prepare(config, simulated):
+    for job in jobs:
         with job.open() as scan:
             for index in choose(job):
                 full = prepare_acquisition(scan.read(index).to(device), config.preparation)

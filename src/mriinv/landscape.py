@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mriinv.compose import resolve_device
 from mriinv.config import RunConfig
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
 from mriinv.core.types import ImageSlice
 from mriinv.data.noise import complex_noise
-from mriinv.data.preparation import prepare_acquisition
 from mriinv.errors import InputError
-from mriinv.jobs import mask_for, prepare, settle
+from mriinv.jobs import full_slices, mask_for, prepare, settle
 from mriinv.validation import Case, retrospective_case
 
 BATCH_PIXELS = 2**20  # in one evaluation; a network with 64 channels takes 256 MiB per layer for them
@@ -68,11 +66,7 @@ def scan_case(config: RunConfig) -> Case:
     job, *others = prepare(config)
     if others:
         raise InputError(config.input[0], "", f"{1 + len(others)} scans", "one scan")
-    index = job.slices[len(job.slices) // 2]
-    with job.open() as scan:
-        acquisition = scan.read(index)
-    prepared = prepare_acquisition(acquisition.to(resolve_device(config.device)), config.preparation)
-    full = replace(prepared, reference=None)
+    (full,) = full_slices(config, [job], lambda job: [job.middle], own_reference=False)
     assert config.mask is not None
     return retrospective_case(full.source, full, mask_for(config.mask, full), config.operator)
 

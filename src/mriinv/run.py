@@ -93,7 +93,7 @@ def _reconstruct(run: Run, job: Job, out: Path, report: InputReport, observer: O
             report.remarks.append("replaces an older result of other settings, slices, input or versions")
         if writer.written:
             try:
-                report.figure = _figure(writer.written, job.slices[len(job.slices) // 2])
+                report.figure = _figure(writer.written, job.middle)
             except MriinvError as error:  # it must not take the place of what ended the work
                 report.error = str(error)
 

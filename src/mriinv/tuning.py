@@ -16,7 +16,7 @@ from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition
 from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
 from mriinv.files import make_folder, write_text
-from mriinv.jobs import Job, combine, full_slices, settle
+from mriinv.jobs import Job, combine, full_slices, prepare, settle
 from mriinv.manifest import Choice, Kind
 from mriinv.registry import registry
 from mriinv.validation import Case, case_of
@@ -237,6 +237,6 @@ def _slices(config: RunConfig) -> Iterator[Acquisition]:
     """Give the middle slice of each scan, or the slices that are asked for, or a few simulated ones."""
 
     def chosen(job: Job) -> list[int]:
-        return job.slices if config.slices or not config.input else [job.slices[len(job.slices) // 2]]
+        return job.slices if config.slices or not config.input else [job.middle]
 
-    return full_slices(config, chosen, SIMULATED_SCANS)
+    return full_slices(config, prepare(config, SIMULATED_SCANS), chosen)

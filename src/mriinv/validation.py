@@ -68,7 +68,7 @@ class Case:
         if {"cost", "energy"} <= history.keys() and self.truth is not None:
             normalised = solver.posed(self.problem.normalised())
             if normalised.noise_std is not None:
-                prior = solver.following(prior, normalised.noise_std)
+                prior = solver.prior_at(prior, normalised.noise_std)
             levels = history["noise_level"][-1] if prior.noise_range and "noise_level" in history else None
             truth = self.truth / scale
             with torch.no_grad():

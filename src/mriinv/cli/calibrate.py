@@ -106,11 +106,10 @@ def calibrate(
 
 def _mask(text: str, calibration: int | None) -> MaskChoice:
     from mriinv.config import MaskChoice, validated
-    from mriinv.data.mask_file import SUFFIXES
     from mriinv.errors import SettingsError
 
-    if text.endswith(SUFFIXES):
-        return MaskChoice(name=text)
+    if (whole := MaskChoice(name=text)).file is not None:
+        return whole
     name, colon, acceleration = text.rpartition(":")
     if not colon:
         raise SettingsError(f"mask: found '{text}'; expected {MASK}, such as {MASKS[0]}")

@@ -16,7 +16,7 @@ from mriinv.cli.group import combination, combination_options, file_type, json_o
 @combination_options
 @click.option("--parameter", metavar="PART.SETTING", help="What to tune  [default: what the prior or solver declares]")
 @click.option("--bounds", nargs=2, type=float, metavar="LOW HIGH", help="Range of the search.")
-@click.option("--out", type=file_type, help="YAML run file to write, with the best value in it.")
+@click.option("--out", type=file_type, help="YAML run file for the best value; none, and exit 1, if it is no better.")
 @json_option
 @click.pass_context
 def tune(

@@ -57,7 +57,7 @@ class NetworkEnergy(Prior):
         """Return γc in float64: a scalar or one per image."""
         return self.noise_factor * self.scale()
 
-    def at_noise(self, noise_std: PerImage) -> Prior:
+    def at_noise(self, noise_std: PerImage) -> NetworkEnergy:
         """Return the energy with γ = (η/η₀)^p, η ≥ `LEAST_NOISE` (the parameters are shared)."""
         if self.trained_noise is None:
             return self
@@ -65,10 +65,11 @@ class NetworkEnergy(Prior):
         other.noise_factor = self._ratio(noise_std) ** self.noise_exponent
         return other
 
-    def in_posterior(self, noise_std: PerImage) -> Prior:
+    def in_posterior(self, noise_std: PerImage) -> NetworkEnergy:
         """Return the energy with γ = max((η/η₀)^p, (η/η₀)²): no likelihood is sharper than the noise."""
-        other = copy.copy(self.at_noise(noise_std))
-        if self.trained_noise is not None and isinstance(other, NetworkEnergy):
+        other = self.at_noise(noise_std)
+        if self.trained_noise is not None:
+            other = copy.copy(other)
             other.noise_factor = torch.as_tensor(other.noise_factor).maximum(self._ratio(noise_std) ** 2)
         return other
 

@@ -125,7 +125,7 @@ class Sampler(Solver):
             noise = torch.full((problem.batch,), UNKNOWN_NOISE, device=problem.data.device)
         return self.settings.temperature * prior.temperature(noise.double())
 
-    def following(self, prior: Prior, noise_std: PerImage) -> Prior:
+    def prior_at(self, prior: Prior, noise_std: PerImage) -> Prior:
         """Return the prior as the posterior has it (`Prior.in_posterior`)."""
         return prior.in_posterior(noise_std)
 

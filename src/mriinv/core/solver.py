@@ -67,7 +67,7 @@ class Solver(Component, ABC):
         start = None if initial is None else self._start(problem, initial) / scale.reshape(-1, 1, 1)
         normalised = problem.normalised()
         if prior is not None and normalised.noise_std is not None:
-            prior = self.following(prior, normalised.noise_std)
+            prior = self.prior_at(prior, normalised.noise_std)
         with torch.no_grad():
             solution = self.solve(normalised, prior, initial=start, generator=generator, monitor=monitor)
         finite = solution.image.isfinite().flatten(1).all(1)
@@ -91,7 +91,7 @@ class Solver(Component, ABC):
             raise InputError(self.name, "initial", found, f"a tensor {shape} (batch, y, x)")
         return initial.to(like)
 
-    def following(self, prior: Prior, noise_std: PerImage) -> Prior:
+    def prior_at(self, prior: Prior, noise_std: PerImage) -> Prior:
         """Return the prior for data with noise of `noise_std` per real component, at reference scale 1."""
         return prior.at_noise(noise_std)
 
