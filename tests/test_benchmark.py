@@ -345,11 +345,13 @@ def test_a_part_without_any_of_the_chosen_methods_is_refused(command: tuple[str,
         ({"zoom": [0.6, 0.3, 0.3, 0.5]}, "zoom: found [0.6, 0.3, 0.3, 0.5]; expected top < bottom and left < right"),
         ({"zoom": [0.3, 0.6, 0.5, 0.5]}, "zoom: found [0.3, 0.6, 0.5, 0.5]; expected top < bottom and left < right"),
         ({"table2": {"methods": ["CG-SENSE"], "masks": ["2D 2×"]}}, "'CG-SENSE' has no training"),
+        ({"masks": {m: {"name": "own.npy"} for m in MASKS}}, "table2.masks: '2D 2×' is a file; trainings draw"),
         ({"figure3": {"methods": ["CG-SENSE"], "masks": ["3D"]}}, "figure3.masks: found '3D'"),
     ],
 )  # fmt: skip
 def test_mistakes_in_plans_are_named(fields: dict[str, Any], message: str) -> None:
     parts = NO_PARTS if "methods" in fields else {}
+    Path("own.npy").touch()
     result = invoke("table1", "--plan", changed(**{**parts, **fields}), "--dry-run")
     assert result.exit_code == 1
     assert message in result.stderr

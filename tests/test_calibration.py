@@ -366,6 +366,7 @@ def test_without_files_scans_are_simulated(weights: Path, monkeypatch: pytest.Mo
         (("full.h5", "--set", "solver.samples=1"), "needs at least 2"),
         (("full.h5", "--mask", "poisson-2d"), "found 'poisson-2d'; expected NAME:ACCELERATION"),
         (("full.h5", "--mask", "poisson-2d:x"), "acceleration"),
+        (("full.h5", "--mask", "own.npy", "--calibration", "12"), "every mask is a file, which has its own centre"),
         (("full.h5", "--mask", "poison-2d:2"), "poisson-2d"),
         (("full.h5", "--mask", "poisson-2d:2", "--test-mask", "poisson-2d:2"), "poisson-2d 2 is fitted on"),
         (("none.h5",), "none.h5"),

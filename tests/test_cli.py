@@ -164,6 +164,9 @@ def test_slices_of_an_hdf5_are_undersampled_and_compared(tmp_path: Path, scan: P
         assert row["converged"] and 0 < row["iterations"] <= 100 and row["seconds"] > 0
         assert row["metrics"]["psnr"] > row["zero_filled"]["psnr"] + 3
         assert row["metrics"]["region"] and row["metrics"]["data_range"]
+    again = json.loads(succeed("run", scan, "--recipe", "cg-sense", *mask, "--slices", "1:3", "--json"))
+    assert again == [report | {"kept": [1, 2], "remarks": [], "slices": again[0]["slices"]}]
+    assert again[0]["slices"] == [row | {"zero_filled": None} for row in report["slices"]]
     result = read_result(tmp_path / "result" / "scan.h5")
     assert report["result"] == str(Path("result/scan.h5")) and Path(report["figure"]).is_file()
     assert result.slices == (1, 2) and result.complete

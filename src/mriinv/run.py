@@ -18,12 +18,15 @@ from mriinv.manifest import Choice, Kind
 from mriinv.provenance import code_of, provenance
 from mriinv.registry import registry
 from mriinv.report.figure import reconstruction_figure
-from mriinv.slices import SUPPORT, ZERO_FILLED, SliceReport, reconstruct_slice, store_slice
+from mriinv.slices import SUPPORT, ZERO_FILLED, SliceReport, reconstruct_slice, store_slice, stored_reports
 
 
 @dataclass
 class InputReport:
-    """What one input came to; without a finished slice there is no result. `kept` slices are of an earlier run."""
+    """What one input came to; without a finished slice there is no result.
+
+    `slices` are all that are finished, those `kept` from an earlier run first, as its result has them.
+    """
 
     source: str
     result: Path | None = None
@@ -93,6 +96,7 @@ def _reconstruct(run: Run, job: Job, out: Path, report: InputReport, observer: O
             report.remarks.append("replaces an older result of other settings, slices, input or versions")
         if writer.written:
             try:
+                report.slices = [*stored_reports(writer.written, report.kept), *report.slices]
                 report.figure = _figure(writer.written, job.middle)
             except MriinvError as error:  # it must not take the place of what ended the work
                 report.error = str(error)

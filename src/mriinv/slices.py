@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.hybrid import centre_crop
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.result_writer import QUANTILES, ResultWriter
+from mriinv.data.results import read_result
 from mriinv.errors import InputError
 from mriinv.jobs import Run, mask_for, measures_images
 from mriinv.metrics import Metrics, evaluate
@@ -175,6 +178,29 @@ def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tup
         header=acquired.header,
     )
     return report, tuple(remarks)
+
+
+def stored_reports(path: Path, indices: Sequence[int]) -> list[SliceReport]:
+    """Return what slices of a result came to; of the zero-filled image it has no metrics."""
+    result = read_result(path, only=indices, arrays=())
+    known = {field.name for field in fields(SliceReport)}
+    reports = []
+    for row, index in enumerate(result.slices):
+        stored = (result.solution, result.metrics)
+        solved, scores = ({name: float(values[row]) for name, values in part.items()} for part in stored)
+        measured = scores and not math.isnan(scores["psnr"])
+        reports.append(
+            SliceReport(
+                index,
+                int(solved["iterations"]),
+                bool(solved["converged"]),
+                solved["seconds"],
+                solved["acceleration"],
+                Metrics(**scores, region=result.region, data_range=result.data_range) if measured else None,
+                sampling={n: v for n, v in solved.items() if n not in known | {"scale", "noise_std"}},
+            )
+        )
+    return reports
 
 
 def _spread(run: Run, samples: Samples, acquired: Acquisition, remarks: list[str]) -> dict[str, Tensor]:

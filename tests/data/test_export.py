@@ -197,6 +197,17 @@ def test_an_incomplete_result_says_so(tmp_path):
     assert nibabel.load(written).shape == (X, Y, 2)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_complete_export_takes_the_place_of_an_incomplete_one(tmp_path, format):
+    incomplete = export_result(result(tmp_path / "scan.h5", random(2, Y, X), announced=[3, 4, 5]), format)
+    (tmp_path / "scan.partial.h5").touch()  # there is such a result, beside a complete one
+    complete = export_result(result(tmp_path / "scan.h5", random(3, Y, X)), format)
+    assert all(file.exists() for file in (*incomplete, *complete))
+    (tmp_path / "scan.partial.h5").unlink()
+    export_result(tmp_path / "scan.h5", format)
+    assert all(file.exists() for file in complete) and not any(file.exists() for file in incomplete)
+
+
 @pytest.mark.parametrize("announced", [[0, 2], [1, 0]])
 def test_slices_that_are_no_volume(tmp_path, announced):
     path = result(tmp_path / "scan.h5", random(2, Y, X), announced=announced)

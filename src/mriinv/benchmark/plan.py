@@ -154,13 +154,13 @@ class Plan(_Part):
         ------
         SettingsError : names the entry of the plan
         """
-        self._check_names()
         for label, mask in self.masks.items():
             with _entry(f"masks.{label}"):
                 if mask.file is None and mask.name not in MASKS:
                     raise UnknownNameError("mask", mask.name, MASKS)
                 if mask.file is not None and not mask.file.is_file():
                     raise InputError(mask.file, "", "no such file", "a mask, npy or npz")
+        self._check_names()
         top, bottom, left, right = self.zoom
         if not (top < bottom and left < right):
             raise SettingsError(f"zoom: found {list(self.zoom)}; expected top < bottom and left < right")
@@ -199,6 +199,9 @@ class Plan(_Part):
             for name in methods if mismatched else ():
                 if self.methods[name].training is None:
                     raise SettingsError(f"{part}.methods: '{name}' has no training, which this needs for each mask")
+            for label in masks if mismatched else ():
+                if self.masks[label].file is not None:
+                    raise SettingsError(f"{part}.masks: '{label}' is a file; trainings draw their masks by name")
         for name, training in self.trainings.items():
             if training.steps is None and self.minutes is None:
                 raise SettingsError(f"trainings.{name}: expected steps, or minutes of the plan")

@@ -66,9 +66,12 @@ def calibrate(
     calibration is written as JSON, with a table of coverage (CSV) and a figure before and after.
     """
     from mriinv.config import build_config
+    from mriinv.errors import SettingsError
 
     calibration = given.pop("calibration")
     fit, test = ([_mask(text, calibration) for text in some] for some in (masks, test_masks))
+    if calibration is not None and all(mask.file for mask in (*fit, *test)):
+        raise SettingsError(f"calibration: found {calibration}; every mask is a file, which has its own centre")
     options = {**given, "mask": None, "acceleration": None, "calibration": None, "slices": None}
     config = build_config(None, None, combination(inputs, options), assignments)
     from mriinv.calibration import calibration_path, write_calibration

@@ -25,11 +25,11 @@ MARK = "exported by mriinv"
 BART_AXES, BART_COIL, BART_SLICE = 16, 3, 13
 SCANNER, UNKNOWN = 1, 0  # codes of NIfTI for what coordinates refer to
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-BESIDE = {  # ends of the names of files that not every export to a format writes
-    "cfl": r"(_std|_maps)\.(cfl|hdr)",
-    "nii": r"(_std)\.nii",
-    "nii.gz": r"(_std)\.nii\.gz",
-    "png": r"(_\d{3,})\.png",
+ENDS = {  # of the names of the files of a format: what they append to the stem of a result, and the suffix
+    "cfl": (r"(_std|_maps)?", r"\.(cfl|hdr)"),
+    "nii": (r"(_std)?", r"\.nii"),
+    "nii.gz": (r"(_std)?", r"\.nii\.gz"),
+    "png": (r"_\d{3,}", r"\.png"),
 }
 STRAY = 0.05  # of the slice distance, by which a slice may miss its place in the stack; and of a unit vector
 
@@ -38,6 +38,8 @@ Writer = Callable[[Result, Path], list[Path]]  # the path lacks the suffix
 
 def export_result(path: str | Path, format: str, out: str | Path | None = None) -> list[Path]:
     """Write a result in another format and return the files; those of an earlier export to it are replaced or removed.
+
+    So are those of the incomplete result that a complete one took the place of.
 
     ``cfl``: BART; the complex images with the axes y, x, slice as READ, PHS1, SLICE, and the coil maps, ``_maps``.
     ``nii``, ``nii.gz``: NIfTI; magnitudes with the axes x, y, slice. Where the slices have a known place, that gives
@@ -68,9 +70,12 @@ def export_result(path: str | Path, format: str, out: str | Path | None = None) 
     named = path if result.complete or path.stem.endswith(".partial") else partial_path(path)
     base = (path.parent if out is None else Path(out)) / named.stem
     written = write(result, base)
+    appended, suffix = ENDS[format]
+    replaced = "" if partial_path(path).exists() else r"(\.partial)?"
+    own_name = re.compile(rf"({re.escape(base.name)}{replaced}{appended}){suffix}")
     for file in sorted(base.parent.iterdir()):  # the header of a pair, by which it is known, after its values
-        end = re.fullmatch(re.escape(base.name) + BESIDE[format], file.name)
-        if end and file not in written and not path.with_name(f"{base.name}{end[1]}.h5").exists() and _is_own(file):
+        named_as = own_name.fullmatch(file.name)
+        if named_as and file not in written and not path.with_name(f"{named_as[1]}.h5").exists() and _is_own(file):
             try:
                 file.unlink()
             except OSError as error:

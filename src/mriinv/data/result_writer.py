@@ -107,7 +107,7 @@ class ResultWriter:
             name: json.dumps(value, default=str, sort_keys=True)
             for name, value in (("settings", settings), ("provenance", provenance))
         }
-        self._identity = hashlib.sha256(json.dumps([self.slices, self._texts]).encode()).hexdigest()
+        self._identity = hashlib.sha256(json.dumps([VERSION, self.slices, self._texts]).encode()).hexdigest()
         self._journal = self.path.parent / f".{self.path.stem}.{self._identity[:8]}.slices"
         make_folder(self.path.parent)
         if self.path.is_dir():

@@ -19,7 +19,7 @@ from mriinv.errors import InputError
 from mriinv.files import reason
 
 FORMAT = "mriinv result"
-VERSION = 2
+VERSION = 3
 IMAGE = "image"
 GROUPS = METRICS, SOLUTION, HISTORY, REMARKS, GEOMETRY, HEADER = (
     "metrics",
@@ -94,8 +94,7 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
     found = file.attrs.get("format")
     if not isinstance(found, str) or found != FORMAT:  # of a foreign file it may be anything
         return {}
-    stored = [name for name in ROWS if name in file]  # in older ones they are attributes
-    return {**file.attrs, **{name: file[name][()] for name in stored}}
+    return {**file.attrs, **{name: file[name][()] for name in ROWS if name in file}}
 
 
 def read_result(path: str | Path, only: Iterable[int] | None = None, arrays: Iterable[str] | None = None) -> Result:
@@ -111,7 +110,7 @@ def read_result(path: str | Path, only: Iterable[int] | None = None, arrays: Ite
             attrs = _attributes(file)
             if attrs.get("version") != VERSION:
                 found = f"{file.attrs.get('format')!r}, version {file.attrs.get('version')}"
-                raise InputError(path, "format", found, f"{FORMAT}, version {VERSION}")
+                raise InputError(path, "format", found, f"{FORMAT}, version {VERSION}, as mriinv run makes it again")
             return _read(file, attrs, None if only is None else set(only), None if arrays is None else set(arrays))
     except DAMAGE as error:
         raise InputError(path, "", f"no readable file ({reason(error)})", f"a {FORMAT}") from None

@@ -39,7 +39,8 @@ def report_text(report: InputReport) -> str:
     if metrics := next((row.metrics for row in report.slices if row.metrics), None):
         lines.append(f"  metrics: {metrics.region}; data range: {metrics.data_range}")
     if report.kept:
-        which = "all" if report.complete and not report.slices else ", ".join(map(str, report.kept))
+        all_kept = report.complete and len(report.kept) == len(report.slices)
+        which = "all" if all_kept else ", ".join(map(str, report.kept))
         lines.append(f"  slices kept from an earlier run of the same: {which}; --restart computes them anew")
     lines += [f"  {path}" for path in report.exported]
     return "\n".join([*lines, *(f"  note: {remark}" for remark in report.remarks)])
