@@ -31,9 +31,9 @@ from torch import Tensor
 from mriinv import Prior, Samples, Solver, make_prior, make_solver
 from mriinv.calibration import calibration_path, read_calibration
 from mriinv.compose import find_weights
+from mriinv.core.delegate import Watched
 from mriinv.files import atomic_path, make_folder
 from mriinv.metrics import psnr
-from mriinv.training.delegate import Watched
 from mriinv.uncertainty import correlation, coverage, deviations
 
 RESULTS = Path(__file__).parent / "results"
@@ -75,12 +75,12 @@ class Row:
 
 def calibrated_coverage(case: EvaluationCase, prior: Prior, solver: Solver, samples: Samples) -> float | None:
     """Return the share of pixels within the 90 % interval of the calibration that ships; None where none applies."""
-    weights, checksum = find_weights(prior.name, None)
-    if weights is None or not calibration_path(weights).exists():
+    weights = find_weights(prior.name, None)
+    if weights is None or not calibration_path(weights.path).exists():
         return None
-    calibration, sampling = read_calibration(calibration_path(weights)), case.case.sampling
+    calibration, sampling = read_calibration(calibration_path(weights.path)), case.case.sampling
     settings = (part.settings.model_dump(mode="json") for part in (prior, solver))
-    if solver.name != calibration.solver or calibration.mismatch(checksum or "", "sense", *settings):
+    if solver.name != calibration.solver or calibration.mismatch(weights.sha256, "sense", *settings):
         return None
     if not calibration.applies(sampling) or calibration.temperature != solver.settings.temperature:
         return None

@@ -345,7 +345,7 @@ def test_a_part_without_any_of_the_chosen_methods_is_refused(command: tuple[str,
         ({"zoom": [0.6, 0.3, 0.3, 0.5]}, "zoom: found [0.6, 0.3, 0.3, 0.5]; expected top < bottom and left < right"),
         ({"zoom": [0.3, 0.6, 0.5, 0.5]}, "zoom: found [0.3, 0.6, 0.5, 0.5]; expected top < bottom and left < right"),
         ({"table2": {"methods": ["CG-SENSE"], "masks": ["2D 2×"]}}, "'CG-SENSE' has no training"),
-        ({"masks": {m: {"name": "own.npy"} for m in MASKS}}, "table2.masks: '2D 2×' is a file; trainings draw"),
+        ({"masks": {m: {"name": "own.npy"} for m in MASKS}}, "found mask own.npy; trainings draw their masks by name"),
         ({"figure3": {"methods": ["CG-SENSE"], "masks": ["3D"]}}, "figure3.masks: found '3D'"),
     ],
 )  # fmt: skip
@@ -510,8 +510,8 @@ def test_a_cell_has_the_name_of_what_determines_it() -> None:
 def test_energies_are_drawn_around_a_reference_with_the_phase_of_the_maps() -> None:
     made, (cell, _) = simulated_cells()
     errors = []
-    for own in (True, False):
-        case = cells.make_case(cell, made.plan.test, CPU, own_reference=own)
+    own = cells.make_case(cell, made.plan.test, CPU)
+    for case in (own, own.against_truth()):
         errors.append(float((case.problem.sense() - case.reference).norm() / case.reference.norm()))
     assert errors[0] > 0.5 and errors[1] < 0.2
 

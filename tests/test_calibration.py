@@ -19,9 +19,9 @@ from mriinv import Reconstruction, Sampler, Samples, make_mask, make_prior, make
 from mriinv.calibration import Calibration, calibration_path, read_calibration, write_calibration
 from mriinv.calibration_fit import calibrate
 from mriinv.data.fastmri import write_fastmri
-from mriinv.data.noise import complex_noise
 from mriinv.errors import InputError, MriinvError
 from mriinv.files import sha256
+from mriinv.numerics.noise import complex_noise
 from mriinv.report.calibration_figure import calibration_figure
 from mriinv.testing.analytic import gaussian_problem
 from mriinv.uncertainty import LEVELS, coverage, deviations, quantile

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,7 +29,7 @@ from mriinv import (
     prepare_acquisition,
     simulate_acquisition,
 )
-from mriinv.compose import find_weights, resolve_device
+from mriinv.compose import WeightFile, find_weights, resolve_device
 from mriinv.errors import InputError, SettingsError, UnknownNameError
 from mriinv.manifest import Choice, PriorChoice, WeightEntry
 from mriinv.registry import Component, Registry, registry
@@ -247,18 +248,19 @@ def catalogued(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_weights_of_the_catalogue(name: str | None, expected: str, digit: str) -> None:
     import mriinv_deepen
 
-    path, checksum = find_weights("deepen", name)
-    assert path == Path(mriinv_deepen.__file__).parent / "weights" / f"{expected}.safetensors"
-    assert checksum == digit * 64
+    weights = find_weights("deepen", name)
+    assert weights is not None and weights.sha256 == digit * 64
+    assert weights.path == Path(mriinv_deepen.__file__).parent / "weights" / f"{expected}.safetensors"
 
 
 @pytest.mark.usefixtures("catalogued")
 def test_weights_by_path_and_none_at_all(tmp_path: Path) -> None:
     file = tmp_path / "mine.safetensors"
-    assert find_weights("deepen", str(file)) == (file, None)  # whoever opens it says that it is missing
+    assert find_weights("deepen", str(file)) == WeightFile(file)  # whoever opens it says that it is missing
     (tmp_path / "plain").touch()
-    assert find_weights("deepen", str(tmp_path / "plain")) == (tmp_path / "plain", None)
-    assert find_weights("deepen", "none") == (None, None)
+    plain = find_weights("deepen", str(tmp_path / "plain"))
+    assert plain == WeightFile(tmp_path / "plain") and plain.sha256 == hashlib.sha256(b"").hexdigest()
+    assert find_weights("deepen", "none") is None
 
 
 @pytest.mark.usefixtures("catalogued")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mriinv.diagnostics import Trace, diagnose, statistics
+from mriinv.numerics.diagnostics import Trace, diagnose, statistics
 from mriinv.numerics.fft import ifft2c
 
 CHAINS, STEPS = 8, 2000

@@ -172,7 +172,7 @@ def test_the_case_of_a_scan_has_the_phase_of_its_maps(tmp_path):
     write_fastmri(tmp_path / "scan.h5", full)
     config = RunConfig(solver="mm-cg", mask={"name": "poisson-2d", "acceleration": 2}, device="cpu")
     case = scan_case(config.model_copy(update={"input": (tmp_path / "scan.h5",)}))
-    assert case.name == "scan.h5[1]"
+    assert case.name == "scan.h5[1], poisson-2d 2"
     for found in (case, scan_case(config)):
         error = found.problem.sense() - found.reference
         assert float(error.norm() / found.reference.norm()) < 0.2

@@ -33,6 +33,23 @@ def test_a_product_of_operators_is_that_of_their_matrices():
     assert product.norm_bound == pytest.approx(norms[0] * norms[1]) and product.norm_bound > norms[2]
 
 
+def test_a_product_weights_samples_as_its_outer_operator_does():
+    class Weighted(DenseOperator):
+        notes = ("weighted",)
+
+        def robust(self, residual, noise_std):
+            return Weighted(root[:, None] * self.matrix, self.shape), root[None]
+
+    outer, inner = random(4, 6), random(6, 6, seed=1)
+    root = torch.tensor([0.5, 1, 1, 1], dtype=torch.float64)
+    product = Weighted(outer, (2, 3)) @ ToImages(inner, (2, 3))
+    problem = InverseProblem(product, random(1, 4, seed=2), torch.tensor([0.1]))
+    weighted = problem.robust()
+    assert torch.equal(weighted.data, root * problem.data) and product.notes == ("weighted",)
+    image = random(1, 2, 3, seed=3)
+    torch.testing.assert_close(weighted.operator(image), root * product(image))
+
+
 @pytest.mark.parametrize(
     ("data", "found"),
     [

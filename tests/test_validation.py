@@ -12,13 +12,13 @@ import torch
 from mriinv import Prior, Solution, Solver, make_prior, simulate_acquisition
 from mriinv.compose import Reconstruction, make_solver
 from mriinv.config import TrainConfig
+from mriinv.core.delegate import Delegate, Watched
 from mriinv.data.masks import make_mask
 from mriinv.errors import InputError, SettingsError
 from mriinv.manifest import Choice
 from mriinv.metrics import psnr
 from mriinv.registry import registry
 from mriinv.testing.analytic import QuadraticPrior
-from mriinv.training.delegate import Delegate, Watched
 from mriinv.training.session import ScanValidation
 from mriinv.validation import retrospective_case
 

@@ -192,7 +192,8 @@ class MaximumLikelihood(Trainer):
         gap = (energy_true - energy_fake).mean()
         error = (chain.fake - chain.true).abs().square().mean().sqrt()
         log = {"gap": gap.item(), "energy": energy_true.mean().item(), "fake_error": error.item()}
-        log["chain_gradient"] = sum(norms) / len(norms)
+        if norms:  # a sampler may have no gradient to tell
+            log["chain_gradient"] = sum(norms) / len(norms)
         value = gap
         if prepare or s.curvature_weight:
             log["curvature"], excess = self._curvature(prior, chain.fake, level, step)

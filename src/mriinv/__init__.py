@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mriinv.core.component import NoiseRange as NoiseRange
     from mriinv.core.component import setting as setting
     from mriinv.core.energy import NetworkEnergy as NetworkEnergy
+    from mriinv.core.normal import normal_map as normal_map
+    from mriinv.core.normal import regularised_inverse as regularised_inverse
     from mriinv.core.operator import Operator as Operator
     from mriinv.core.prior import Prior as Prior
     from mriinv.core.problem import InverseProblem as InverseProblem
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from mriinv.core.solver import Monitor as Monitor
     from mriinv.core.solver import Solver as Solver
     from mriinv.core.trainer import Loss as Loss
+    from mriinv.core.trainer import ProblemSource as ProblemSource
     from mriinv.core.trainer import Trainer as Trainer
     from mriinv.core.types import CoilMaps as CoilMaps
     from mriinv.core.types import Image as Image
@@ -41,7 +44,6 @@ if TYPE_CHECKING:
     from mriinv.data.acquisition import Acquisition as Acquisition
     from mriinv.data.geometry import Geometry as Geometry
     from mriinv.data.masks import make_mask as make_mask
-    from mriinv.data.noise import complex_noise as complex_noise
     from mriinv.data.preparation import Preparation as Preparation
     from mriinv.data.preparation import prepare_acquisition as prepare_acquisition
     from mriinv.data.readers import Scan as Scan
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
     from mriinv.data.results import Result as Result
     from mriinv.data.results import read_result as read_result
     from mriinv.data.simulate import simulate_acquisition as simulate_acquisition
-    from mriinv.data.training import ProblemSource as ProblemSource
     from mriinv.errors import CompatibilityError as CompatibilityError
     from mriinv.errors import InputError as InputError
     from mriinv.errors import MriinvError as MriinvError
@@ -82,8 +83,7 @@ if TYPE_CHECKING:
     from mriinv.numerics.images import inner_product as inner_product
     from mriinv.numerics.images import per_image as per_image
     from mriinv.numerics.images import relative_norm as relative_norm
-    from mriinv.numerics.normal import normal_map as normal_map
-    from mriinv.numerics.normal import regularised_inverse as regularised_inverse
+    from mriinv.numerics.noise import complex_noise as complex_noise
     from mriinv.training.losses import denoising_score_matching as denoising_score_matching
     from mriinv.training.losses import log_uniform as log_uniform
     from mriinv.training.schedule import warm_cosine as warm_cosine
@@ -101,35 +101,36 @@ _HOME = {
     "NoiseRange": "core.component",
     "setting": "core.component",
     "NetworkEnergy": "core.energy",
+    "normal_map": "core.normal",
+    "regularised_inverse": "core.normal",
     "Operator": "core.operator",
     "Prior": "core.prior",
     "InverseProblem": "core.problem",
     "Samples": "core.problem",
     "Solution": "core.problem",
     "reference_scale": "core.problem",
-    "Monitor": "core.solver",
     "Chain": "core.sampler",
     "Sampler": "core.sampler",
+    "Monitor": "core.solver",
     "Solver": "core.solver",
     "Loss": "core.trainer",
     "Trainer": "core.trainer",
+    "ProblemSource": "core.trainer",
     "CoilMaps": "core.types",
     "Image": "core.types",
     "KSpace": "core.types",
     "Mask": "core.types",
     "PerImage": "core.types",
     "Acquisition": "data.acquisition",
+    "Geometry": "data.geometry",
     "make_mask": "data.masks",
-    "complex_noise": "data.noise",
-    "Scan": "data.readers",
-    "open_scan": "data.readers",
     "Preparation": "data.preparation",
     "prepare_acquisition": "data.preparation",
-    "Geometry": "data.geometry",
+    "Scan": "data.readers",
+    "open_scan": "data.readers",
     "Result": "data.results",
     "read_result": "data.results",
     "simulate_acquisition": "data.simulate",
-    "ProblemSource": "data.training",
     "CompatibilityError": "errors",
     "InputError": "errors",
     "MriinvError": "errors",
@@ -140,8 +141,6 @@ _HOME = {
     "as_denoiser": "interop.deepinv",
     "as_physics": "interop.deepinv",
     "as_prior": "interop.deepinv",
-    "from_channels": "numerics.channels",
-    "to_channels": "numerics.channels",
     "evaluate": "metrics",
     "nmse": "metrics",
     "psnr": "metrics",
@@ -154,6 +153,8 @@ _HOME = {
     "energy_network": "networks",
     "CGResult": "numerics.cg",
     "conjugate_gradient": "numerics.cg",
+    "from_channels": "numerics.channels",
+    "to_channels": "numerics.channels",
     "largest_curvature": "numerics.curvature",
     "centring_phases": "numerics.fft",
     "Iterated": "numerics.fixed_point",
@@ -162,8 +163,7 @@ _HOME = {
     "inner_product": "numerics.images",
     "per_image": "numerics.images",
     "relative_norm": "numerics.images",
-    "normal_map": "numerics.normal",
-    "regularised_inverse": "numerics.normal",
+    "complex_noise": "numerics.noise",
     "denoising_score_matching": "training.losses",
     "log_uniform": "training.losses",
     "warm_cosine": "training.schedule",

@@ -15,11 +15,10 @@ from mriinv.core.problem import Samples
 from mriinv.core.sampler import Sampler
 from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition, Sampling
-from mriinv.data.hybrid import centre_crop
 from mriinv.data.scan_images import middle_slices
 from mriinv.errors import MriinvError, SettingsError
-from mriinv.files import sha256
 from mriinv.jobs import Job, combine, full_slices, prepare, settle
+from mriinv.numerics.images import centre_crop
 from mriinv.registry import registry
 from mriinv.uncertainty import LEVELS, Deviations, coverage, deviations, pooled_quantile, predicted_psnr, quantile
 from mriinv.validation import Case, case_of
@@ -176,9 +175,8 @@ def _sampled(case: Case, reconstruct: Reconstruction, seed: int, monitor: Monito
     assert isinstance(samples, Samples)
     mixed = True if samples.converged.all() else (False if "split_rhat" in samples.numbers() else None)
     psnr = case.psnr_of(samples.image)
-    image, draws = centre_crop(samples.image, case.crop), centre_crop(samples.draws, case.crop)
-    reference, support = centre_crop(case.reference, case.crop), centre_crop(case.problem.operator.support, case.crop)
-    samples = replace(samples, image=image, draws=draws)
+    image, reference, support = case.cropped(samples.image)
+    samples = replace(samples, image=image, draws=centre_crop(samples.draws, case.crop))
     return _Slice(deviations(samples, reference, support), predicted_psnr(samples, support) - psnr, mixed)
 
 
@@ -253,7 +251,7 @@ def calibrate_weights(
     def middle(job: Job) -> list[int]:
         return [job.slices[number] for number in middle_slices(len(job.slices), slices)]
 
-    full = list(full_slices(config, prepare(config, slices), middle, own_reference=False))
+    full = list(full_slices(config, prepare(config, slices), middle))
     fit, test = ({mask.label: _cases(mask, full, config) for mask in some} for some in (masks, test_masks))
     found = calibrate(
         fit,
@@ -266,13 +264,13 @@ def calibrate_weights(
         device=str(reconstruct.device),
         observer=observer,
     )
-    path, checksum = find_weights(chosen.name, chosen.weights)
-    assert path is not None
+    weights = find_weights(chosen.name, chosen.weights)
+    assert weights is not None
     settings = prior.settings.model_dump(mode="json")
     record = Calibration(
         prior=chosen.name,
         prior_settings={name: settings[name] for name in sorted(prior.adjustable)},
-        weights_sha256=checksum or sha256(path),
+        weights_sha256=weights.sha256,
         operator=config.operator.name,
         solver=config.solver.name,
         solver_settings=sampler.settings.model_dump(mode="json", exclude=UNRELATED),
@@ -297,7 +295,7 @@ def _checked(config: RunConfig) -> RunConfig:
     if "temperature" in config.solver.settings:
         raise SettingsError("solver.temperature: it is what is fitted: leave it out")
     config = settle(config.model_copy(update={"mask": None}))
-    if config.prior is None or find_weights(config.prior.name, config.prior.weights)[0] is None:
+    if config.prior is None or find_weights(config.prior.name, config.prior.weights) is None:
         raise SettingsError("a calibration belongs to a weight file: choose a prior with weights")
     solver = config.solver.model_copy(update={"settings": {"long_run": 0, **config.solver.settings}})
     return config.model_copy(update={"solver": solver})
@@ -305,6 +303,5 @@ def _checked(config: RunConfig) -> RunConfig:
 
 def _cases(mask: MaskChoice, full: Sequence[Acquisition], config: RunConfig) -> list[Case]:
     """Return each slice as a mask of its own leaves it."""
-    return [
-        case_of(one, mask.model_copy(update={"seed": config.seed + number}), config) for number, one in enumerate(full)
-    ]
+    drawn = [mask.model_copy(update={"seed": config.seed + number}) for number in range(len(full))]
+    return [case_of(one, own, config).against_truth() for one, own in zip(full, drawn, strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.discovery import package_folder
 from mriinv.errors import InputError, SettingsError, UnknownNameError
+from mriinv.files import sha256
 from mriinv.manifest import PriorChoice, WeightEntry
 from mriinv.registry import registry
 from mriinv.weights import load_prior
@@ -52,9 +53,9 @@ def make_prior(name: str, *, weights: str | None = None, **settings: Any) -> Pri
     SettingsError : a prior with parameters for which there are no weights
     """
     cls = registry().load("prior", name)
-    path, checksum = find_weights(name, weights)
-    prior: Prior = cls(**settings) if path is None else load_prior(cls, path, settings, checksum)
-    if path is None and weights is None and any(True for _ in prior.parameters()):
+    file = find_weights(name, weights)
+    prior: Prior = cls(**settings) if file is None else load_prior(cls, file.path, settings, file.checksum)
+    if file is None and weights is None and any(True for _ in prior.parameters()):
         raise SettingsError(
             f"prior '{name}' has no weights: train it (mriinv train --prior {name}) and name the file, or "
             f"'{UNTRAINED}' for random ones"
@@ -62,19 +63,33 @@ def make_prior(name: str, *, weights: str | None = None, **settings: Any) -> Pri
     return prior.eval().requires_grad_(False)
 
 
-def find_weights(prior: str, weights: str | None) -> tuple[Path | None, str | None]:
-    """Return the file and the expected checksum that `weights` stands for; (None, None) for an untrained prior."""
+@dataclass(frozen=True)
+class WeightFile:
+    """A file of weights, and the checksum that the catalogue has of it: None for a file of one's own."""
+
+    path: Path
+    checksum: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The checksum, read off a file of one's own."""
+        return self.checksum or sha256(self.path)
+
+
+def find_weights(prior: str, weights: str | None) -> WeightFile | None:
+    """Return the file that `weights` stands for; None for an untrained prior."""
     component = registry().find("prior", prior)
     entries: dict[str, WeightEntry] = {w.name: w for w in component.entry.weights}
     if weights == UNTRAINED or (weights is None and not entries):
-        return None, None
+        return None
     entry = next(iter(entries.values())) if weights is None else entries.get(weights)
     if entry is not None:
-        return package_folder(component.entry.target.partition(":")[0].split(".")[0]) / entry.file, entry.sha256
+        folder = package_folder(component.entry.target.partition(":")[0].split(".")[0])
+        return WeightFile(folder / entry.file, entry.sha256)
     assert weights is not None
     if Path(weights).suffix != ".safetensors" and not os.path.exists(weights):
         raise UnknownNameError(f"weights of prior '{prior}'", weights, [*entries, UNTRAINED])
-    return Path(weights), None
+    return WeightFile(Path(weights))
 
 
 def make_solver(name: str, **settings: Any) -> Solver:
@@ -107,9 +122,12 @@ def make_problem(
     Raises
     ------
     InputError : undersampled k-space without reference, for an operator that measures images
+    SettingsError : settings for an operator that is built already
     """
     if not isinstance(acquisition, Acquisition):
         raise InputError("make_problem", "acquisition", type(acquisition).__name__, "an Acquisition")
+    if settings and not isinstance(operator, str):
+        raise SettingsError(f"make_problem: found {', '.join(settings)} beside an operator, which has its settings")
     built = make_operator(operator, acquisition, **settings) if isinstance(operator, str) else operator
     if not built.measures_images:
         return InverseProblem(built, acquisition.kspace, acquisition.noise_std)

@@ -23,8 +23,8 @@ from mriinv.data.readers import Scan, open_scan
 from mriinv.data.results import is_result, partial_path
 from mriinv.data.simulate import SimulatedSlices
 from mriinv.errors import InputError, SettingsError
-from mriinv.files import sha256
 from mriinv.inputs import find_scans
+from mriinv.manifest import Choice, Kind
 from mriinv.registry import registry
 
 logger = logging.getLogger("mriinv")
@@ -116,8 +116,8 @@ def set_up(config: RunConfig) -> Run:
     config = settle(config)
     run = Run(config, combine(config))
     chosen, solver = config.prior, config.solver
-    weights, checksum = find_weights(chosen.name, chosen.weights) if chosen else (None, None)
-    if weights is None or not os.path.exists(path := calibration_path(weights)):
+    weights = find_weights(chosen.name, chosen.weights) if chosen else None
+    if weights is None or not os.path.exists(path := calibration_path(weights.path)):
         return run
     found = read_calibration(path)
     if found.solver != solver.name or "temperature" in solver.settings:
@@ -125,7 +125,7 @@ def set_up(config: RunConfig) -> Run:
     prior = run.reconstruction.prior
     assert prior is not None
     settings = [part.settings.model_dump(mode="json") for part in (prior, run.reconstruction.solver)]
-    if different := found.mismatch(checksum or sha256(weights), config.operator.name, *settings):
+    if different := found.mismatch(weights.sha256, config.operator.name, *settings):
         return replace(run, remark=f"{path.name} is not used: {different}")
     masks = ", ".join(one.mask for one in found.coverage if one.fitted)
     remark = f"calibrated by {path.name}, fitted on {masks or 'its masks'}"
@@ -155,8 +155,8 @@ def weights_record(config: RunConfig) -> dict[str, str] | None:
     """Return the file name and the checksum of the prior's weights."""
     if config.prior is None:
         return None
-    path, checksum = find_weights(config.prior.name, config.prior.weights)
-    return None if path is None else {"file": path.name, "sha256": checksum or sha256(path)}
+    weights = find_weights(config.prior.name, config.prior.weights)
+    return None if weights is None else {"file": weights.path.name, "sha256": weights.sha256}
 
 
 def prepare(config: RunConfig, simulated: int = 1, scans: Sequence[Path] | None = None) -> list[Job]:
@@ -187,7 +187,7 @@ def prepare(config: RunConfig, simulated: int = 1, scans: Sequence[Path] | None 
 
 
 def full_slices(
-    config: RunConfig, jobs: Iterable[Job], choose: Callable[[Job], Iterable[int]], *, own_reference: bool = True
+    config: RunConfig, jobs: Iterable[Job], choose: Callable[[Job], Iterable[int]]
 ) -> Iterator[Acquisition]:
     """Read, and prepare on the device of `config`, slices of its scans, to be undersampled in retrospect.
 
@@ -195,14 +195,12 @@ def full_slices(
     ----------
     jobs : the scans
     choose : which slices of a scan
-    own_reference : whether to keep a reference that comes with a scan; its phase, in general, is not that of the maps
     """
     device = resolve_device(config.device)
     for job in jobs:
         with job.open() as scan:
             for index in choose(job):
-                full = prepare_acquisition(scan.read(index).to(device), config.preparation)
-                yield full if own_reference else replace(full, reference=None)
+                yield prepare_acquisition(scan.read(index).to(device), config.preparation)
 
 
 def _open(path: Path | None, seed: int, simulated: int) -> Scan:
@@ -223,9 +221,10 @@ def mask_for(choice: MaskChoice, acquisition: Acquisition) -> Tensor:
 
 
 def _states(config: RunConfig, path: Path | None) -> dict[str, list[int]]:
-    """Return size in bytes and time of the last change in ns of the input and of files that settings name."""
-    settings = [choice.settings for choice in (config.operator, config.prior, config.solver) if choice]
-    named = [Path(value) for values in settings for value in values.values() if isinstance(value, str)]
+    """Return size in bytes and time of the last change in ns of the input and of the files that settings name."""
+    parts: dict[Kind, Choice | None] = {"operator": config.operator, "prior": config.prior, "solver": config.solver}
+    settings = [registry().load(kind, part.name).parse_settings(part.settings) for kind, part in parts.items() if part]
+    named = [value for one in settings for _, value in one if isinstance(value, Path)]
     named += [file for file in (config.preparation.maps, config.mask and config.mask.file) if file]
     input_files = [] if path is None else [path, *(path.with_suffix(".hdr"),) * (path.suffix == ".cfl")]
     stats = {str(file): file.stat() for file in (*input_files, *named) if file.is_file()}

@@ -14,10 +14,10 @@ from mriinv.config import RunConfig
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
 from mriinv.core.types import ImageSlice
-from mriinv.data.noise import complex_noise
 from mriinv.errors import InputError
-from mriinv.jobs import full_slices, mask_for, prepare, settle
-from mriinv.validation import Case, retrospective_case
+from mriinv.jobs import full_slices, prepare, settle
+from mriinv.numerics.noise import complex_noise
+from mriinv.validation import Case, case_of
 
 BATCH_PIXELS = 2**20  # in one evaluation; a network with 64 channels takes 256 MiB per layer for them
 
@@ -66,9 +66,9 @@ def scan_case(config: RunConfig) -> Case:
     job, *others = prepare(config)
     if others:
         raise InputError(config.input[0], "", f"{1 + len(others)} scans", "one scan")
-    (full,) = full_slices(config, [job], lambda job: [job.middle], own_reference=False)
+    (full,) = full_slices(config, [job], lambda job: [job.middle])
     assert config.mask is not None
-    return retrospective_case(full.source, full, mask_for(config.mask, full), config.operator)
+    return case_of(full, config.mask, config).against_truth()
 
 
 def case_landscape(prior: Prior, case: Case, *, seed: int, data: bool, **grid: Any) -> Landscape:

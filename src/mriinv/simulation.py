@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mriinv import __version__
 from mriinv.config import SEEDS, MaskChoice
@@ -45,6 +45,13 @@ class SimulationConfig(BaseModel):
     mask: MaskChoice | None = Field(None, description="undersampling; none: fully sampled")
     coil_maps: bool = Field(False, description="write the true coil maps, which else have to be estimated")
     seed: int = Field(0, ge=0, lt=SEEDS - 10**4, description="of the first volume; the next ones count up")
+
+    @field_validator("mask")
+    @classmethod
+    def _is_drawn(cls, mask: MaskChoice | None) -> MaskChoice | None:
+        if mask is not None and mask.file:
+            raise ValueError(f"{mask.name} is a file; simulated scans take masks by name")
+        return mask
 
     @property
     def protocol(self) -> Protocol:

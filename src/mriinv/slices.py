@@ -16,13 +16,13 @@ from mriinv.core.sampler import Sampler
 from mriinv.core.solver import Monitor
 from mriinv.core.types import Image
 from mriinv.data.acquisition import Acquisition
-from mriinv.data.hybrid import centre_crop
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.result_writer import QUANTILES, ResultWriter
 from mriinv.data.results import read_result
 from mriinv.errors import InputError
 from mriinv.jobs import Run, mask_for, measures_images
 from mriinv.metrics import Metrics, evaluate
+from mriinv.numerics.images import centre_crop
 
 ZERO_FILLED, ADJOINT, SUPPORT = "zero_filled", "adjoint", "support"  # datasets of a result beside those of the operator
 INTERVAL = 0.9  # level of the calibrated interval around the mean magnitude

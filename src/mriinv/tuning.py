@@ -66,10 +66,8 @@ class Tuned:
         return self.value in self.bounds
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold: None where no finite image came out."""
-        trials = [(value, quality if math.isfinite(quality) else None) for value, quality in self.trials]
-        default = self.default if math.isfinite(self.default) else None
-        return {**asdict(self), "trials": trials, "default": default, "psnr": self.psnr, "at_end": self.at_end}
+        """Return the fields, and the best PSNR."""
+        return {**asdict(self), "psnr": self.psnr, "at_end": self.at_end}
 
 
 def tune(

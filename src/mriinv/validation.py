@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from mriinv.compose import Reconstruction, make_problem
 from mriinv.config import MaskChoice, RunConfig
+from mriinv.core.delegate import Watched
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
 from mriinv.core.solver import Solver
 from mriinv.core.types import Image, Mask
 from mriinv.data.acquisition import Acquisition, Sampling
-from mriinv.data.hybrid import centre_crop
 from mriinv.errors import InputError, SettingsError
 from mriinv.jobs import mask_for
 from mriinv.manifest import Choice
-from mriinv.metrics import psnr
+from mriinv.metrics import Support, psnr
+from mriinv.numerics.images import centre_crop
 from mriinv.registry import registry
-from mriinv.training.delegate import Watched
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,21 @@ class Case:
 
     def psnr_of(self, image: Image) -> float:
         """Return the PSNR of a reconstruction, as `psnr` does."""
-        image, reference = centre_crop(image, self.crop), centre_crop(self.reference, self.crop)
-        return float(psnr(image, reference, centre_crop(self.problem.operator.support, self.crop)))
+        return float(psnr(*self.cropped(image)))
+
+    def cropped(self, image: Image) -> tuple[Image, Image, Support | None]:
+        """Return an image, the reference, and the support of the operator, in the centre `crop`."""
+        return (
+            centre_crop(image, self.crop),
+            centre_crop(self.reference, self.crop),
+            centre_crop(self.problem.operator.support, self.crop),
+        )
+
+    def against_truth(self) -> Case:
+        """Return the case with `truth` for its reference (`SettingsError` where the operator shows none)."""
+        if self.truth is None:
+            raise SettingsError(f"operator '{self.problem.operator.name}' shows no image of fully sampled data")
+        return replace(self, reference=self.truth)
 
     def converged(self, prior: Prior, solver: Solver, device: str = "auto") -> dict[str, float]:
         """Reconstruct, and return how good the image is at which the solver ends, and whether it should end there.
@@ -102,7 +115,7 @@ def retrospective_case(
     acquired = full.undersampled(mask)
     problem = make_problem(acquired, operator.name, **operator.settings)
     truth = problem.operator.fully_sampled_image(full.kspace)
-    reference = problem.operator.reference_image(full)
+    reference = truth if full.reference is None else problem.operator.reference_image(full)
     if reference is None:
         raise SettingsError(f"operator '{operator.name}' shows no reference to validate against")
     return Case(name, problem, reference, crop, truth, acquired.sampling)

@@ -11,8 +11,8 @@ import torch
 from scipy.special import ellipe, ellipk
 
 from mriinv.data.coils import AXIAL, CoilArray, mutual_inductance, simulate_coil_maps, transverse_field
-from mriinv.data.noise import coloured_noise
 from mriinv.errors import InputError
+from mriinv.numerics.noise import coloured_noise
 
 CORONAL = ((0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 

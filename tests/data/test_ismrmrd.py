@@ -11,10 +11,10 @@ import pytest
 import torch
 from ismrmrd import xsd
 
-from mriinv.data.noise import complex_noise
 from mriinv.data.readers import IsmrmrdScan, open_scan
 from mriinv.errors import InputError
 from mriinv.numerics.fft import fft2c, ifft2c
+from mriinv.numerics.noise import complex_noise
 
 COILS, Y, X = 3, 24, 20
 EXTRA = (ismrmrd.ACQ_IS_PARALLEL_CALIBRATION,)

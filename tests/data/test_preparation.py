@@ -20,9 +20,9 @@ from mriinv import (
 )
 from mriinv.data.compression import compress_coils
 from mriinv.data.geometry import Geometry
-from mriinv.data.hybrid import centre_crop
 from mriinv.data.preparation import Preparation, crop, prepare_acquisition, whiten
 from mriinv.numerics.fft import fft2c, ifft2c
+from mriinv.numerics.images import centre_crop
 from mriinv_sense.operator import SenseOperator
 from support import random
 

@@ -8,7 +8,7 @@ import torch
 
 from mriinv import SettingsError, make_solver
 from mriinv.core.problem import InverseProblem
-from mriinv.data.noise import complex_noise
+from mriinv.numerics.noise import complex_noise
 from mriinv.testing.analytic import DenseOperator, QuadraticPrior, gaussian_problem
 from mriinv_langevin.chains import KineticChain, LangevinChain, MetropolisChain, Shifted
 from mriinv_sense.operator import SenseOperator

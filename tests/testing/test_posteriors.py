@@ -9,7 +9,7 @@ import torch
 
 from mriinv import Chain, InputError, Sampler, SettingsError
 from mriinv.core.sampler import Level
-from mriinv.data.noise import complex_noise
+from mriinv.numerics.noise import complex_noise
 from mriinv.testing.analytic import GaussianMixture, MixturePrior
 from mriinv.testing.posteriors import (
     applies,

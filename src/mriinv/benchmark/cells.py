@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from mriinv.compose import UNTRAINED, Reconstruction, find_weights, make_prior, 
 from mriinv.config import MaskChoice, RunConfig
 from mriinv.core.prior import Prior
 from mriinv.core.problem import Samples
-from mriinv.data.hybrid import centre_crop
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import MriinvError
-from mriinv.files import atomic_path, reason, sha256, write_text
+from mriinv.files import atomic_path, reason, write_text
 from mriinv.jobs import mask_for
 from mriinv.metrics import evaluate
+from mriinv.numerics.images import centre_crop
 from mriinv.provenance import code_of
 from mriinv.registry import registry
 from mriinv.validation import Case, retrospective_case
@@ -92,8 +92,8 @@ def _combination(config: str) -> Record:
             chosen[kind]["defaults"] = component.parse_settings({}).model_dump(mode="json")
             chosen[kind]["code"] = code_of(kind, chosen[kind]["name"])
     if (prior := chosen["prior"]) is not None:
-        path, checksum = find_weights(prior["name"], prior["weights"])
-        prior["weights"] = path and (checksum or sha256(path))
+        weights = find_weights(prior["name"], prior["weights"])
+        prior["weights"] = weights and weights.sha256
     return chosen
 
 
@@ -138,16 +138,9 @@ def described(cell: Cell) -> Record:
     }
 
 
-def make_case(cell: Cell, plan: HeldOut, device: torch.device, *, own_reference: bool = True) -> Case:
-    """Undersample the slice of a cell.
-
-    Parameters
-    ----------
-    own_reference : whether to compare with the reference that the slice brings, if it does; its phase is its own
-    """
+def make_case(cell: Cell, plan: HeldOut, device: torch.device) -> Case:
+    """Undersample the slice of a cell."""
     full = cell.tested.load(plan, device)
-    if not own_reference:
-        full = replace(full, reference=None)
     mask = mask_for(cell.choice, full)
     return retrospective_case(cell.tested.name, full, mask, cell.config.operator, plan.preparation.crop)
 
@@ -186,8 +179,7 @@ def _measured(cell: Cell, case: Case, device: torch.device) -> tuple[Record, dic
     seconds = time.perf_counter() - started
     if not solution.image.isfinite().all():
         raise MriinvError("diverged: the image is not finite")
-    image, reference = centre_crop(solution.image, case.crop), centre_crop(case.reference, case.crop)
-    support = centre_crop(case.problem.operator.support, case.crop)
+    image, reference, support = case.cropped(solution.image)
     record: Record = {
         **evaluate(image, reference, support).as_dict(),
         "seconds": seconds,

@@ -11,7 +11,6 @@ from torch import Tensor
 from mriinv.benchmark.cells import Record, make_case, prior_of, read_images
 from mriinv.benchmark.plan import slug
 from mriinv.benchmark.session import Benchmark, Wanted
-from mriinv.data.hybrid import centre_crop
 from mriinv.errors import MriinvError, SettingsError
 from mriinv.files import write_csv
 from mriinv.landscape import case_landscape
@@ -79,7 +78,7 @@ def _landscapes(benchmark: Benchmark) -> list[Path]:
     rows, paths = [], []
     for mask in chosen.masks:
         cells = [benchmark.case_cell(one.method, mask) for one in found if one.mask == mask]
-        case = make_case(cells[0], benchmark.plan.test, benchmark.torch_device, own_reference=False)
+        case = make_case(cells[0], benchmark.plan.test, benchmark.torch_device).against_truth()
         reference, energies = case.reference[0] / case.problem.scale, []
         for cell in cells:
             prior = prior_of(cell)
@@ -121,10 +120,9 @@ def _posteriors(
 def _view(benchmark: Benchmark, one: Wanted) -> _View:
     cell = benchmark.case_cell(one.method, one.mask, one.trained_for)
     case = make_case(cell, benchmark.plan.test, benchmark.torch_device)
-    reference = centre_crop(case.reference, case.crop)[0].cpu()
-    support = centre_crop(case.problem.operator.support, case.crop)
+    _, reference, support = case.cropped(case.reference)
     sampled = (case.problem.data.abs().sum(1) > 0)[0].cpu()
-    return _View(reference, None if support is None else support[0].cpu(), sampled)
+    return _View(reference[0].cpu(), None if support is None else support[0].cpu(), sampled)
 
 
 def _nothing(view: _View) -> Tensor:

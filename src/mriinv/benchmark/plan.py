@@ -199,9 +199,6 @@ class Plan(_Part):
             for name in methods if mismatched else ():
                 if self.methods[name].training is None:
                     raise SettingsError(f"{part}.methods: '{name}' has no training, which this needs for each mask")
-            for label in masks if mismatched else ():
-                if self.masks[label].file is not None:
-                    raise SettingsError(f"{part}.masks: '{label}' is a file; trainings draw their masks by name")
         for name, training in self.trainings.items():
             if training.steps is None and self.minutes is None:
                 raise SettingsError(f"trainings.{name}: expected steps, or minutes of the plan")

@@ -158,6 +158,8 @@ class Benchmark:
         chosen, images = self.plan.trainings[name], self.images
         folder = f"{name}-{slug(mask)}" if mask else name
         kinds = [self.plan.masks[one] for one in ([mask] if mask else self.plan.masks)]
+        if file := next((kind.file for kind in kinds if kind.file), None):
+            raise SettingsError(f"training {name}: found mask {file}; trainings draw their masks by name")
         masks = [MaskKind(kind.name, kind.acceleration, kind.calibration) for kind in kinds]
         data = {"masks": masks}
         if images.heads is not None:

@@ -82,9 +82,9 @@ def calibrate(
 
     chosen = config.prior
     assert chosen is not None
-    weights, _ = find_weights(chosen.name, chosen.weights)
-    if weights is not None and weights.is_file():  # what is refused below leaves no folder behind
-        for folder in (out, *([weights.parent] if beside else [])):
+    weights = find_weights(chosen.name, chosen.weights)
+    if weights is not None and weights.path.is_file():  # what is refused below leaves no folder behind
+        for folder in (out, *([weights.path.parent] if beside else [])):
             make_folder(folder)
     with progress() as observer:
         found, fitted = calibrate_weights(
@@ -97,7 +97,8 @@ def calibrate(
             observer=observer,
         )
     assert weights is not None
-    places = [out / calibration_path(weights).name, *([calibration_path(weights)] if beside else [])]
+    own_place = calibration_path(weights.path)
+    places = [out / own_place.name, *([own_place] if beside else [])]
     for place in places:
         write_calibration(place, found)
     table, figure = out / "coverage.csv", out / "calibration.png"

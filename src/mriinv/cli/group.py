@@ -15,6 +15,8 @@ from mriinv import __version__
 from mriinv.errors import MriinvError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from mriinv.core.solver import Monitor
 
 INTERRUPTED = 130
@@ -107,8 +109,30 @@ def prior_choice(name: str | None, weights: str | None) -> str | dict[str, str] 
     return name if weights is None else {"weights": weights, **({"name": name} if name else {})}
 
 
+class ProgressLine:
+    """Draws the state of the work; called with a source, slice number and count, it gives the monitor of that slice."""
+
+    def __init__(self, display: Progress) -> None:
+        self._display, self._task = display, display.add_task("", now="")
+
+    def __call__(self, source: str, number: int, count: int) -> Monitor:
+        part = f" slice {number + 1}/{count}" if count else ""
+        self._display.update(self._task, description=Path(source).name + part, now="")
+        self._display.start()
+
+        def monitor(iteration: int, values: Any) -> None:
+            shown = "  ".join(f"{name} {value:.5g}" for name, value in list(values.items())[:3])
+            self._display.update(self._task, now=f"iteration {iteration}  {shown}")
+
+        return monitor
+
+    def clear(self) -> None:
+        """Take the line off the screen, where something else is printed; the next call draws it again."""
+        self._display.stop()
+
+
 @contextmanager
-def progress() -> Iterator[Callable[[str, int, int], Monitor] | None]:
+def progress() -> Iterator[ProgressLine | None]:
     """Give an observer that draws progress with the current objective; None when nobody watches."""
     if not sys.stderr.isatty():
         yield None
@@ -118,16 +142,4 @@ def progress() -> Iterator[Callable[[str, int, int], Monitor] | None]:
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[now]}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("", now="")
-
-        def observe(source: str, number: int, count: int) -> Monitor:
-            part = f" slice {number + 1}/{count}" if count else ""
-            display.update(task, description=Path(source).name + part, now="")
-
-            def monitor(iteration: int, values: Any) -> None:
-                shown = "  ".join(f"{name} {value:.5g}" for name, value in list(values.items())[:3])
-                display.update(task, now=f"iteration {iteration}  {shown}")
-
-            return monitor
-
-        yield observe
+        yield ProgressLine(display)

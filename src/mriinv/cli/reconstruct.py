@@ -68,6 +68,8 @@ def run(
             for report in execute(config, observer, restart=restart):
                 reports.append(report)
                 _export(report, formats)
+                if observer is not None:
+                    observer.clear()
                 _print_report(report, as_json)
     except KeyboardInterrupt:
         click.echo(text.interruption_text(reports), err=True)

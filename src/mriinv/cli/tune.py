@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mriinv.cli.group import combination, combination_options, file_type, json_option, main, progress
+from mriinv.report.text import plain
 
 
 @main.command()
@@ -47,7 +48,7 @@ def tune(
         tuned = search(config, parameter, bounds, monitor=observer("tuning", 0, 0) if observer else None)
     if out is not None and tuned.better:
         write_run_file(out, config, tuned)
-    click.echo(json.dumps(tuned.as_dict(), indent=2) if as_json else tuning_text(tuned))
+    click.echo(json.dumps(plain(tuned.as_dict()), indent=2) if as_json else tuning_text(tuned))
     if out is not None and not tuned.better:
         click.echo(f"error: {out} is not written: no value is better than the setting as it was", err=True)
         context.exit(1)

@@ -154,6 +154,7 @@ class _Composition(Operator):
     def __init__(self, outer: Operator, inner: Operator) -> None:
         self._outer, self._inner = outer, inner
         self.norm_bound = outer.norm_bound * inner.norm_bound
+        self.notes = (*outer.notes, *inner.notes)
 
     def forward(self, image: Tensor) -> Tensor:
         return self._outer.forward(self._inner.forward(image))
@@ -163,6 +164,10 @@ class _Composition(Operator):
 
     def gram(self, image: Tensor) -> Tensor:
         return self._inner.adjoint(self._outer.gram(self._inner.forward(image)))
+
+    def robust(self, residual: Tensor, noise_std: PerImage) -> tuple[Operator, Tensor] | None:
+        found = self._outer.robust(residual, noise_std)
+        return None if found is None else (found[0] @ self._inner, found[1])
 
     @property
     def support(self) -> Bool[Tensor, "#batch y x"] | None:

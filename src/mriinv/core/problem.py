@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mriinv.core.operator import Operator
 from mriinv.core.types import Image, PerImage
-from mriinv.diagnostics import Diagnosis
 from mriinv.errors import InputError
+from mriinv.numerics.diagnostics import Diagnosis
 
 SCALE_QUANTILE = 0.99
 SENSE_REGULARISATION = 0.01

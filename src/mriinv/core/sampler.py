@@ -14,9 +14,9 @@ from mriinv.core.prior import LEVEL_FLOOR, Prior
 from mriinv.core.problem import InverseProblem, Samples
 from mriinv.core.solver import Monitor, Solver
 from mriinv.core.types import Image, PerImage
-from mriinv.data.noise import complex_noise
-from mriinv.diagnostics import UNMIXED, Trace, diagnose
 from mriinv.errors import MriinvError
+from mriinv.numerics.diagnostics import UNMIXED, Trace, diagnose
+from mriinv.numerics.noise import complex_noise
 
 Level = Float[Tensor, " #batch"] | float | None
 REPORT_EVERY = 10

@@ -12,7 +12,32 @@ from torch import Tensor
 
 from mriinv.core.component import Component
 from mriinv.core.prior import Prior
-from mriinv.data.training import ProblemSource
+from mriinv.core.problem import InverseProblem
+from mriinv.core.types import Image
+
+
+class ProblemSource(ABC):
+    """Where trainers get images and measurements from."""
+
+    @abstractmethod
+    def images(self, count: int, generator: torch.Generator) -> Image:
+        """Return clean images, complex64 ``(count, y, x)``, whose declared scale (99th percentile) is 1."""
+
+    @abstractmethod
+    def problem(self, images: Image, generator: torch.Generator) -> InverseProblem:
+        """Return a random measurement of each image, the same one from the same state of `generator`.
+
+        All scales of the problem are 1.
+        """
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what a resumed training needs to go on with the same stream."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue where `state_dict` was taken."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, found {sorted(state)}")
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.compression import Method, compress_coils
-from mriinv.data.hybrid import centre_crop, fully_sampled_axes
+from mriinv.data.hybrid import fully_sampled_axes
 from mriinv.data.maps import WHITENED, with_maps
 from mriinv.data.noise_level import estimate_noise_std
 from mriinv.data.suspicions import suspicions
 from mriinv.errors import InputError
 from mriinv.numerics.fft import fftc, ifftc
+from mriinv.numerics.images import centre_crop
 
 WHITE = 1e-3  # largest deviation of a covariance from a multiple of I that is left alone, relative to it
 CONDITION = 1e8  # of a covariance, above which coils without noise of their own would be blown up

@@ -15,10 +15,10 @@ from mriinv.core.problem import reference_scale
 from mriinv.core.types import Image, ImageSlice
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.heads import HeadSlices, HeadSource
-from mriinv.data.hybrid import centre_crop
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.readers import open_scan
 from mriinv.errors import InputError
+from mriinv.numerics.images import centre_crop
 
 CACHE_BYTES = 2**30  # of combined images: some 600 slices of 640 × 320 pixels
 

@@ -13,10 +13,10 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.coils import AXIAL, Axes, CoilArray
 from mriinv.data.geometry import Geometry
 from mriinv.data.heads import HeadSlices, HeadSource, ProceduralHeads
-from mriinv.data.noise import coloured_noise, complex_noise
 from mriinv.data.readers.base import Scan
 from mriinv.errors import InputError
 from mriinv.numerics.fft import fft2c
+from mriinv.numerics.noise import coloured_noise, complex_noise
 
 SHAPE, COILS, NOISE = (192, 160), 8, 0.005  # unless told otherwise
 _CORONAL: Axes = ((0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0))

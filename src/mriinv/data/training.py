@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,14 +11,15 @@ from torch import Tensor
 
 from mriinv.core.operator import Operator
 from mriinv.core.problem import InverseProblem
+from mriinv.core.trainer import ProblemSource
 from mriinv.core.types import CoilMaps, CoilMapsSlice, Image, ImageSlice, Mask, MaskSlice
 from mriinv.data.coils import simulate_coil_maps
 from mriinv.data.heads import HeadSource
 from mriinv.data.masks import make_mask
-from mriinv.data.noise import complex_noise
 from mriinv.data.texture import uniform
 from mriinv.data.workers import SliceWindow
 from mriinv.errors import InputError
+from mriinv.numerics.noise import complex_noise
 
 _SLICE = (96, 256)  # range of the larger side of a rendered slice: pixels of about 0.85 to 2.5 mm
 _SQUARENESS = 0.75  # smallest ratio of the sides
@@ -27,30 +27,6 @@ _FIRST_SLICES = 32  # slices to draw from at the first call
 _MAP_SETS = 32
 _MASKS_PER_KIND = 64
 _SCALE = (0.7, 1.3)  # random factor on images, so that a prior tolerates an imperfect scale
-
-
-class ProblemSource(ABC):
-    """Where trainers get images and measurements from."""
-
-    @abstractmethod
-    def images(self, count: int, generator: torch.Generator) -> Image:
-        """Return clean images, complex64 ``(count, y, x)``, whose declared scale (99th percentile) is 1."""
-
-    @abstractmethod
-    def problem(self, images: Image, generator: torch.Generator) -> InverseProblem:
-        """Return a random measurement of each image, the same one from the same state of `generator`.
-
-        All scales of the problem are 1.
-        """
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return what a resumed training needs to go on with the same stream."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue where `state_dict` was taken."""
-        if state:
-            raise ValueError(f"{type(self).__name__} keeps no state, found {sorted(state)}")
 
 
 class MaskKind(NamedTuple):

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from mriinv.core.operator import Operator
 from mriinv.core.prior import Prior
-from mriinv.data.noise import complex_noise
 from mriinv.errors import CompatibilityError, InputError
 from mriinv.numerics.channels import from_channels, to_channels
+from mriinv.numerics.noise import complex_noise
 from mriinv.numerics.spectral import largest_eigenvalue
 
 NORM_MARGIN = 1.02  # power iteration comes from below

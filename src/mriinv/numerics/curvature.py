@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mriinv.core.types import Image, PerImage
-from mriinv.data.noise import complex_noise
+from mriinv.numerics.noise import complex_noise
 
 LEAST_RMS = 0.05
 

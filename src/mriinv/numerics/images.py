@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
@@ -21,3 +23,26 @@ def relative_norm(part: Tensor, whole: Tensor) -> Tensor:
 def per_image(values: Tensor, like: Tensor) -> Tensor:
     """Return one number per image in the precision of the images `like`, to be multiplied with them."""
     return values.to(like.real.dtype).view(-1, 1, 1)
+
+
+@overload
+def centre_crop(tensor: Tensor, shape: tuple[int, int] | None) -> Tensor: ...
+
+
+@overload
+def centre_crop(tensor: Tensor | None, shape: tuple[int, int] | None) -> Tensor | None: ...
+
+
+def centre_crop(tensor: Tensor | None, shape: tuple[int, int] | None) -> Tensor | None:
+    """Return the centre ``(..., y, x)`` of the last two axes; an axis that is already smaller stays as it is.
+
+    No tensor stays None, and without a shape everything stays. Pixel ⌊n/2⌋, the origin of the centred
+    Fourier transform, becomes pixel ⌊n'/2⌋.
+    """
+    if tensor is None or shape is None:
+        return tensor
+    for axis, wanted in zip((-2, -1), shape, strict=True):
+        size = tensor.shape[axis]
+        kept = min(size, wanted)
+        tensor = tensor.narrow(axis, size // 2 - kept // 2, kept)
+    return tensor

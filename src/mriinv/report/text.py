@@ -18,8 +18,8 @@ BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as JSON knows it; what JSON does not know becomes its text."""
-    return json.loads(json.dumps(value, default=str))
+    """Return `value` as JSON knows it: numbers that are not finite become null, what else it does not know its text."""
+    return json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
 
 
 def report_text(report: InputReport) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mriinv.core.operator import Operator
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
-from mriinv.data.noise import complex_noise
+from mriinv.numerics.noise import complex_noise
 
 
 class DenseOperator(Operator):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mriinv.compose import make_problem
 from mriinv.core.capabilities import match
+from mriinv.core.delegate import Watched
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem, Samples
 from mriinv.core.sampler import Sampler
@@ -26,12 +27,11 @@ from mriinv.core.solver import Solver
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.coils import simulate_coil_maps
 from mriinv.data.masks import make_mask
-from mriinv.data.noise import complex_noise
 from mriinv.errors import InputError, PluginError
 from mriinv.numerics.fft import fft2c, ifft2c
+from mriinv.numerics.noise import complex_noise
 from mriinv.registry import registry
 from mriinv.testing.analytic import DenseOperator, GaussianMixture, MixturePrior, gaussian_problem
-from mriinv.training.delegate import Watched
 
 NOISE = 0.1  # per real component, of all problems
 LEVEL = 0.1  # noise level at which their samples are drawn

@@ -8,9 +8,9 @@ from torch import Tensor
 from mriinv.core.capabilities import derive
 from mriinv.core.prior import Prior
 from mriinv.core.types import Image
-from mriinv.data.noise import complex_noise
 from mriinv.errors import MriinvError
 from mriinv.numerics.images import inner_product
+from mriinv.numerics.noise import complex_noise
 
 
 def check_gradient(

@@ -12,8 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mriinv.core.trainer import Trainer
-from mriinv.data.training import ProblemSource
+from mriinv.core.trainer import ProblemSource, Trainer
 from mriinv.errors import SettingsError, WeightsError
 from mriinv.weights import own_tensors, write_tensors
 

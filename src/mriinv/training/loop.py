@@ -20,8 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from mriinv import __version__
 from mriinv.core.prior import Prior
 from mriinv.core.solver import Monitor
-from mriinv.core.trainer import Trainer
-from mriinv.data.training import ProblemSource
+from mriinv.core.trainer import ProblemSource, Trainer
 from mriinv.errors import InputError, MriinvError
 from mriinv.files import make_folder, write_text
 from mriinv.report.training_figure import training_figure

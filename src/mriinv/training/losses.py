@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mriinv.core.prior import Prior
 from mriinv.core.types import Image
-from mriinv.data.noise import complex_noise
+from mriinv.numerics.noise import complex_noise
 
 
 def log_uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:

@@ -14,12 +14,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, distributed, nn
 
+from mriinv.core.delegate import Delegate
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
+from mriinv.core.trainer import ProblemSource
 from mriinv.core.types import Image
-from mriinv.data.training import ProblemSource
 from mriinv.errors import SettingsError
-from mriinv.training.delegate import Delegate
 
 
 def shared(prior: Prior, fabric: Fabric) -> Prior:

@@ -23,6 +23,7 @@ FEWEST = 100.0  # effective samples for a mean that is known to a tenth of the s
 FARTHEST = 3.0  # standard deviations that a longer chain may be away
 
 Traces = Mapping[str, Float[Tensor, "chain step batch"]]
+LongerTraces = Mapping[str, Float[Tensor, "longer_chain longer_step batch"]]
 
 
 def statistics(image: Image, support: Bool[Tensor, "#batch y x"] | None = None) -> dict[str, PerImage]:
@@ -125,7 +126,7 @@ class Diagnosis:
         return tuple(found)
 
 
-def diagnose(traces: Traces, longer: Traces | None = None, last: int = 1) -> Diagnosis:
+def diagnose(traces: Traces, longer: LongerTraces | None = None, last: int = 1) -> Diagnosis:
     """Return what the traces of chains say.
 
     Parameters

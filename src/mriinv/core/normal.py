@@ -31,7 +31,7 @@ def regularised_inverse(
     Parameters
     ----------
     rhs : r
-    shift : s, one positive real number for all images
+    shift : s, one positive real number, or one per image
     initial : where conjugate gradients start; has no gradient, since the solution does not depend on it
     tolerance, max_iterations : of each solve, relative to its right-hand side
     """
@@ -62,7 +62,7 @@ class _RegularisedInverse(torch.autograd.Function):
                 right, shifts, initial=start, tolerance=tolerance, max_iterations=most
             ).solution
 
-        ctx.solve, ctx.shift_dtype, ctx.adjoint = solve, shift.dtype, None
+        ctx.solve, ctx.shift, ctx.adjoint = solve, shift.detach(), None
         solution = solve(rhs, initial)
         ctx.save_for_backward(solution)
         return solution
@@ -76,5 +76,6 @@ class _RegularisedInverse(torch.autograd.Function):
         toward_shift = None
         if ctx.needs_input_grad[1]:  # dx = -(AᴴA + s)⁻¹ x ds
             products = torch.view_as_real(toward_rhs).double() * torch.view_as_real(solution).double()
-            toward_shift = -products.sum().to(ctx.shift_dtype)
+            each = -products.flatten(1).sum(1)
+            toward_shift = each.sum_to_size(ctx.shift.shape).to(ctx.shift.dtype)
         return toward_rhs, toward_shift, None, None, None, None
