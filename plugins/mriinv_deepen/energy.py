@@ -66,12 +66,6 @@ class DeepenEnergy(NetworkEnergy):
         weight: float = setting(
             1.0, "w, a factor on the energy at reconstruction; 1 is what was learned", gt=0, tune=(0.1, 10.0)
         )
-        data_noise_std: float | None = setting(
-            0.007,
-            "noise η₀ of the measurements in training; none: do not follow the noise of the data",
-            gt=0,
-            unit="std per real component, image scale 1",
-        )
         views: Literal[1, 2, 4] = setting(1, "shifted, mirrored and rephased images whose energies are averaged")
 
     def __init__(self, **settings: Any) -> None:
@@ -90,10 +84,6 @@ class DeepenEnergy(NetworkEnergy):
         else:
             self.reference_level = self.noise_range[0]
         self.views = VIEWS[: s.views]
-
-    @classmethod
-    def settings_for_noise(cls, noise_std: float) -> dict[str, Any]:
-        return {"data_noise_std": noise_std}
 
     def scale(self) -> Tensor:
         weight = torch.tensor(self.settings.weight, dtype=torch.float64)

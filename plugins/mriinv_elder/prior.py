@@ -47,7 +47,7 @@ class ELDER(NetworkEnergy):
 
     name = "elder"
     provides = frozenset({"energy", "gradient", "denoiser", "reconstruction"})
-    adjustable = frozenset({"iterations", "gradient", "tolerance"})
+    adjustable = frozenset({"iterations", "gradient", "tolerance", "data_noise_std"})
 
     class Settings(EnergySettings):
         initial_step: float = setting(1.0, "step α before training", gt=0)
@@ -58,6 +58,7 @@ class ELDER(NetworkEnergy):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         s = self.settings
+        self.trained_noise = s.data_noise_std
         self.residual = s.form == "residual"
         self.network = energy_network(s)
         if self.residual:

@@ -20,7 +20,8 @@ from mriinv import (
     warm_cosine,
 )
 
-WARM_START_LEVELS = (0.002, 0.06)
+# of a network that is not told the level: from lower ones, which count as much, it learns to leave images as they are
+WARM_START_LEVELS = (0.02, 0.06)
 
 
 class EndToEndTrainer(Trainer):
@@ -31,7 +32,7 @@ class EndToEndTrainer(Trainer):
     the sums over the images of an update; the penalty is the prior's own. How the error reaches the parameters,
     through unrolled iterations or at a fixed point (eq. 21), is the prior's affair too.
 
-    The first `warm_start` updates train the network as a denoiser at levels from 0.002 to 0.06 instead, which is cheap,
+    The first `warm_start` updates train the network as a denoiser at levels from 0.02 to 0.06 instead, which is cheap,
     for priors that provide ``denoiser``: unrolled methods are commonly started from such a network.
 
     ``loss="magnitude"`` compares magnitudes, as MoL's authors do; the phase then follows from the data alone.

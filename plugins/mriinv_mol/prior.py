@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mriinv import (
+    FollowsNoise,
     ImageNetwork,
     InverseProblem,
     Monitor,
     NetworkSettings,
-    Prior,
+    NoiseSettings,
     Solution,
     complex_noise,
     equilibrium,
@@ -28,7 +29,7 @@ ASCENT_STEPS = 10
 ASCENT_START = 0.01  # how far from the image the ascent starts, image scale 1
 
 
-class MoL(Prior):
+class MoL(FollowsNoise):
     r"""Monotone operator learning: the fixed point of
 
     .. math:: x ← (I + αλA^HA)^{-1}\big[(1 − α)x + αH_θ(x) + αλA^Hb\big],
@@ -50,14 +51,14 @@ class MoL(Prior):
 
     name = "mol"
     provides = frozenset({"denoiser", "reconstruction"})
-    adjustable = frozenset({"alpha", "iterations", "tolerance", "gradient", "cg_tolerance"})
+    adjustable = frozenset({"alpha", "iterations", "tolerance", "gradient", "cg_tolerance", "data_noise_std"})
 
-    class Settings(NetworkSettings):
+    class Settings(NetworkSettings, NoiseSettings):
         network: Literal["cnn", "unet"] = setting("unet", "unet: as DEEPEN's default; cnn: full resolution (published)")
         monotonicity: float = setting(0.1, "m: H is held at Lip(H) ≤ 1 − m", gt=0, lt=1)
         alpha: float = setting(1.0, "step α; the fixed point does not depend on it", gt=0, le=1)
-        initial_gain: float = setting(0.1, "e^g before training", gt=0)
-        initial_data_weight: float = setting(10.0, "λ before training", gt=0)
+        initial_gain: float = setting(1.0, "e^g before training", gt=0)
+        initial_data_weight: float = setting(30.0, "λ before training", gt=0)
         iterations: int = setting(
             100, "largest number of iterations, forward and backward; with gradient=unrolled their number", ge=1
         )
@@ -68,6 +69,7 @@ class MoL(Prior):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
+        self.trained_noise = self.settings.data_noise_std
         self.network = ImageNetwork(self.settings)
         *_, last = (module for module in self.network.modules() if isinstance(module, nn.Conv2d))
         with torch.no_grad():
@@ -92,9 +94,9 @@ class MoL(Prior):
         projected = problem.back_projection()
 
         def step(x: Tensor) -> Tensor:
-            shift = (-self.log_data_weight).exp() / s.alpha  # the bracket and its matrix, divided by αλ
+            shift = self.strength(x) * (-self.log_data_weight).exp() / s.alpha  # bracket and matrix, divided by αλ
             rhs = projected + shift * ((1 - s.alpha) * x + s.alpha * self.contraction(x))
-            return regularised_inverse(problem.operator, rhs, shift, initial=x, tolerance=s.cg_tolerance)
+            return regularised_inverse(problem.operator, rhs, shift.flatten(), initial=x, tolerance=s.cg_tolerance)
 
         if s.gradient == "implicit":
             done = equilibrium(step, start, tolerance=s.tolerance, max_iterations=s.iterations)

@@ -13,10 +13,12 @@ from mriinv import (
     Solution,
     Solver,
     inner_product,
+    per_image,
     relative_norm,
     setting,
 )
 
+LEAST_SHARE = 0.05  # data without noise need a prior as well
 DIVERGED = 10.0  # times the smallest change so far, or the norm of the start
 
 
@@ -25,7 +27,9 @@ class ISTA(Solver):
 
     .. math:: q_t = x_{t-1} − α A^H(A x_{t-1} − b), \qquad x_t = D_σ(q_t),
 
-    from SENSE; α is `step`/‖A‖² (the paper's α/η²). Stops at ‖x_t − x_{t−1}‖ ≤ `tolerance`·‖x_t‖ (the paper: ‖x_{t−1}‖,
+    from SENSE; α is `step`/‖A‖² (the paper's α/η²). A denoiser of one level σ is right for data of that noise; for
+    noise η < σ it takes the share s of its step, x_t = (1 − s)q_t + s D_σ(q_t) with s = η/σ, unless `relaxation` says
+    otherwise (as published: 1). Stops at ‖x_t − x_{t−1}‖ ≤ `tolerance`·‖x_t‖ (the paper: ‖x_{t−1}‖,
     which may be zero), image by image.
 
     Nothing makes a learned denoiser a contraction, so the iteration may diverge, often after it came close to a fixed
@@ -46,6 +50,9 @@ class ISTA(Solver):
             unit="std per real component, image scale 1",
             tune=(0.001, 0.1),
         )
+        relaxation: float | None = setting(
+            None, "share s of the denoiser's step; none: noise of the data over noise_level, at most 1", gt=0, le=1
+        )
         tolerance: float = setting(1e-6, "relative change of the image at which to stop", gt=0)
         max_iterations: int = setting(500, "largest number of iterations", ge=1)
 
@@ -62,6 +69,7 @@ class ISTA(Solver):
         s, projected = self.settings, problem.back_projection()
         step = s.step / problem.operator.norm_bound**2
         x = best = problem.sense() if initial is None else initial
+        share = per_image(self._share(problem), x)
         size = inner_product(x, x).maximum(inner_product(projected, projected))
         smallest = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         converged = torch.zeros_like(smallest, dtype=torch.bool)
@@ -69,7 +77,8 @@ class ISTA(Solver):
         history: list[dict[str, Tensor]] = []
         while len(history) < s.max_iterations and not (converged | diverged).all():
             moving = ~(converged | diverged)
-            following = prior.denoise(x - step * problem.data_gradient(x, projected), s.noise_level)
+            nearer = x - step * problem.data_gradient(x, projected)
+            following = nearer + share * (prior.denoise(nearer, s.noise_level) - nearer)
             change = relative_norm(following - x, following)
             x = torch.where(moving.view(-1, 1, 1), following, x)
             iterations += moving
@@ -88,3 +97,10 @@ class ISTA(Solver):
         )
         rows = {name: torch.stack([row[name] for row in history]) for name in history[0]}
         return Solution(best, converged, iterations, rows, notes)
+
+    def _share(self, problem: InverseProblem) -> Tensor:
+        """Return s per image: 1 where the noise of the data is unknown."""
+        s, whole = self.settings, torch.ones(problem.batch, dtype=torch.float64, device=problem.data.device)
+        if s.relaxation is not None or problem.noise_std is None:
+            return whole * (s.relaxation or 1.0)
+        return (problem.noise_std.double() / s.noise_level).clamp(LEAST_SHARE, 1)

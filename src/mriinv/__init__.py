@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mriinv.core.component import NoiseRange as NoiseRange
     from mriinv.core.component import setting as setting
     from mriinv.core.energy import NetworkEnergy as NetworkEnergy
+    from mriinv.core.following import FollowsNoise as FollowsNoise
+    from mriinv.core.following import NoiseSettings as NoiseSettings
     from mriinv.core.normal import normal_map as normal_map
     from mriinv.core.normal import regularised_inverse as regularised_inverse
     from mriinv.core.operator import Operator as Operator
@@ -101,6 +103,8 @@ _HOME = {
     "NoiseRange": "core.component",
     "setting": "core.component",
     "NetworkEnergy": "core.energy",
+    "FollowsNoise": "core.following",
+    "NoiseSettings": "core.following",
     "normal_map": "core.normal",
     "regularised_inverse": "core.normal",
     "Operator": "core.operator",

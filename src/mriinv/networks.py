@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mriinv.core.component import ComponentSettings, setting
+from mriinv.core.following import NoiseSettings
 from mriinv.core.types import Image, PerImage
 from mriinv.errors import InputError
 from mriinv.numerics.channels import from_channels, to_channels
@@ -211,7 +212,7 @@ class PublishedNetwork(nn.Module):
         return h.double() @ weight + bias
 
 
-class EnergySettings(ComponentSettings):
+class EnergySettings(NoiseSettings):
     """Settings of a network whose potential is an energy (`energy_network`), for the settings of a prior to inherit."""
 
     form: Literal["residual", "published"] = setting("residual", "residual (default) or the form of the paper")

@@ -44,6 +44,19 @@ def test_fixed_point_with_a_linear_network_is_known_and_independent_of_alpha(alp
     torch.testing.assert_close(solution.image, expected, rtol=1e-7, atol=1e-7)
 
 
+def test_the_data_weigh_as_much_more_as_they_have_less_noise():
+    """λ/γ in the place of λ, γ = η/η₀ for each image."""
+    data, prior = problem(), mol(initial_data_weight=7.0, data_noise_std=0.01, **TIGHT)
+    matrix, prior.contraction = linear(0.9)
+    solution = prior.at_noise(torch.tensor([0.01, 0.0025], dtype=torch.float64)).reconstruct(data)
+    normal, projected = data.operator.matrix.mH @ data.operator.matrix, data.back_projection().flatten(1)
+    for image, right, weight in zip(solution.image, projected, (7.0, 28.0), strict=True):
+        system = weight * normal + torch.eye(24, dtype=torch.complex128) - matrix
+        torch.testing.assert_close(image.flatten(), torch.linalg.solve(system, weight * right), rtol=1e-6, atol=1e-6)
+    fixed = mol(data_noise_std=None)
+    assert fixed.at_noise(torch.tensor([0.5, 0.5])) is fixed
+
+
 def test_implicit_gradient_is_that_of_many_unrolled_steps():
     """In the parameters of the network, in its gain and in λ."""
     data, weight, found = problem(), random(2, *SHAPE, seed=5), []

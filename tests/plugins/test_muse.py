@@ -189,6 +189,12 @@ def test_modified_cost_is_minimised_and_never_increases():
     assert (costs.diff(dim=0) <= 0).all() and costs[0, 0] > costs[-1, 0]
 
 
+def test_the_modified_cost_has_its_published_weight_whatever_the_noise():
+    prior, noise = make_prior("muse", weights="none", widths=[4]), torch.tensor([0.001], dtype=torch.float64)
+    assert make_solver("muse-mm").prior_at(prior, noise) is prior
+    assert float(make_solver("mm-cg").prior_at(prior, noise).noise_factor) == pytest.approx(0.001 / 0.007)
+
+
 def test_modified_mm_backtracks_where_its_matrix_is_no_majoriser():
     """With a = 0.05 the bare step is ten times too long in sampled directions: C̃ would rise without the safeguard."""
     problem, quadratic, _ = gaussian_problem()

@@ -1,5 +1,7 @@
 """PnP-ISTA where its fixed point is known, against deepinv's PGD, and where it diverges."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -31,6 +33,23 @@ def test_resolvent_of_a_quadratic_energy_gives_its_map_image():
     exact = torch.linalg.solve(hessian, problem.back_projection().flatten(1)[0])
     assert solution.converged.all() and not solution.notes
     torch.testing.assert_close(solution.image.flatten(1), exact.expand(2, -1), rtol=1e-7, atol=1e-9)
+
+
+def test_a_denoiser_of_more_noise_than_the_data_have_takes_a_share_of_its_step():
+    """(1 − s)I + sD in the place of D, s = η/σ for each image, at most 1 and 1 where η is not known."""
+    problem, quadratic, _ = gaussian_problem(batch=2)
+    matrix = torch.linalg.inv(torch.eye(len(quadratic.matrix)) + quadratic.matrix)
+    noisy = replace(problem, noise_std=torch.tensor([0.004, 0.03], dtype=torch.float64))
+    settings = {"noise_level": 0.01, "tolerance": 1e-12, "max_iterations": 5000}
+    found = make_solver("ista", **settings)(noisy, linear(matrix)).image
+    whole = make_solver("ista", **settings)(problem, linear(matrix)).image
+    shared = 0.4 * matrix + 0.6 * torch.eye(len(matrix))
+    expected = make_solver("ista", **settings)(problem, linear(shared)).image
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-6)  # 0.4 has a rounding of its own
+    torch.testing.assert_close(found[1], whole[1], rtol=1e-7, atol=1e-9)
+    assert (found[0] - whole[0]).norm() > 0.05 * whole[0].norm()
+    published = make_solver("ista", relaxation=1, **settings)(noisy, linear(matrix)).image
+    torch.testing.assert_close(published, whole, rtol=1e-7, atol=1e-9)
 
 
 def soft(image, threshold=0.05):

@@ -9,11 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mriinv.core.prior import Prior
+from mriinv.core.following import FollowsNoise
 from mriinv.core.types import Image, PerImage
 from mriinv.numerics.images import per_image
-
-LEAST_NOISE = 5e-4  # that energies follow, per real component, image scale 1; data without any need a prior as well
 
 
 class PotentialNetwork(Protocol):
@@ -26,7 +24,7 @@ class PotentialNetwork(Protocol):
         """Return P(x, σ) and its gradient ∂Re + i∂Im, without a graph and without the help of autograd."""
 
 
-class NetworkEnergy(Prior):
+class NetworkEnergy(FollowsNoise):
     """The energy E_σ(x) = γ·c·P(x, σ), with P from `network`, c from `scale` and γ from the noise of the data.
 
     Where denoising trained the network, x − σ²∇P(x, σ) is the clean image, whatever γc is. Solvers and samplers get
@@ -37,17 +35,11 @@ class NetworkEnergy(Prior):
     Attributes
     ----------
     reference_level : σ where no level is asked for, and always in a prior without `noise_range`
-    trained_noise : η₀, the noise of the measurements that c is right for; None: γ = 1 whatever the noise
-    noise_exponent : p in γ = (η/η₀)^p, with the noise η of the data at hand. Eq. 6 absorbs the variance, which would
-        make it 2 for an exact prior; the error of one that is not exact does not shrink with the noise. Samplers have 2
-        above η₀ (`in_posterior`)
+    noise_exponent : p in γ = (η/η₀)^p; samplers have 2 above η₀ (`in_posterior`)
     """
 
     network: PotentialNetwork
     reference_level: float = 0.1
-    trained_noise: float | None = None
-    noise_exponent: float = 1.0
-    noise_factor: float | Tensor = 1.0  # γ of the data at hand
 
     @abstractmethod
     def scale(self) -> Tensor:
@@ -57,25 +49,13 @@ class NetworkEnergy(Prior):
         """Return γc in float64: a scalar or one per image."""
         return self.noise_factor * self.scale()
 
-    def at_noise(self, noise_std: PerImage) -> NetworkEnergy:
-        """Return the energy with γ = (η/η₀)^p, η ≥ `LEAST_NOISE` (the parameters are shared)."""
-        if self.trained_noise is None:
-            return self
-        other = copy.copy(self)
-        other.noise_factor = self._ratio(noise_std) ** self.noise_exponent
-        return other
-
     def in_posterior(self, noise_std: PerImage) -> NetworkEnergy:
         """Return the energy with γ = max((η/η₀)^p, (η/η₀)²): no likelihood is sharper than the noise."""
-        other = self.at_noise(noise_std)
+        other = copy.copy(self)
         if self.trained_noise is not None:
-            other = copy.copy(other)
-            other.noise_factor = torch.as_tensor(other.noise_factor).maximum(self._ratio(noise_std) ** 2)
+            ratio = self.noise_ratio(noise_std)
+            other.noise_factor = (ratio**self.noise_exponent).maximum(ratio**2)
         return other
-
-    def _ratio(self, noise_std: PerImage) -> Tensor:
-        assert self.trained_noise is not None
-        return noise_std.double().clamp_min(LEAST_NOISE) / self.trained_noise
 
     def temperature(self, noise_std: PerImage) -> PerImage:
         """Return γη₀², where E/T is the energy of the training again; the likelihood is then that of noise η₀√γ."""

@@ -1,0 +1,65 @@
+"""Learned priors whose strength follows the noise of the data."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mriinv.core.component import ComponentSettings, setting
+from mriinv.core.prior import Prior
+from mriinv.core.types import PerImage
+
+LEAST_NOISE = 5e-4  # that priors follow, per real component, image scale 1; data without any need a prior as well
+
+
+class NoiseSettings(ComponentSettings):
+    """The noise of the training, for the settings of a prior to inherit."""
+
+    data_noise_std: float | None = setting(
+        0.007,
+        "noise η₀ of the measurements in training; none: do not follow the noise of the data",
+        gt=0,
+        unit="std per real component, image scale 1",
+    )
+
+
+class FollowsNoise(Prior):
+    """A prior that is γ = (η/η₀)^p times as strong as it was learned, for data of noise η per real component.
+
+    A subclass multiplies by `noise_factor` where its strength against the data is decided.
+
+    Attributes
+    ----------
+    trained_noise : η₀, the noise of the measurements that the prior is right for; None: γ = 1 whatever the noise
+    noise_exponent : p. Eq. 6 absorbs the variance of the noise, which would make it 2 for an exact prior; the error of
+        one that is not exact does not shrink with the noise
+    noise_factor : γ of the data at hand
+    """
+
+    trained_noise: float | None = None
+    noise_exponent: float = 1.0
+    noise_factor: float | Tensor = 1.0
+
+    @classmethod
+    def settings_for_noise(cls, noise_std: float) -> dict[str, Any]:
+        return {"data_noise_std": noise_std} if noise_std and issubclass(cls.Settings, NoiseSettings) else {}
+
+    def at_noise(self, noise_std: PerImage) -> FollowsNoise:
+        """Return the prior with γ = (η/η₀)^p, η ≥ `LEAST_NOISE` (the parameters are shared)."""
+        if self.trained_noise is None:
+            return self
+        other = copy.copy(self)
+        other.noise_factor = self.noise_ratio(noise_std) ** self.noise_exponent
+        return other
+
+    def noise_ratio(self, noise_std: PerImage) -> Tensor:
+        """Return η/η₀ in float64; only where η₀ is known."""
+        assert self.trained_noise is not None
+        return noise_std.double().clamp_min(LEAST_NOISE) / self.trained_noise
+
+    def strength(self, image: Tensor) -> Tensor:
+        """Return γ in the precision of the images, ``(1 or batch, 1, 1)``, to be multiplied with them."""
+        return torch.as_tensor(self.noise_factor).to(image.device, image.real.dtype).view(-1, 1, 1)
