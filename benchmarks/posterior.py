@@ -5,7 +5,8 @@
 
 Every row draws from the same posterior problems in one process, one after another, with the weights that ship. DPS and
 DDS run twice: with the diffusion model that ships, and with the denoiser of the energy, so that samplers can be told
-from networks; their data term is squared, that of the Markov chains robust. Seconds are those per sample, times 100;
+from networks, the former with the weight of the data that their recipes have; their data term is squared, that of the
+Markov chains robust. Seconds are those per sample, times 100;
 burn-in is in them, so that few samples seem slow. Coverage is the share of pixels of the support within the 90 %
 interval of the magnitude (`mriinv.uncertainty`); calibrated, within the interval of the calibration that ships, for
 the settings that it was fitted for; its scale was fitted on bart_full8 and chiew_sense16 under Poisson 4× masks and
@@ -34,6 +35,7 @@ from mriinv.compose import find_weights
 from mriinv.core.delegate import Watched
 from mriinv.files import atomic_path, make_folder
 from mriinv.metrics import psnr
+from mriinv.registry import registry
 from mriinv.uncertainty import correlation, coverage, deviations
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,8 +50,8 @@ METHODS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "DEEPEN, MALA": ("deepen", "mala", MCMC),
     "DEEPEN, DDS": ("deepen", "dds", {"samples": 16, "batch": 8}),
     "DEEPEN, DPS": ("deepen", "dps", {"samples": 4}),
-    "diffusion, DDS": ("diffusion", "dds", {"samples": 16, "batch": 8}),
-    "diffusion, DPS": ("diffusion", "dps", {"samples": 4}),
+    "diffusion, DDS": ("diffusion", "dds", registry().recipe("dds").solver.settings | {"samples": 16, "batch": 8}),
+    "diffusion, DPS": ("diffusion", "dps", registry().recipe("dps").solver.settings | {"samples": 4}),
 }
 
 

@@ -87,6 +87,8 @@ def test_a_problem_takes_an_operator_or_the_settings_of_a_named_one(acquisition:
     assert not torch.equal(named.operator.coil_maps, make_problem(acquisition).operator.coil_maps)
     with pytest.raises(SettingsError, match="sense has no setting 'kernel'; did you mean 'kernel_width'"):
         make_problem(acquisition, kernel=5)
+    with pytest.raises(SettingsError, match="found kernel_width beside an operator, which has its settings"):
+        make_problem(acquisition, operator, kernel_width=5)
 
 
 def test_randomness_comes_from_the_seed(problem: InverseProblem, small_prior: Prior) -> None:

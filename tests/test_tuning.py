@@ -17,6 +17,7 @@ from mriinv.data.readers import open_scan
 from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
 from mriinv.metrics import psnr
 from mriinv.registry import registry
+from mriinv.report.text import plain
 from mriinv.tuning import Tuned, maximise, tune, tuned_run_file, tuning_text
 from mriinv.validation import Case
 
@@ -163,8 +164,8 @@ def test_ranges_are_positive_and_ordered(scan, bounds):
 
 
 def test_images_that_are_not_finite_never_win(scan, monkeypatch):
-    found = Tuned("solver.x", 2.0, [(1.0, -math.inf), (2.0, 30.0)], ["a"], -math.inf, (1.0, 3.0)).as_dict()
-    assert (found["trials"], found["default"], found["psnr"]) == ([(1.0, None), (2.0, 30.0)], None, 30.0)
+    found = plain(Tuned("solver.x", 2.0, [(1.0, -math.inf), (2.0, 30.0)], ["a"], -math.inf, (1.0, 3.0)).as_dict())
+    assert (found["trials"], found["default"], found["psnr"]) == ([[1.0, None], [2.0, 30.0]], None, 30.0)
     monkeypatch.setattr(Case, "psnr", lambda *_: math.nan)
     with pytest.raises(MriinvError, match=r"no value from 0.1 to 1 gives a finite image"):
         tune(config(scan), "solver.regularisation", (0.1, 1.0))

@@ -13,29 +13,42 @@ def images(*shape, dtype=torch.complex64):
     return complex_noise(shape, 0.3, torch.Generator().manual_seed(1), dtype)
 
 
+def active(**settings):
+    """Return a prior whose network is at work; an untrained one returns zero."""
+    prior = make_prior("diffusion", weights="none", **SMALL, **settings)
+    torch.nn.init.normal_(prior.network.m_tail.weight, std=0.1, generator=torch.Generator().manual_seed(3))
+    return prior
+
+
 def test_default_is_the_published_network():
-    """32 639 232 parameters for two channels in and out, and 3·3·64 more for each of map and constant."""
+    """32 639 232 parameters for two channels in and out, and 3·3·64 more for each map of the level."""
     with torch.device("meta"):
         prior = make_prior("diffusion", weights="none")
-    assert sum(p.numel() for p in prior.parameters()) == 32_639_232 + 2 * 9 * 64
+    assert sum(p.numel() for p in prior.parameters()) == 32_639_232 + 8 * 9 * 64
     assert prior.noise_range[0] < 0.0317 and prior.noise_range[1] > 9.845  # eq. 24 from t = 0.001 to 1
 
 
-def test_network_sees_unit_variance_and_the_level_as_a_map():
-    """Against deepinv's own forward, on a matrix that it takes whole."""
-    prior, x = make_prior("diffusion", weights="none", data_std=0.5, **SMALL), images(2, 32, 40)
+def test_network_sees_unit_variance_and_the_level_as_maps():
+    """Against the network on a matrix that it takes whole."""
+    prior, x = active(data_std=0.5, noise_range=[0.01, 10.0]), images(2, 32, 40)
     level = torch.tensor([0.1, 2.0])
     total = (level**2 + 0.25).sqrt()
     scaled = x / total.view(-1, 1, 1)
-    channels = torch.stack([scaled.real, scaled.imag, torch.ones_like(scaled.real)], dim=1)
-    real, imaginary = prior.network(channels, 0.25 * level.log()).unbind(1)
+    share = 7 * (level / 0.01).log() / torch.tensor(1000.0).log()  # knots 2 and 3, knots 5 and 6
+    maps = torch.zeros(2, 8, 32, 40)
+    for one, (first, above) in enumerate(((2, share[0] - 2), (5, share[1] - 5))):
+        assert 0 < above < 1
+        maps[one, first], maps[one, first + 1] = 1 - above, above
+    channels = torch.cat([torch.stack([scaled.real, scaled.imag], dim=1), maps], dim=1)
+    real, imaginary = prior.network.forward_unet(channels).unbind(1)
     skip, out = (factor.view(-1, 1, 1) for factor in (0.25 / total**2, 0.5 * level / total))
-    torch.testing.assert_close(prior.denoise(x, level), skip * x + out * torch.complex(real, imaginary))
+    torch.testing.assert_close(
+        prior.denoise(x, level), skip * x + out * torch.complex(real, imaginary), rtol=1e-4, atol=1e-5
+    )
 
 
-def test_a_network_that_returns_nothing_leaves_the_wiener_filter():
+def test_training_starts_at_the_wiener_filter():
     prior, x = make_prior("diffusion", weights="none", **SMALL), images(2, 9, 7)
-    torch.nn.init.zeros_(prior.network.m_tail.weight)
     torch.testing.assert_close(prior.denoise(x, 0.4), 0.09 / (0.16 + 0.09) * x)
 
 
@@ -44,7 +57,7 @@ def test_any_matrix_is_extended_by_zeros():
     check_capabilities(prior, images(2, 1, 3))
     prior.network.forward_unet, whole = _recorder(prior.network.forward_unet)
     result = prior.denoise(x, 0.2)
-    assert whole[0].shape == (1, 4, 16, 24) and not whole[0][:, :, 13:].any() and not whole[0][:, :, :, 20:].any()
+    assert whole[0].shape == (1, 10, 16, 24) and not whole[0][:, :, 13:].any() and not whole[0][:, :, :, 20:].any()
     torch.testing.assert_close(whole[0][0, 0, :13, :20], (x / (0.04 + 0.09) ** 0.5).real[0])
     assert result.shape == x.shape
 
@@ -60,14 +73,14 @@ def _recorder(function):
 
 
 def test_levels_beyond_the_range_are_the_nearest_in_it():
-    prior, x = make_prior("diffusion", weights="none", noise_range=[0.1, 1.0], **SMALL), images(1, 8, 8)
+    prior, x = active(noise_range=[0.1, 1.0]), images(1, 8, 8)
     torch.testing.assert_close(prior.denoise(x, 0.01), prior.denoise(x, 0.1))
     torch.testing.assert_close(prior.denoise(x, 7.0), prior.denoise(x, 1.0))
     assert not torch.equal(prior.denoise(x, 0.1), prior.denoise(x, 1.0))
 
 
 def test_derivative_in_the_image_by_differences():
-    prior = make_prior("diffusion", weights="none", **SMALL).double()
+    prior = active().double()
     x, v, w = images(3, 1, 12, 10, dtype=torch.complex128)
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(prior.denoise(leaf, 0.3, create_graph=True), leaf, w)

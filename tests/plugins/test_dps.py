@@ -57,7 +57,7 @@ def test_without_guidance_dps_draws_from_the_law_of_the_denoiser(target):
     """Of the posterior's own denoiser, which has the exact likelihood score in it, that law is the posterior."""
     problem, covariance, mean, posterior = gaussian_case()
     mean, covariance = (torch.zeros_like(mean), covariance) if target == "prior" else (mean, posterior)
-    solver = make_solver("dps", scale=0, steps=300, samples=5000, batch=5000)
+    solver = make_solver("dps", scale=0, steps=1000, samples=5000, batch=5000)
     samples = solver(problem, GaussianDenoiser(covariance, mean), initial=zeros(problem))
     found_mean, found = moments(samples)
     assert (found - covariance).norm() < 0.06 * covariance.norm()
