@@ -40,7 +40,8 @@ class MoL(FollowsNoise):
     the same result after many more iterations.
 
     H(x) = (1 − m)(x − e^g N(x)), N an `ImageNetwork`; g and λ are learned. With N = 0 the fixed point is SENSE with
-    the regularisation m/λ, on the edge of what is allowed. There is no further identity term: the public code of the
+    the regularisation m/λ, on the edge of what is allowed. For data of other noise than in training λ is divided by the
+    strength of `FollowsNoise`. There is no further identity term: the public code of the
     authors solves with 1.001 I, which at small α is a hidden penalty on ‖x‖².
 
     `penalty` is the published log-barrier on L = ‖H(u) − H(v)‖/‖u − v‖ at each reconstruction u, where v ascends on
