@@ -128,8 +128,8 @@ def test_the_solver_is_that_of_the_priors_first_recipe_unless_one_is_given(monke
     assert Reconstruction("deepen", "mm-cg", device="cpu").solver.settings.robust is True
     modified = Reconstruction("muse", "muse-mm", device="cpu")  # a recipe has both
     assert modified.prior is not None and modified.prior.settings.weight == 0.09
-    assert Reconstruction("diffusion", "dps", device="cpu").solver.settings.scale == 4
-    assert Reconstruction("deepen", "dps", device="cpu").solver.settings.scale != 4
+    assert Reconstruction("diffusion", "dps", device="cpu").solver.settings.scale == 6
+    assert Reconstruction("deepen", "dps", device="cpu").solver.settings.scale != 6
     recipes = registry().recipes
     untrained = recipes["tv"].model_copy(update={"prior": PriorChoice(name="deepen", weights="none")})
     monkeypatch.setitem(recipes, "deepen-map", untrained.model_copy(update={"solver": Choice(name="mm-cg")}))

@@ -128,7 +128,7 @@ def test_a_prior_by_itself_brings_the_solver_of_its_first_recipe(tmp_path: Path,
 def test_a_prior_and_a_solver_that_a_recipe_combines_have_its_settings(tmp_path: Path) -> None:
     given = {"prior": "diffusion", "solver": "dps"}
     named = [config(**given), config(file=run_file(tmp_path, given)), config(recipe="dps")]
-    assert [one.solver.settings for one in named] == [{"scale": 4.0}] * 3
+    assert [one.solver.settings for one in named] == [{"scale": 6.0}] * 3
     assert config("solver.scale=1", **given).solver.settings == {"scale": 1}
     assert config(prior="deepen", solver="dps").solver.settings == {}
 

@@ -122,7 +122,8 @@ def test_an_update_of_a_training(step, monkeypatch):
         torch.manual_seed(0)
         prior = mriinv.make_prior("deepen", weights="none", **SMALL["deepen"]).to(where).requires_grad_(True)
         source = SimulatedProblems(ProceduralHeads(), shape=SHAPE, coils=3, pool=2, make_operator=sense)
-        trainer = mriinv.make_trainer("maximum-likelihood", steps=2, warm_start=1, batch=1, chain_steps=2, pool=2)
+        settings = {"steps": 2, "warm_start": 1, "batch": 1, "chain_steps": 2, "pool": 2, "chain_precision": "float32"}
+        trainer = mriinv.make_trainer("maximum-likelihood", **settings)
         trainer.loss(prior, source, step, torch.Generator(where).manual_seed(0)).value.backward()
         return [parameter.grad for parameter in prior.parameters() if parameter.grad is not None]
 
