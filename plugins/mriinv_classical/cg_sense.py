@@ -9,7 +9,7 @@ from mriinv import ComponentSettings, InverseProblem, Monitor, Prior, Solution, 
 from mriinv_classical.weighting import follow_noise
 
 FACTOR, EXPONENT = 3.8, 1.2  # of the noise, in the rule for λ
-UNKNOWN_NOISE = 0.01  # λ where nobody measured it, the usual choice
+DEFAULT_REGULARISATION = 0.01  # λ where nobody measured the noise, the usual choice
 
 
 class CGSense(Solver):
@@ -34,7 +34,7 @@ class CGSense(Solver):
         monitor: Monitor | None,
     ) -> Solution:
         s = self.settings
-        regularisation: float | Tensor = UNKNOWN_NOISE if s.regularisation is None else s.regularisation
+        regularisation: float | Tensor = DEFAULT_REGULARISATION if s.regularisation is None else s.regularisation
         if s.regularisation is None and problem.noise_std is not None:
             regularisation = follow_noise(problem.noise_std, FACTOR, EXPONENT)
         result = problem.operator.solve_normal(

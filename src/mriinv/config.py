@@ -31,7 +31,7 @@ DEFAULT_RECIPE = "deepen-map"
 SIMULATION_MASK = {"name": "poisson-2d"}  # a simulated scan is fully sampled
 COMPONENTS = ("operator", "prior", "solver", "trainer")  # chosen by name, with settings of their own
 SLICES = "one slice, such as 3, or the first and the one after the last, such as 3:5"
-SEEDS = 2**63  # what random generators take
+SEED_LIMIT = 2**63  # what random generators take
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -43,7 +43,7 @@ class MaskChoice(BaseModel):
     name: str = Field(description="poisson-2d, random-1d or equispaced-1d; or a file, npy or npz")
     acceleration: float = Field(4.0, gt=1, description="grid locations over sampled ones, centre included")
     calibration: int | None = Field(None, ge=0, description="fully sampled centre in lines; none: the mask's default")
-    seed: int | None = Field(None, ge=0, lt=SEEDS, description="none: the seed of the run")
+    seed: int | None = Field(None, ge=0, lt=SEED_LIMIT, description="none: the seed of the run")
 
     @property
     def file(self) -> Path | None:
@@ -125,7 +125,7 @@ class TrainConfig(BaseModel):
     device: str = "auto"
     devices: int = Field(1, ge=1, description="processes, on a device of `device` each, that share every update")
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    seed: int = Field(0, ge=0, lt=SEEDS)
+    seed: int = Field(0, ge=0, lt=SEED_LIMIT)
 
 
 def _slices(value: Any) -> Any:
@@ -149,7 +149,7 @@ class RunConfig(BaseModel):
     mask: Annotated[MaskChoice | None, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)] = None
     slices: Annotated[str | None, BeforeValidator(_slices)] = Field(None, description=SLICES)
     device: str = "auto"
-    seed: int = Field(0, ge=0, lt=SEEDS)
+    seed: int = Field(0, ge=0, lt=SEED_LIMIT)
 
 
 def build_config(

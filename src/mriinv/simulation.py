@@ -12,7 +12,7 @@ import h5py
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mriinv import __version__
-from mriinv.config import SEEDS, MaskChoice
+from mriinv.config import SEED_LIMIT, MaskChoice
 from mriinv.data.fastmri import write_fastmri
 from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads, Protocol
 from mriinv.data.masks import make_mask
@@ -44,7 +44,7 @@ class SimulationConfig(BaseModel):
     lesions: bool = Field(False, description="lesions in the white matter")
     mask: MaskChoice | None = Field(None, description="undersampling; none: fully sampled")
     coil_maps: bool = Field(False, description="write the true coil maps, which else have to be estimated")
-    seed: int = Field(0, ge=0, lt=SEEDS - 10**4, description="of the first volume; the next ones count up")
+    seed: int = Field(0, ge=0, lt=SEED_LIMIT - 10**4, description="of the first volume; the next ones count up")
 
     @field_validator("mask")
     @classmethod

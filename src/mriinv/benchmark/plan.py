@@ -19,7 +19,7 @@ from mriinv.manifest import Choice, ChoiceField, PriorChoiceField, load_yaml
 from mriinv.registry import registry
 
 SHIPPED = ("small", "paper")
-SEEDS = 10**6  # of simulated test heads, far from those of trainings
+FIRST_TEST_SEED = 10**6  # of simulated test heads, far from those of trainings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Overlay = Annotated[dict[str, Any] | None, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)]
@@ -82,7 +82,7 @@ class HeldOut(_Part):
     shape: tuple[int, int] = (192, 160)
     coils: int = Field(8, ge=1)
     noise_std: float = Field(0.007, ge=0)
-    seed: int = Field(SEEDS, ge=0, description="of the first head; the next ones count up")
+    seed: int = Field(FIRST_TEST_SEED, ge=0, description="of the first head; the next ones count up")
     preparation: Preparation = Preparation()
 
 
