@@ -79,10 +79,7 @@ def test_the_same_again_keeps_and_replace_does_not() -> None:
         (("--contrast", "t9"), "error: Protocol: contrast: found 't9'; expected t1 or t2 or pd or flair"),
         (("--heads", "nowhere"), "error: nowhere: found no label maps"),
         (("--mask", "poison-2d"), "error: unknown mask 'poison-2d'; did you mean poisson-2d?"),
-        (
-            ("--mask", "own.npy"),
-            "error: mask: found {'name': 'own.npy'}; own.npy is a file; simulated scans take",
-        ),
+        (("--mask", "own.npy"), "error: mask: found {'name': 'own.npy'}; own.npy is a file; simulated scans take"),
         (("--acceleration", 3), "error: --acceleration needs --mask"),
         (("--calibration", 8), "error: --calibration needs --mask"),
         (("--mask", "random-1d", "--acceleration", 0.5), "error: mask.acceleration: found 0.5; "),

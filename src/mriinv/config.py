@@ -24,7 +24,7 @@ from mriinv.data.mask_file import SUFFIXES
 from mriinv.data.preparation import Preparation
 from mriinv.data.training import MASKS, MaskKind
 from mriinv.errors import InputError, SettingsError
-from mriinv.manifest import Choice, ChoiceField, PriorChoiceField, load_yaml, parse_yaml
+from mriinv.manifest import Choice, ChoiceField, Kind, PriorChoiceField, load_yaml, parse_yaml
 from mriinv.registry import registry
 
 DEFAULT_RECIPE = "deepen-map"
@@ -150,6 +150,12 @@ class RunConfig(BaseModel):
     slices: Annotated[str | None, BeforeValidator(_slices)] = Field(None, description=SLICES)
     device: str = "auto"
     seed: int = Field(0, ge=0, lt=SEED_LIMIT)
+
+    @property
+    def parts(self) -> dict[Kind, Choice]:
+        """The components of the run by kind; no prior where there is none."""
+        chosen: dict[Kind, Choice | None] = {"operator": self.operator, "prior": self.prior, "solver": self.solver}
+        return {kind: choice for kind, choice in chosen.items() if choice is not None}
 
 
 def build_config(

@@ -24,7 +24,6 @@ from mriinv.data.results import is_result, partial_path
 from mriinv.data.simulate import SimulatedSlices
 from mriinv.errors import InputError, SettingsError
 from mriinv.inputs import find_scans
-from mriinv.manifest import Choice, Kind
 from mriinv.registry import registry
 
 logger = logging.getLogger("mriinv")
@@ -222,8 +221,7 @@ def mask_for(choice: MaskChoice, acquisition: Acquisition) -> Tensor:
 
 def _states(config: RunConfig, path: Path | None) -> dict[str, list[int]]:
     """Return size in bytes and time of the last change in ns of the input and of the files that settings name."""
-    parts: dict[Kind, Choice | None] = {"operator": config.operator, "prior": config.prior, "solver": config.solver}
-    settings = [registry().load(kind, part.name).parse_settings(part.settings) for kind, part in parts.items() if part]
+    settings = [registry().load(kind, part.name).parse_settings(part.settings) for kind, part in config.parts.items()]
     named = [value for one in settings for _, value in one if isinstance(value, Path)]
     named += [file for file in (config.preparation.maps, config.mask and config.mask.file) if file]
     input_files = [] if path is None else [path, *(path.with_suffix(".hdr"),) * (path.suffix == ".cfl")]

@@ -14,7 +14,6 @@ from mriinv.errors import MriinvError, UnwritableError
 from mriinv.files import make_folder
 from mriinv.inputs import find_scans
 from mriinv.jobs import Job, Run, prepare, resolved, result_files, set_up, weights_record
-from mriinv.manifest import Choice, Kind
 from mriinv.provenance import code_of, provenance
 from mriinv.registry import registry
 from mriinv.report.figure import reconstruction_figure
@@ -96,7 +95,8 @@ def _reconstruct(run: Run, job: Job, out: Path, report: InputReport, observer: O
             report.remarks.append("replaces an older result of other settings, slices, input or versions")
         if writer.written:
             try:
-                report.slices = [*stored_reports(writer.written, report.kept), *report.slices]
+                if report.kept:
+                    report.slices = [*stored_reports(writer.written, report.kept), *report.slices]
                 report.figure = _figure(writer.written, job.middle)
             except MriinvError as error:  # it must not take the place of what ended the work
                 report.error = str(error)
@@ -104,8 +104,7 @@ def _reconstruct(run: Run, job: Job, out: Path, report: InputReport, observer: O
 
 def _components(config: RunConfig) -> dict[str, str]:
     """Return which code the parts of a run are: a changed plug-in makes another result."""
-    chosen: dict[Kind, Choice | None] = {"operator": config.operator, "prior": config.prior, "solver": config.solver}
-    return {kind: code_of(kind, choice.name) for kind, choice in chosen.items() if choice is not None}
+    return {kind: code_of(kind, choice.name) for kind, choice in config.parts.items()}
 
 
 def _add_missing(run: Run, job: Job, report: InputReport, observer: Observer | None, writer: ResultWriter) -> None:

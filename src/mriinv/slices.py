@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -26,6 +26,7 @@ from mriinv.numerics.images import centre_crop
 
 ZERO_FILLED, ADJOINT, SUPPORT = "zero_filled", "adjoint", "support"  # datasets of a result beside those of the operator
 INTERVAL = 0.9  # level of the calibrated interval around the mean magnitude
+SOLVED = ("iterations", "converged", "seconds", "acceleration")  # of a report, stored with the result
 MAP_SOLVER = "mm-cg"  # what a posterior that was sampled is compared with
 
 
@@ -168,7 +169,7 @@ def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tup
         metrics=metrics,
         samples=None if samples is None else centre_crop(samples.draws, crop)[:, :, 0],
         solution={
-            **{name: getattr(report, name) for name in ("iterations", "converged", "seconds", "acceleration")},
+            **{name: getattr(report, name) for name in SOLVED},
             "scale": float(done.problem.scale[0]),
             "noise_std": float("nan") if noise is None else float(noise[0]),
             **report.sampling,
@@ -183,7 +184,6 @@ def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tup
 def stored_reports(path: Path, indices: Sequence[int]) -> list[SliceReport]:
     """Return what slices of a result came to; of the zero-filled image it has no metrics."""
     result = read_result(path, only=indices, arrays=())
-    known = {field.name for field in fields(SliceReport)}
     reports = []
     for row, index in enumerate(result.slices):
         stored = (result.solution, result.metrics)
@@ -197,7 +197,7 @@ def stored_reports(path: Path, indices: Sequence[int]) -> list[SliceReport]:
                 solved["seconds"],
                 solved["acceleration"],
                 Metrics(**scores, region=result.region, data_range=result.data_range) if measured else None,
-                sampling={n: v for n, v in solved.items() if n not in known | {"scale", "noise_std"}},
+                sampling={n: v for n, v in solved.items() if n not in {*SOLVED, "scale", "noise_std"}},
             )
         )
     return reports

@@ -154,13 +154,13 @@ class Plan(_Part):
         ------
         SettingsError : names the entry of the plan
         """
+        self._check_names()
         for label, mask in self.masks.items():
             with _entry(f"masks.{label}"):
                 if mask.file is None and mask.name not in MASKS:
                     raise UnknownNameError("mask", mask.name, MASKS)
                 if mask.file is not None and not mask.file.is_file():
                     raise InputError(mask.file, "", "no such file", "a mask, npy or npz")
-        self._check_names()
         top, bottom, left, right = self.zoom
         if not (top < bottom and left < right):
             raise SettingsError(f"zoom: found {list(self.zoom)}; expected top < bottom and left < right")

@@ -18,6 +18,7 @@ from mriinv.cli.group import (
     seed_option,
     set_option,
 )
+from mriinv.errors import SettingsError
 
 if TYPE_CHECKING:
     from mriinv.calibration import Calibration
@@ -66,7 +67,6 @@ def calibrate(
     calibration is written as JSON, with a table of coverage (CSV) and a figure before and after.
     """
     from mriinv.config import build_config
-    from mriinv.errors import SettingsError
 
     calibration = given.pop("calibration")
     fit, test = ([_mask(text, calibration) for text in some] for some in (masks, test_masks))
@@ -110,7 +110,6 @@ def calibrate(
 
 def _mask(text: str, calibration: int | None) -> MaskChoice:
     from mriinv.config import MaskChoice, validated
-    from mriinv.errors import SettingsError
 
     if (whole := MaskChoice(name=text)).file is not None:
         return whole

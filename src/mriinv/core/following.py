@@ -11,6 +11,7 @@ from torch import Tensor
 from mriinv.core.component import ComponentSettings, setting
 from mriinv.core.prior import Prior
 from mriinv.core.types import PerImage
+from mriinv.numerics.images import per_image
 
 LEAST_NOISE = 5e-4  # that priors follow, per real component, image scale 1; data without any need a prior as well
 
@@ -62,4 +63,4 @@ class FollowsNoise(Prior):
 
     def strength(self, image: Tensor) -> Tensor:
         """Return γ in the precision of the images, ``(1 or batch, 1, 1)``, to be multiplied with them."""
-        return torch.as_tensor(self.noise_factor).to(image.device, image.real.dtype).view(-1, 1, 1)
+        return per_image(torch.as_tensor(self.noise_factor, device=image.device), image)
