@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mriinv import Acquisition, complex_noise, make_operator, open_scan, simulate_acquisition
-from mriinv.config import MaskChoice
 from mriinv.data.heads import LabelMapHeads
+from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.texture import smooth_field
-from mriinv.jobs import mask_for
 from mriinv.manifest import Choice
 from mriinv.numerics.fft import fft2c
 from mriinv.validation import Case, retrospective_case
@@ -62,7 +61,7 @@ def evaluation_cases(data_folder: Path, scans: tuple[str, ...] = (), device: str
         slices = [one.to(torch.device(device)) for one in found]
         for label, (name, acceleration) in MASKS.items():
             for full in slices:
-                mask = mask_for(MaskChoice(name=name, acceleration=acceleration), full)
+                mask = MaskChoice(name=name, acceleration=acceleration).mask_for(full)
                 yield EvaluationCase(scan, label, retrospective_case(full.source, full, mask, Choice(name="sense")))
 
 

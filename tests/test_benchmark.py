@@ -33,13 +33,13 @@ from mriinv.benchmark.session import Benchmark, grouped
 from mriinv.benchmark.tables import escaped, latex, markdown, table1, table2
 from mriinv.benchmark.training import Training, settled, with_steps
 from mriinv.compose import Reconstruction, make_prior, make_solver, make_trainer
-from mriinv.config import MaskChoice, TrainConfig, build_train_config
+from mriinv.config import TrainConfig, build_train_config
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.fastmri import write_fastmri
+from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.scan_images import ScanImages, middle_slices
 from mriinv.errors import InputError, SettingsError
-from mriinv.jobs import mask_for
 from mriinv.manifest import Choice
 from mriinv.metrics import evaluate
 from mriinv.validation import retrospective_case
@@ -135,7 +135,7 @@ def test_table_is_made_resumed_and_equal_with_two_processes() -> None:
     one = next(row for row in found if row["method"] == "CG-SENSE" and row["slice"] == "1")  # by hand
     with open_scan("test.h5") as opened:
         full = prepare_acquisition(opened.read(1))
-    case = retrospective_case("", full, mask_for(MASKS[one["mask"]], full), Choice(name="sense"))
+    case = retrospective_case("", full, MASKS[one["mask"]].mask_for(full), Choice(name="sense"))
     image = Reconstruction(None, make_solver("cg-sense"), "cpu")(case.problem).image
     expected = evaluate(image, case.reference, case.problem.operator.support).as_dict()
     for name, value in expected.items():

@@ -20,7 +20,7 @@ from mriinv.cli import INTERRUPTED
 from mriinv.data.results import read_result
 from mriinv.data.simulate import SimulatedSlices
 from mriinv.manifest import KINDS, WeightEntry
-from mriinv.registry import Component, Registry, registry
+from mriinv.registry import Registered, Registry, registry
 from mriinv.weights import save_weights
 from support import PATIENCE, invoke, succeed, write_hdf5
 
@@ -612,7 +612,7 @@ def catalogued(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     )
     original = Registry.find
 
-    def find(self: Registry, kind: Any, name: str) -> Component:
+    def find(self: Registry, kind: Any, name: str) -> Registered:
         found = original(self, kind, name)
         return replace(found, entry=found.entry.model_copy(update={"weights": (entry,)})) if kind == "prior" else found
 

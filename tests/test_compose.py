@@ -32,7 +32,7 @@ from mriinv import (
 from mriinv.compose import WeightFile, find_weights, resolve_device
 from mriinv.errors import InputError, SettingsError, UnknownNameError
 from mriinv.manifest import Choice, PriorChoice, WeightEntry
-from mriinv.registry import Component, Registry, registry
+from mriinv.registry import Registered, Registry, registry
 from mriinv.testing.analytic import DenseOperator
 from mriinv_sense.operator import SenseOperator
 
@@ -236,9 +236,9 @@ def catalogued(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     original = Registry.find
 
-    def find(self: Registry, kind: str, name: str) -> Component:
+    def find(self: Registry, kind: str, name: str) -> Registered:
         found = original(self, kind, name)  # type: ignore[arg-type]
-        return Component(found.entry.model_copy(update={"weights": entries}), found.plugin)
+        return Registered(found.entry.model_copy(update={"weights": entries}), found.plugin)
 
     monkeypatch.setattr(Registry, "find", find)
 

@@ -14,7 +14,7 @@ from mriinv.compose import find_weights
 from mriinv.config import build_config
 from mriinv.data.results import read_result
 from mriinv.files import sha256
-from mriinv.jobs import set_up, settle
+from mriinv.setup import set_up, settle
 from mriinv.uncertainty import quantile
 from support import invoke, succeed
 

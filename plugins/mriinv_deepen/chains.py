@@ -12,7 +12,7 @@ from mriinv import Image, InverseProblem, ProblemSource
 
 
 @dataclass
-class Chain:
+class ChainGroup:
     """One group of chains.
 
     Attributes
@@ -37,8 +37,8 @@ class Chain:
         return self.problem
 
 
-def chains_state(chains: Mapping[int, Chain]) -> dict[str, Tensor]:
-    """Return real tensors from which `restored_chains` makes the same chains."""
+def groups_state(chains: Mapping[int, ChainGroup]) -> dict[str, Tensor]:
+    """Return real tensors from which `restored_groups` makes the same chains."""
     state: dict[str, Tensor] = {}
     for index, chain in chains.items():
         images = {"true": torch.view_as_real(chain.true), "fake": torch.view_as_real(chain.fake)}
@@ -46,12 +46,12 @@ def chains_state(chains: Mapping[int, Chain]) -> dict[str, Tensor]:
     return state
 
 
-def restored_chains(state: Mapping[str, Tensor]) -> dict[int, Chain]:
-    """Return the chains of `chains_state`; other entries are left alone."""
+def restored_groups(state: Mapping[str, Tensor]) -> dict[int, ChainGroup]:
+    """Return the chains of `groups_state`; other entries are left alone."""
     chains = {}
     for name in state:
         if name.startswith("drawn."):
             index = name.removeprefix("drawn.")
             true, fake = (torch.view_as_complex(state[f"{part}.{index}"]) for part in ("true", "fake"))
-            chains[int(index)] = Chain(true, fake, state[name])
+            chains[int(index)] = ChainGroup(true, fake, state[name])
     return chains

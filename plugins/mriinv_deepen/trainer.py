@@ -28,7 +28,7 @@ from mriinv import (
     setting,
     warm_cosine,
 )
-from mriinv_deepen.chains import Chain, chains_state, restored_chains
+from mriinv_deepen.chains import ChainGroup, groups_state, restored_groups
 
 SINGLE_ENERGY_LEVELS = (0.002, 0.06)  # denoised by an energy that does not know the level
 PREPARE_EVERY = 8  # visits to a noise level between two measurements of its curvature
@@ -123,7 +123,7 @@ class MaximumLikelihood(Trainer):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         s = self.settings
-        self._chains: dict[int, Chain] = {}
+        self._chains: dict[int, ChainGroup] = {}
         self._levels: tuple[float | None, ...] = s.levels or (None,)
         self._samplers = [self._sampler(noise_level=level) for level in self._levels]
         self._prepared: dict[int, Sampler] = {}  # the same with what they measure, by the position of the level
@@ -231,7 +231,7 @@ class MaximumLikelihood(Trainer):
         """Return which noise level the group of chains has that update `step` visits."""
         return step % len(self._levels)
 
-    def _visit(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> Chain:
+    def _visit(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> ChainGroup:
         index = step % self.settings.pool
         fresh = float(torch.rand((), generator=generator, device=generator.device)) < self.settings.refresh
         if index in self._chains and not fresh:
@@ -240,7 +240,7 @@ class MaximumLikelihood(Trainer):
         true = images + complex_noise(images.shape, self._true_noise_std(prior, step), generator, images.dtype)
         drawn = generator.get_state()
         problem = source.problem(true, generator)
-        self._chains[index] = Chain(true, self._start(problem, true, generator), drawn, problem)
+        self._chains[index] = ChainGroup(true, self._start(problem, true, generator), drawn, problem)
         return self._chains[index]
 
     def _start(self, problem: InverseProblem, true: Image, generator: torch.Generator) -> Image:
@@ -260,10 +260,10 @@ class MaximumLikelihood(Trainer):
             for name, value in sampler.settings
             if value != getattr(self._samplers[position].settings, name)
         }
-        return chains_state(self._chains) | measured
+        return groups_state(self._chains) | measured
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._chains = restored_chains(state)
+        self._chains = restored_groups(state)
         self._prepared = {}
         for position, level in enumerate(self._levels):
             prefix = f"measured.{position}."

@@ -9,17 +9,19 @@ from typing import NamedTuple
 
 from mriinv.calibration import UNRELATED, Calibration, MaskCoverage
 from mriinv.compose import Reconstruction, find_weights
-from mriinv.config import MaskChoice, RunConfig
+from mriinv.config import RunConfig
 from mriinv.core.prior import Prior
 from mriinv.core.problem import Samples
 from mriinv.core.sampler import Sampler
 from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition, Sampling
+from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.scan_images import middle_slices
 from mriinv.errors import MriinvError, SettingsError
-from mriinv.jobs import Job, combine, full_slices, prepare, settle
+from mriinv.jobs import Job, full_slices, prepare
 from mriinv.numerics.images import centre_crop
 from mriinv.registry import registry
+from mriinv.setup import combine, settle
 from mriinv.uncertainty import LEVELS, Deviations, coverage, deviations, pooled_quantile, predicted_psnr, quantile
 from mriinv.validation import Case, case_of
 

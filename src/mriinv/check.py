@@ -13,14 +13,13 @@ import yaml
 from torch import Tensor
 
 from mriinv.compose import make_operator
-from mriinv.config import MaskChoice
 from mriinv.data.acquisition import Acquisition
+from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.readers import Scan, open_scan
 from mriinv.data.results import FORMAT, attributes, is_result, read_result
 from mriinv.data.suspicions import suspicions
 from mriinv.errors import MriinvError
-from mriinv.jobs import mask_for
 from mriinv.report.text import plain
 
 OPERATOR, RECIPE, MASK = "sense", "cg-sense", "poisson-2d"  # of the commands that are suggested
@@ -158,7 +157,7 @@ def _commands(path: Path, prepared: Acquisition) -> list[str]:
     commands = [f"{run} --recipe {RECIPE}"]
     if prepared.gapless:
         try:
-            undersampled = prepared.undersampled(mask_for(MaskChoice(name=MASK), prepared))
+            undersampled = prepared.undersampled(MaskChoice(name=MASK).mask_for(prepared))
             make_operator(OPERATOR, undersampled)
             commands.append(f"{run} --recipe {RECIPE} --mask {MASK}")
         except MriinvError:

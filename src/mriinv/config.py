@@ -13,16 +13,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
 from mriinv.core.component import explain
-from mriinv.data.mask_file import SUFFIXES
+from mriinv.data.mask_choice import MaskChoice
+from mriinv.data.masks import SEED_LIMIT, MaskKind
 from mriinv.data.preparation import Preparation
-from mriinv.data.training import MASKS, MaskKind
+from mriinv.data.training import MASKS
 from mriinv.errors import InputError, SettingsError
 from mriinv.manifest import Choice, ChoiceField, Kind, PriorChoiceField, load_yaml, parse_yaml
 from mriinv.registry import registry
@@ -31,39 +30,7 @@ DEFAULT_RECIPE = "deepen-map"
 SIMULATION_MASK = {"name": "poisson-2d"}  # a simulated scan is fully sampled
 COMPONENTS = ("operator", "prior", "solver", "trainer")  # chosen by name, with settings of their own
 SLICES = "one slice, such as 3, or the first and the one after the last, such as 3:5"
-SEED_LIMIT = 2**63  # what random generators take
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class MaskChoice(BaseModel):
-    """A retrospective sampling mask, drawn or from a file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(description="poisson-2d, random-1d or equispaced-1d; or a file, npy or npz")
-    acceleration: float = Field(4.0, gt=1, description="grid locations over sampled ones, centre included")
-    calibration: int | None = Field(None, ge=0, description="fully sampled centre in lines; none: the mask's default")
-    seed: int | None = Field(None, ge=0, lt=SEED_LIMIT, description="none: the seed of the run")
-
-    @property
-    def file(self) -> Path | None:
-        """Where the mask is; None for one that is drawn."""
-        path = Path(self.name)
-        return path if path.suffix in SUFFIXES else None
-
-    @property
-    def label(self) -> str:
-        return self.name if self.file else f"{self.name} {self.acceleration:g}"
-
-    @model_serializer(mode="wrap")
-    def _as_given(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {"name": self.name} if self.file else serialise(self)
-
-    @model_validator(mode="after")
-    def _a_file_is_what_it_is(self) -> MaskChoice:
-        if self.file and (given := self.model_fields_set & {"acceleration", "calibration"}):
-            raise ValueError(f"{self.name} is a file, which has its own {' and '.join(sorted(given))}")
-        return self
 
 
 class TrainingData(BaseModel):

@@ -15,8 +15,9 @@ from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
 from mriinv.core.types import ImageSlice
 from mriinv.errors import InputError
-from mriinv.jobs import full_slices, prepare, settle
+from mriinv.jobs import full_slices, prepare
 from mriinv.numerics.noise import complex_noise
+from mriinv.setup import settle
 from mriinv.validation import Case, case_of
 
 BATCH_PIXELS = 2**20  # in one evaluation; a network with 64 channels takes 256 MiB per layer for them

@@ -10,8 +10,9 @@ from torch import Tensor
 from mriinv.compose import Reconstruction
 from mriinv.config import RunConfig
 from mriinv.core.capabilities import derive
-from mriinv.jobs import prepare, resolved, result_files, set_up, weights_record
+from mriinv.jobs import prepare, result_files
 from mriinv.registry import registry
+from mriinv.setup import resolved, set_up, weights_record
 
 PROBE_PIXELS = 2**18
 

@@ -26,7 +26,7 @@ logger = logging.getLogger("mriinv")
 
 
 @dataclass(frozen=True)
-class Component:
+class Registered:
     """A catalogue entry and the plug-in that offers it."""
 
     entry: ComponentEntry
@@ -50,21 +50,21 @@ class Registry:
         own = load_manifest(own_catalogue())
         self.recipes: dict[str, RecipeEntry] = dict(own.recipes)
         self.remarks: list[str] = []
-        self._components: dict[tuple[Kind, str], list[Component]] = {}
+        self._components: dict[tuple[Kind, str], list[Registered]] = {}
         for plugin in self.plugins:
             self._enter(plugin, own)
         self._report_collisions()
 
-    def components(self, kind: Kind) -> dict[str, Component]:
+    def components(self, kind: Kind) -> dict[str, Registered]:
         """Return every component of `kind` by the name that reaches it: the plain one, or ``distribution:name``."""
-        found: dict[str, Component] = {}
+        found: dict[str, Registered] = {}
         for (k, name), candidates in self._components.items():
             if k == kind:
                 plain = self._resolve(kind, name)
                 found |= {name if c is plain else c.qualified: c for c in candidates}
         return dict(sorted(found.items()))
 
-    def find(self, kind: Kind, name: str) -> Component:
+    def find(self, kind: Kind, name: str) -> Registered:
         """Return the component that `name` or ``distribution:name`` stands for, without importing it."""
         distribution, _, plain = name.rpartition(":")
         candidates = self._components.get((kind, plain), [])
@@ -188,12 +188,12 @@ class Registry:
             # one catalogue describes all built-ins; each has a package of its own
             if not plugin.builtin or _top(entry.target) == _top(plugin.module):
                 plugin.components.append(f"{entry.kind}:{entry.name}")
-                self._components.setdefault((entry.kind, entry.name), []).append(Component(entry, plugin))
+                self._components.setdefault((entry.kind, entry.name), []).append(Registered(entry, plugin))
         if not plugin.builtin:
             for name, recipe in manifest.recipes.items():
                 self.recipes[f"{plugin.distribution}:{name}"] = _qualified(recipe, manifest, plugin.distribution)
 
-    def _resolve(self, kind: Kind, name: str) -> Component | None:
+    def _resolve(self, kind: Kind, name: str) -> Registered | None:
         """Return what a plain name stands for: a built-in, or the only one there is."""
         candidates = self._components.get((kind, name), [])
         own = [c for c in candidates if c.plugin.builtin]

@@ -13,10 +13,11 @@ from mriinv.data.results import attributes, read_result
 from mriinv.errors import MriinvError, UnwritableError
 from mriinv.files import make_folder
 from mriinv.inputs import find_scans
-from mriinv.jobs import Job, Run, prepare, resolved, result_files, set_up, weights_record
+from mriinv.jobs import Job, prepare, result_files
 from mriinv.provenance import code_of, provenance
 from mriinv.registry import registry
 from mriinv.report.figure import reconstruction_figure
+from mriinv.setup import Run, resolved, set_up, weights_record
 from mriinv.slices import SUPPORT, ZERO_FILLED, SliceReport, reconstruct_slice, store_slice, stored_reports
 
 

@@ -12,10 +12,10 @@ import h5py
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from mriinv import __version__
-from mriinv.config import SEED_LIMIT, MaskChoice
 from mriinv.data.fastmri import write_fastmri
 from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads, Protocol
-from mriinv.data.masks import make_mask
+from mriinv.data.mask_choice import MaskChoice
+from mriinv.data.masks import SEED_LIMIT, make_mask
 from mriinv.data.readers.base import DAMAGE
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError

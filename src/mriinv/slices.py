@@ -20,9 +20,9 @@ from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.result_writer import QUANTILES, ResultWriter
 from mriinv.data.results import read_result
 from mriinv.errors import InputError
-from mriinv.jobs import Run, mask_for, measures_images
 from mriinv.metrics import Metrics, evaluate
 from mriinv.numerics.images import centre_crop
+from mriinv.setup import Run, measures_images
 
 ZERO_FILLED, ADJOINT, SUPPORT = "zero_filled", "adjoint", "support"  # datasets of a result beside those of the operator
 INTERVAL = 0.9  # level of the calibrated interval around the mean magnitude
@@ -78,7 +78,7 @@ def reconstruct_slice(run: Run, acquisition: Acquisition, index: int, monitor: M
     own_reference, images_measured = full.reference is not None, measures_images(config)
     if images_measured:
         full = with_reference(full)
-    acquired = full if config.mask is None else full.undersampled(mask_for(config.mask, full))
+    acquired = full if config.mask is None else full.undersampled(config.mask.mask_for(full))
     # zero padding was never acquired: against it nothing is accelerated
     acceleration = acquired.acceleration / (full.acceleration if full.gapless else 1)
     seed, started = config.seed + index, time.perf_counter()

@@ -16,9 +16,10 @@ from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition
 from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
 from mriinv.files import make_folder, write_text
-from mriinv.jobs import Job, combine, full_slices, prepare, settle
+from mriinv.jobs import Job, full_slices, prepare
 from mriinv.manifest import Choice, Kind
 from mriinv.registry import registry
+from mriinv.setup import combine, settle
 from mriinv.validation import Case, case_of
 
 GRID = 7  # values tried before the golden section: it finds a local maximum only

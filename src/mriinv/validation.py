@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 import torch
 
 from mriinv.compose import Reconstruction, make_problem
-from mriinv.config import MaskChoice, RunConfig
+from mriinv.config import RunConfig
 from mriinv.core.delegate import Watched
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
 from mriinv.core.solver import Solver
 from mriinv.core.types import Image, Mask
 from mriinv.data.acquisition import Acquisition, Sampling
+from mriinv.data.mask_choice import MaskChoice
 from mriinv.errors import InputError, SettingsError
-from mriinv.jobs import mask_for
 from mriinv.manifest import Choice
 from mriinv.metrics import Support, psnr
 from mriinv.numerics.images import centre_crop
@@ -93,7 +93,7 @@ class Case:
 def case_of(full: Acquisition, mask: MaskChoice, config: RunConfig) -> Case:
     """Return `retrospective_case` for a mask and a configuration, named after slice and mask."""
     name, crop = f"{full.source}, {mask.label}", config.preparation.crop
-    return retrospective_case(name, full, mask_for(mask, full), config.operator, crop)
+    return retrospective_case(name, full, mask.mask_for(full), config.operator, crop)
 
 
 def retrospective_case(

@@ -8,6 +8,7 @@ import torch
 
 from mriinv.data.masks import (
     MASKS,
+    MaskKind,
     draw_mask,
     equispaced_line_mask,
     make_mask,
@@ -59,7 +60,7 @@ def test_default_calibration():
 @pytest.mark.parametrize("name", MASKS)
 def test_a_mask_for_padded_data_has_the_acceleration_of_the_rectangle(name, extent):
     top, bottom, left, right = extent
-    mask = draw_mask(name, (96, 80), extent, 3.0, 8, 5)
+    mask = draw_mask(MaskKind(name, 3.0, 8), (96, 80), extent, 5)
     inside = mask[:, slice(top, bottom) if name == "poisson-2d" else slice(None), left:right]
     assert mask.shape == (1, 96 if name == "poisson-2d" else 1, 80)
     assert int(mask.sum()) == int(inside.sum()) == round(inside.numel() / 3)
@@ -68,14 +69,15 @@ def test_a_mask_for_padded_data_has_the_acceleration_of_the_rectangle(name, exte
 
 def test_a_mask_for_data_without_padding_is_the_usual_one():
     assert torch.equal(
-        draw_mask("poisson-2d", (96, 80), (0, 96, 0, 80), 3.0, None, 5), make_mask("poisson-2d", (96, 80), 3, seed=5)
+        draw_mask(MaskKind("poisson-2d", 3.0), (96, 80), (0, 96, 0, 80), 5),
+        make_mask("poisson-2d", (96, 80), 3, seed=5),
     )
 
 
 @pytest.mark.parametrize("name", MASKS)
 def test_a_centre_beyond_the_padding_is_refused(name):
     with pytest.raises(InputError, match="calibration: found 24"):
-        draw_mask(name, (96, 80), (0, 96, 34, 80), 3.0, 24, 5)
+        draw_mask(MaskKind(name, 3.0, 24), (96, 80), (0, 96, 34, 80), 5)
 
 
 @pytest.mark.parametrize("name", MASKS)

@@ -10,7 +10,7 @@ import torch
 
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.geometry import Geometry
-from mriinv.data.masks import draw_mask
+from mriinv.data.masks import MaskKind, draw_mask
 from mriinv.data.readers import READERS, NpzScan, Scan, find_reader, open_scan
 from mriinv.errors import InputError
 from mriinv.registry import Registry
@@ -295,7 +295,7 @@ def test_the_extent_is_the_rectangle_that_holds_the_samples():
 def test_it_is_known_whether_lines_were_left_out_or_points(name, sampling, transposed):
     """In either direction, one row or all of them in the mask, and with padding around the samples."""
     kspace = torch.ones(1, COILS, 48, 48) + 0j
-    mask = draw_mask(name, (48, 48), (0, 48, 6, 40), 3.0, 8, 0)
+    mask = draw_mask(MaskKind(name, 3.0, 8), (48, 48), (0, 48, 6, 40))
     whole = mask.expand(1, 48, 48).clone()
     whole[:, :5] = False
     for one in (mask, mask.expand(1, 48, 48), whole):

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from mriinv.core.operator import Operator
 from mriinv.data.heads import HeadSlices, HeadSource, ProceduralHeads
-from mriinv.data.masks import make_mask
-from mriinv.data.training import MaskKind, SimulatedProblems
+from mriinv.data.masks import MaskKind, make_mask
+from mriinv.data.training import SimulatedProblems
 from mriinv.errors import MriinvError
 from mriinv.numerics.fft import fft2c, ifft2c
 from support import PATIENCE

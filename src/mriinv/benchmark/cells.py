@@ -21,13 +21,13 @@ from mriinv import __version__
 from mriinv.benchmark.plan import HeldOut, slug
 from mriinv.benchmark.scans import HeldOutSlice
 from mriinv.compose import UNTRAINED, Reconstruction, find_weights, make_prior, make_solver
-from mriinv.config import MaskChoice, RunConfig
+from mriinv.config import RunConfig
 from mriinv.core.prior import Prior
 from mriinv.core.problem import Samples
+from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import MriinvError
 from mriinv.files import atomic_path, reason, write_text
-from mriinv.jobs import mask_for
 from mriinv.metrics import evaluate
 from mriinv.numerics.images import centre_crop
 from mriinv.provenance import code_of
@@ -141,8 +141,9 @@ def described(cell: Cell) -> Record:
 def make_case(cell: Cell, plan: HeldOut, device: torch.device) -> Case:
     """Undersample the slice of a cell."""
     full = cell.tested.load(plan, device)
-    mask = mask_for(cell.choice, full)
-    return retrospective_case(cell.tested.name, full, mask, cell.config.operator, plan.preparation.crop)
+    return retrospective_case(
+        cell.tested.name, full, cell.choice.mask_for(full), cell.config.operator, plan.preparation.crop
+    )
 
 
 def prior_of(cell: Cell) -> Prior | None:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from mriinv.config import MaskChoice, RunConfig, TrainConfig, TrainingData, build_config, build_train_config, validated
+from mriinv.config import RunConfig, TrainConfig, TrainingData, build_config, build_train_config, validated
+from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.masks import MASKS
 from mriinv.data.preparation import Preparation
 from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError

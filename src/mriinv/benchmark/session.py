@@ -18,7 +18,6 @@ from mriinv.benchmark.scans import HeldOutSlice, TrainingImages, held_out_slices
 from mriinv.benchmark.training import Training, train, with_steps
 from mriinv.compose import resolve_device
 from mriinv.config import RunConfig
-from mriinv.data.training import MaskKind
 from mriinv.errors import SettingsError, UnknownNameError
 
 ALL = "all masks"
@@ -157,10 +156,10 @@ class Benchmark:
     def _training(self, name: str, mask: str | None) -> Training:
         chosen, images = self.plan.trainings[name], self.images
         folder = f"{name}-{slug(mask)}" if mask else name
-        kinds = [self.plan.masks[one] for one in ([mask] if mask else self.plan.masks)]
-        if file := next((kind.file for kind in kinds if kind.file), None):
+        choices = [self.plan.masks[one] for one in ([mask] if mask else self.plan.masks)]
+        if file := next((choice.file for choice in choices if choice.file), None):
             raise SettingsError(f"training {name}: found mask {file}; trainings draw their masks by name")
-        masks = [MaskKind(kind.name, kind.acceleration, kind.calibration) for kind in kinds]
+        masks = [choice.kind for choice in choices]
         data = {"masks": masks}
         if images.heads is not None:
             data["heads"] = images.heads  # type: ignore[assignment]

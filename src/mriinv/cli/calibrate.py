@@ -23,7 +23,7 @@ from mriinv.errors import SettingsError
 if TYPE_CHECKING:
     from mriinv.calibration import Calibration
     from mriinv.calibration_fit import Fit
-    from mriinv.config import MaskChoice
+    from mriinv.data.mask_choice import MaskChoice
 
 MASKS = ("poisson-2d:4", "poisson-2d:6", "random-1d:2", "random-1d:3")
 MASK = "NAME:ACCELERATION|FILE"
@@ -109,7 +109,8 @@ def calibrate(
 
 
 def _mask(text: str, calibration: int | None) -> MaskChoice:
-    from mriinv.config import MaskChoice, validated
+    from mriinv.config import validated
+    from mriinv.data.mask_choice import MaskChoice
 
     if (whole := MaskChoice(name=text)).file is not None:
         return whole

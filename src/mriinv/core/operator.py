@@ -31,7 +31,6 @@ class Operator(Component, ABC):
     kind = "operator"
     norm_bound: float = 1.0
     notes: tuple[str, ...] = ()  # remarks for the user, such as "one coil map cannot explain 30 % of the head"
-    provides: ClassVar[frozenset[str]] = frozenset({"linear"})
     measures_images: ClassVar[bool] = False  # its data are simulated from a fully sampled image, by `measure`
 
     @classmethod

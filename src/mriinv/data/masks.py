@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ import torch
 from mriinv.core.types import Mask
 from mriinv.errors import InputError, UnknownNameError
 
+SEED_LIMIT = 2**63  # what random generators take
 CENTRE_RADIUS = 0.5  # of the Poisson disc at k = 0, in grid steps: with the dither below, the centre is fully sampled
 DITHER = 0.5  # half a grid step: without it, the few distances that a grid knows show as rings of constant density
 TRIM = 0.005  # excess of samples at which the bisection stops; the rest is dropped one by one
@@ -229,7 +231,7 @@ def make_mask(
     """
     if name not in MASKS:
         raise UnknownNameError("mask", name, MASKS)
-    if not 0 <= seed < 2**63:
+    if not 0 <= seed < SEED_LIMIT:
         raise InputError("mask", "seed", str(seed), "0 to 2^63 - 1")
     _check_shape(shape)
     if calibration is None:
@@ -237,15 +239,16 @@ def make_mask(
     return MASKS[name](shape, acceleration, torch.Generator().manual_seed(seed), calibration, origin)
 
 
+class MaskKind(NamedTuple):
+    """Masks that differ in their random numbers alone; the fields are parameters of `make_mask`."""
+
+    name: str
+    acceleration: float
+    calibration: int | None = None
+
+
 @lru_cache(maxsize=4)  # the slices of a volume share one mask
-def draw_mask(
-    name: str,
-    grid: tuple[int, int],
-    extent: tuple[int, int, int, int],
-    acceleration: float,
-    calibration: int | None = None,
-    seed: int = 0,
-) -> Mask:
+def draw_mask(kind: MaskKind, grid: tuple[int, int], extent: tuple[int, int, int, int], seed: int = 0) -> Mask:
     """Return a mask on `grid` with the acceleration in a rectangle of it, around the k = 0 of the grid.
 
     Data that are padded with zeros were acquired in the rectangle only.
@@ -253,7 +256,7 @@ def draw_mask(
     Parameters
     ----------
     grid : (y, x)
-    extent : first row, row after the last, first column, column after the last; the others as for `make_mask`
+    extent : first row, row after the last, first column, column after the last
 
     Returns
     -------
@@ -261,6 +264,7 @@ def draw_mask(
     """
     top, bottom, left, right = extent
     origin = (grid[0] // 2 - top, grid[1] // 2 - left)
+    name, acceleration, calibration = kind
     drawn = make_mask(name, (bottom - top, right - left), acceleration, calibration, seed, origin)
     rows = (0, 0) if drawn.shape[1] == 1 else (top, grid[0] - bottom)
     return torch.nn.functional.pad(drawn, (left, grid[1] - right, *rows))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from mriinv.core.trainer import ProblemSource
 from mriinv.core.types import CoilMaps, CoilMapsSlice, Image, ImageSlice, Mask, MaskSlice
 from mriinv.data.coils import simulate_coil_maps
 from mriinv.data.heads import HeadSource
-from mriinv.data.masks import make_mask
+from mriinv.data.masks import MaskKind, make_mask
 from mriinv.data.texture import uniform
 from mriinv.data.workers import SliceWindow
 from mriinv.errors import InputError
@@ -27,14 +26,6 @@ _FIRST_SLICES = 32  # slices to draw from at the first call
 _MAP_SETS = 32
 _MASKS_PER_KIND = 64
 _SCALE = (0.7, 1.3)  # random factor on images, so that a prior tolerates an imperfect scale
-
-
-class MaskKind(NamedTuple):
-    """Masks that differ in their random numbers alone."""
-
-    name: str
-    acceleration: float
-    calibration: int | None = None  # width of the fully sampled centre; none: the mask's default
 
 
 MASKS = (MaskKind("poisson-2d", 4.0), MaskKind("poisson-2d", 6.0), MaskKind("random-1d", 3.0))

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from mriinv.registry import Component
+    from mriinv.registry import Registered
     from mriinv.run import InputReport
 
 BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
@@ -71,7 +71,7 @@ def plan_text(plan: Mapping[str, Any]) -> str:
     return yaml.safe_dump(plain(plan), sort_keys=False, allow_unicode=True).rstrip()
 
 
-def describe_component(component: Component, settings: Mapping[str, FieldInfo]) -> dict[str, Any]:
+def describe_component(component: Registered, settings: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """Return what is known of a component, its `settings` with defaults, types, bounds and units."""
     entry, plugin = component.entry, component.plugin
     return {

@@ -153,7 +153,7 @@ class ScanValidation:
             with open_scan(path) as scan:
                 full = prepare_acquisition(scan.read(len(scan) // 2).to(device))
             for kind in config.validation.masks:
-                mask = draw_mask(kind.name, (full.kspace.shape[-2], full.kspace.shape[-1]), full.extent, *kind[1:])
+                mask = draw_mask(kind, (full.kspace.shape[-2], full.kspace.shape[-1]), full.extent)
                 width = "" if kind.calibration is None else f" {kind.calibration}"
                 label = f"{Path(path).stem} {kind.name} {kind.acceleration:g}{width}"
                 if label in (case.name for case in self._cases):
