@@ -113,6 +113,17 @@ def test_a_training_is_scored_by_its_map_images(full, tmp_path: Path):
         ScanValidation(config.model_copy(update=twice), torch.device("cpu"))
 
 
+def test_scans_of_one_name_are_told_apart_by_their_folders(full, tmp_path: Path):
+    scans = [tmp_path / subject / "scan.npz" for subject in ("first", "second")]
+    for scan in scans:
+        scan.parent.mkdir()
+        np.savez(scan, kspace=full.kspace.numpy())
+    chosen = {"scans": scans, "masks": [("poisson-2d", 2.0)]}
+    config = TrainConfig.model_validate({"out": tmp_path, "prior": "deepen", "validation": chosen})
+    scores = ScanValidation(config, torch.device("cpu"))(QuadraticPrior(theta=0.05))
+    assert scores["psnr/first/scan poisson-2d 2"] == scores["psnr/second/scan poisson-2d 2"] == scores["score"]
+
+
 class Wandering(Solver):
     """Evaluates the prior at 0.9 times the reference, returns half of it, and says nothing about its cost."""
 

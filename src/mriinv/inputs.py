@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mriinv.data.readers import find_reader, open_scan
@@ -27,6 +28,18 @@ def find_scans(inputs: Iterable[Path]) -> tuple[list[Path], dict[Path, InputErro
     left_out: dict[Path, InputError] = {}
     scans = {file.resolve(): file for path in inputs for file in _files(path, left_out)}
     return list(scans.values()), {file: error for file, error in left_out.items() if file.resolve() not in scans}
+
+
+def distinct_names(scans: Sequence[Path]) -> list[Path]:
+    """Return what to call scans: by file name, or, where two differ in folder or suffix alone, by path in their folder.
+
+    That is the folder that holds them all; a link counts by its own name.
+    """
+    paths = [Path(os.path.abspath(scan)) for scan in scans]
+    if len({path.stem for path in paths}) == len(paths):
+        return [Path(path.name) for path in paths]
+    root = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(root) for path in paths]
 
 
 def _files(path: Path, left_out: dict[Path, InputError]) -> Iterator[Path]:

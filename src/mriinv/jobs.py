@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from mriinv.data.readers import Scan, open_scan
 from mriinv.data.results import is_result, partial_path
 from mriinv.data.simulate import SimulatedSlices
 from mriinv.errors import InputError, SettingsError
-from mriinv.inputs import find_scans
+from mriinv.inputs import distinct_names, find_scans
 from mriinv.registry import registry
 
 logger = logging.getLogger("mriinv")
@@ -117,13 +116,10 @@ def result_files(folder: Path, jobs: Sequence[Job]) -> list[Path]:
     """
     results = list[Path]()
     scans = [job.path for job in jobs if job.path is not None]
-    alike = len({path.stem for path in scans}) < len(scans)  # as with one folder for each subject
-    places = {path: Path(os.path.abspath(path)).parent for path in scans}  # a link counts by its own name
-    root = os.path.commonpath(places.values()) if alike else ""
+    names: dict[Path | None, Path] = dict(zip(scans, distinct_names(scans), strict=True))
     taken: dict[Path, str] = {path.resolve(): "" for path in scans}
     for path in (job.path for job in jobs):
-        subfolder = places[path].relative_to(root) if alike and path else Path()
-        out = folder / subfolder / f"{(path or SimulatedSlices.path).stem}.h5"
+        out = folder / names.get(path, SimulatedSlices.path).with_suffix(".h5")
         if out.resolve() in taken:
             other = taken[out.resolve()]
             where = f"the place of the result of {other}" if other else "the place of an input"

@@ -19,6 +19,7 @@ from mriinv.data.readers import open_scan
 from mriinv.data.scan_images import middle_slices
 from mriinv.data.simulate import SimulatedSlices
 from mriinv.errors import InputError, SettingsError
+from mriinv.inputs import distinct_names
 from mriinv.jobs import Job, prepare
 from mriinv.manifest import Choice
 
@@ -131,27 +132,19 @@ def held_out_slices(inputs: tuple[Path, ...], kept_back: tuple[Path, ...], plan:
         sets[kept_back[0].parent.name] = [job for path in kept_back for job in _jobs(path)]
     if not sets:
         return [HeldOutSlice(SIMULATED, None, plan.seed + number) for number in range(plan.heads)]
-    return [
-        HeldOutSlice(group, job.path, index, tuple(n for state in job.files.values() for n in state), scan)
-        for group, jobs in sets.items()
-        for job, scan in list(zip(jobs, _names(jobs), strict=True))[: plan.scans]
-        for index in middle_slices(len(job.slices), plan.slices)
-    ]
+    found = list[HeldOutSlice]()
+    for group, jobs in sets.items():
+        called = distinct_names([job.path for job in jobs if job.path])
+        for job, own_name in list(zip(jobs, called, strict=True))[: plan.scans]:
+            state = tuple(number for one in job.files.values() for number in one)
+            middle = middle_slices(len(job.slices), plan.slices)
+            found += [HeldOutSlice(group, job.path, index, state, own_name.as_posix()) for index in middle]
+    return found
 
 
 def _jobs(path: Path) -> list[Job]:
     """Return every scan that a file, a folder or a pattern stands for."""
     return prepare(RunConfig(input=(path,), solver=Choice(name="zero-filled")))
-
-
-def _names(jobs: list[Job]) -> list[str]:
-    """Return the file names of the scans of a set, or their paths in the folder of them all where two have one name."""
-    paths = [job.path for job in jobs if job.path is not None]
-    names = [path.name for path in paths]
-    if len(set(names)) == len(names):
-        return names
-    root = os.path.commonpath([path.parent for path in paths])
-    return [path.relative_to(root).as_posix() for path in paths]
 
 
 def _is_label_map(file: Path) -> bool:

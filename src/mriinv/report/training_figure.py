@@ -91,7 +91,7 @@ def _draw(axes: Axes, panel: _Panel, curves: dict[str, Curve]) -> None:
     for name, (steps, values) in curves.items():
         mean = name == "score"
         marker = "." if len(steps) <= LONGEST_CURVE_WITH_DOTS else ""
-        label = "mean" if mean else name.rpartition("/")[2]
+        label = "mean" if mean else name.split("/", 1)[-1]
         (line,) = axes.plot(steps, values, marker=marker, linewidth=2 if mean else 1, label=label)
         if mean:
             best = max(range(len(values)), key=values.__getitem__)

@@ -7,7 +7,6 @@ import math
 import shlex
 from collections.abc import Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +33,7 @@ from mriinv.data.readers import open_scan
 from mriinv.data.scan_images import ScanImages
 from mriinv.data.training import SimulatedProblems
 from mriinv.errors import SettingsError
+from mriinv.inputs import distinct_names
 from mriinv.registry import registry
 from mriinv.training.checkpoint import Progress
 from mriinv.training.log import require_tensorboard
@@ -149,15 +149,16 @@ class ScanValidation:
         self._device = device
         self._solver = config.validation.solver or registry().usual(config.prior.name).solver
         self._cases: list[Case] = []
-        for path in config.validation.scans:
+        scans = config.validation.scans
+        for path, name in zip(scans, distinct_names(scans), strict=True):
             with open_scan(path) as scan:
                 full = prepare_acquisition(scan.read(len(scan) // 2).to(device))
             for kind in config.validation.masks:
                 mask = draw_mask(kind, (full.kspace.shape[-2], full.kspace.shape[-1]), full.extent)
                 width = "" if kind.calibration is None else f" {kind.calibration}"
-                label = f"{Path(path).stem} {kind.name} {kind.acceleration:g}{width}"
+                label = f"{name.with_suffix('').as_posix()} {kind.name} {kind.acceleration:g}{width}"
                 if label in (case.name for case in self._cases):
-                    raise SettingsError(f"validation: found '{label}' twice; expected scans of different names")
+                    raise SettingsError(f"validation: found '{label}' twice; expected each scan and each mask once")
                 self._cases.append(retrospective_case(label, full, mask, config.operator))
 
     def __call__(self, prior: Prior) -> Mapping[str, float]:
