@@ -11,9 +11,6 @@ from mriinv import (
     InverseProblem,
     PhysicsOperator,
     PotentialPrior,
-    as_denoiser,
-    as_physics,
-    as_prior,
     complex_noise,
     from_channels,
     make_mask,
@@ -22,6 +19,9 @@ from mriinv import (
     make_solver,
     simulate_acquisition,
     to_channels,
+    to_deepinv_denoiser,
+    to_deepinv_physics,
+    to_deepinv_prior,
 )
 from mriinv.testing.analytic import QuadraticPrior, gaussian_problem
 from mriinv.testing.operators import check_adjoint, check_gram, check_norm_bound
@@ -52,7 +52,7 @@ def test_channels_are_real_and_imaginary_part() -> None:
 
 
 def test_sense_as_a_physics_is_the_multi_coil_mri_of_deepinv(problem: InverseProblem) -> None:
-    physics = as_physics(problem.operator, problem.data)
+    physics = to_deepinv_physics(problem.operator, problem.data)
     mask = problem.operator.mask.float()[:, None].expand(-1, 2, -1, -1)
     peer = deepinv.physics.MultiCoilMRI(mask=mask, coil_maps=problem.operator.coil_maps, img_size=(1, 2, *SHAPE))
     image = to_channels(noise(1, *SHAPE))
@@ -69,7 +69,7 @@ def test_sense_as_a_physics_is_the_multi_coil_mri_of_deepinv(problem: InversePro
 
 def test_proximal_map_of_the_data_term_and_its_gradients() -> None:
     problem, _, _ = gaussian_problem((2, 3), 4)
-    physics = as_physics(problem.operator, problem.data)
+    physics = to_deepinv_physics(problem.operator, problem.data)
     image, data = to_channels(noise(1, 2, 3, dtype=torch.complex128)), to_channels(problem.data)
     found = physics.prox_l2(image, data, gamma=2.0, tol=1e-12, max_iter=100)
     rhs = problem.back_projection() + from_channels(image) / 2
@@ -84,9 +84,9 @@ def test_proximal_map_of_the_data_term_and_its_gradients() -> None:
 def test_deepinv_finds_the_minimum_of_our_energy_that_mm_cg_finds() -> None:
     problem, prior, hessian = gaussian_problem()
     model = deepinv.optim.GD(
-        data_fidelity=deepinv.optim.L2(), prior=as_prior(prior), stepsize=1.0, max_iter=500, early_stop=False
+        data_fidelity=deepinv.optim.L2(), prior=to_deepinv_prior(prior), stepsize=1.0, max_iter=500, early_stop=False
     )
-    physics = as_physics(problem.operator, problem.data)
+    physics = to_deepinv_physics(problem.operator, problem.data)
     image = from_channels(model(to_channels(problem.data), physics).detach())
     exact = torch.linalg.solve(hessian, problem.back_projection().flatten())
     torch.testing.assert_close(image.flatten(), exact, atol=1e-9, rtol=1e-7)
@@ -98,14 +98,20 @@ def test_deepinv_descends_along_the_gradient_of_the_deepen_energy() -> None:
     problem, _, _ = gaussian_problem((8, 6), 30)
     prior, level = make_prior("deepen", weights="none", widths=(4,), blocks=1, weight=20.0).double(), 0.05
     model = deepinv.optim.GD(
-        data_fidelity=deepinv.optim.L2(), prior=as_prior(prior, level), stepsize=0.5, max_iter=40, early_stop=False
+        data_fidelity=deepinv.optim.L2(),
+        prior=to_deepinv_prior(prior, level),
+        stepsize=0.5,
+        max_iter=40,
+        early_stop=False,
     )
     images = [problem.sense()]
     for _ in range(40):
         images.append(images[-1] - 0.5 * (problem.data_gradient(images[-1]) + prior.gradient(images[-1], level)))
     start = to_channels(images[0])
     with torch.no_grad():
-        found = model(to_channels(problem.data), as_physics(problem.operator, problem.data), init=(start, start))
+        found = model(
+            to_channels(problem.data), to_deepinv_physics(problem.operator, problem.data), init=(start, start)
+        )
     torch.testing.assert_close(from_channels(found), images[-1])
     costs = [float(problem.data_term(image) + prior.energy(image, level)) for image in (images[0], images[-1])]
     assert costs[1] < 0.5 * costs[0]
@@ -114,9 +120,9 @@ def test_deepinv_descends_along_the_gradient_of_the_deepen_energy() -> None:
 def test_proximal_gradients_of_deepinv_with_our_wavelets_are_fista(problem: InverseProblem) -> None:
     prior = make_prior("l1-wavelet", weight=0.01)
     model = deepinv.optim.PGD(
-        data_fidelity=deepinv.optim.L2(), prior=as_prior(prior), stepsize=1.0, max_iter=150, early_stop=False
+        data_fidelity=deepinv.optim.L2(), prior=to_deepinv_prior(prior), stepsize=1.0, max_iter=150, early_stop=False
     )
-    physics = as_physics(problem.operator, problem.data)
+    physics = to_deepinv_physics(problem.operator, problem.data)
     with torch.no_grad():
         found = from_channels(model(to_channels(problem.data), physics))
     ours = make_solver("fista", tolerance=1e-6, max_iterations=1000)(problem, prior).image
@@ -131,8 +137,8 @@ def test_denoisers_give_what_deepinv_gives() -> None:
     prior = DenoiserPrior(network)
     expected = network(to_channels(images), levels)
     torch.testing.assert_close(prior.denoise(images, levels), from_channels(expected.detach()))
-    torch.testing.assert_close(as_denoiser(prior)(to_channels(images), levels), expected)
-    assert as_denoiser(prior)(to_channels(images), 0.1).requires_grad
+    torch.testing.assert_close(to_deepinv_denoiser(prior)(to_channels(images), levels), expected)
+    assert to_deepinv_denoiser(prior)(to_channels(images), 0.1).requires_grad
     assert not prior.denoise(images, 0.1).requires_grad
     classical = DenoiserPrior(deepinv.models.TVDenoiser(n_it_max=20), channels=1)
     parts = [deepinv.models.TVDenoiser(n_it_max=20)(part[:, None], 0.1)[:, 0] for part in (images.real, images.imag)]
@@ -153,15 +159,15 @@ def test_potentials_keep_their_promises() -> None:
 def test_gradients_of_an_energy_train_its_parameters() -> None:
     prior = QuadraticPrior(theta=2.0)
     image = to_channels(noise(1, 3, 4, dtype=torch.complex128))
-    as_prior(prior).grad(image).square().sum().backward()
+    to_deepinv_prior(prior).grad(image).square().sum().backward()
     torch.testing.assert_close(prior.theta.grad, 4 * image.square().sum())
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(CompatibilityError, match="no denoiser"):
-        as_denoiser(QuadraticPrior())
+        to_deepinv_denoiser(QuadraticPrior())
     with pytest.raises(CompatibilityError, match="no energy or proximal map"):
-        as_prior(DenoiserPrior(deepinv.models.MedianFilter(), channels=1))
+        to_deepinv_prior(DenoiserPrior(deepinv.models.MedianFilter(), channels=1))
     with pytest.raises(CompatibilityError, match="not a linear physics"):
         PhysicsOperator(deepinv.physics.Haze(), SHAPE)
     with pytest.raises(CompatibilityError, match="does not take images"):

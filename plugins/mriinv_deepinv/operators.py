@@ -38,21 +38,18 @@ class ImageOperator(PhysicsOperator):
             0.01, "noise of the simulated measurements", unit="std per real component, image scale 1", ge=0
         )
 
-    settings: Any
-
     @classmethod
     @abstractmethod
     def for_shape(cls, shape: tuple[int, int], settings: Any, device: torch.device) -> ImageOperator:
         """Build the operator for images of a size (y, x)."""
 
     @classmethod
-    def from_acquisition(cls, acquisition: Acquisition, **settings: Any) -> ImageOperator:
+    def build(cls, acquisition: Acquisition, settings: Any) -> ImageOperator:
         y, x = acquisition.kspace.shape[-2:]
-        operator = cls.for_shape((y, x), cls.parse_settings(settings), acquisition.kspace.device)
-        operator.settings = cls.parse_settings(settings)
+        operator = cls.for_shape((y, x), settings, acquisition.kspace.device)
         operator.notes = (
-            f"'{cls.name}' measured the fully sampled image, with noise of {operator.settings.noise_std:g} at image "
-            "scale 1; no mask of k-space applies",
+            f"'{cls.name}' measured the fully sampled image, with noise of {settings.noise_std:g} at image scale 1; "
+            "no mask of k-space applies",
         )
         return operator
 

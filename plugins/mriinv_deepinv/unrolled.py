@@ -18,10 +18,10 @@ from mriinv import (
     Operator,
     Prior,
     Solution,
-    as_physics,
     from_channels,
     setting,
     to_channels,
+    to_deepinv_physics,
 )
 
 INITIAL_GAIN = 0.1  # of VarNet's untrained network: the reconstruction starts near that of the data alone
@@ -72,7 +72,7 @@ class _Unrolled(Prior):
     ) -> Solution:
         """Return the last iterate; the number of iterations is fixed, so that none has to converge."""
         operator, data = self._data(problem)
-        image = from_channels(self._run(to_channels(data), as_physics(operator, data), initial))
+        image = from_channels(self._run(to_channels(data), to_deepinv_physics(operator, data), initial))
         if monitor is not None:
             monitor(self.steps, {})
         done = torch.ones(problem.batch, dtype=torch.bool, device=image.device)

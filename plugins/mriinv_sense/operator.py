@@ -83,17 +83,15 @@ class SenseOperator(Operator):
         self._axes, self._gram_mask = _gram_mask(mask, coil_maps.dtype)
 
     @classmethod
-    def from_acquisition(cls, acquisition: Acquisition, **settings: Any) -> SenseOperator:
-        """Build the operator from the coil maps of `acquisition`, or by ESPIRiT where it has none.
+    def build(cls, acquisition: Acquisition, settings: Any) -> SenseOperator:
+        """Return the operator with the coil maps of `acquisition`, or by ESPIRiT where it has none.
 
         ESPIRiT uses the largest centred, fully sampled rectangle of k-space, slice by slice.
 
         Raises
         ------
         InputError : k-space that is not finite; too small a calibration region
-        SettingsError : settings that do not exist or are out of range
         """
-        options = cls.parse_settings(settings)
         kspace, mask = acquisition.kspace, acquisition.mask
         if not kspace.isfinite().all():
             raise InputError(acquisition.source, "kspace", "NaN or infinity", "finite values")
@@ -101,10 +99,10 @@ class SenseOperator(Operator):
             return cls(acquisition.coil_maps.to(kspace), mask)
         calibrated = calibration.calibrate(
             acquisition,
-            width=options.calibration_width,
-            kernel_width=options.kernel_width,
-            threshold=options.threshold,
-            crop=options.crop,
+            width=settings.calibration_width,
+            kernel_width=settings.kernel_width,
+            threshold=settings.threshold,
+            crop=settings.crop,
         )
         operator = cls(calibrated.coil_maps, mask)
         operator._eigenvalues, operator.notes = calibrated.eigenvalues, calibrated.notes

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mriinv.core.problem import Solution as Solution
     from mriinv.core.problem import reference_scale as reference_scale
     from mriinv.core.sampler import Chain as Chain
+    from mriinv.core.sampler import Level as Level
     from mriinv.core.sampler import Sampler as Sampler
     from mriinv.core.solver import Monitor as Monitor
     from mriinv.core.solver import Solver as Solver
@@ -60,9 +61,9 @@ if TYPE_CHECKING:
     from mriinv.interop.deepinv import DenoiserPrior as DenoiserPrior
     from mriinv.interop.deepinv import PhysicsOperator as PhysicsOperator
     from mriinv.interop.deepinv import PotentialPrior as PotentialPrior
-    from mriinv.interop.deepinv import as_denoiser as as_denoiser
-    from mriinv.interop.deepinv import as_physics as as_physics
-    from mriinv.interop.deepinv import as_prior as as_prior
+    from mriinv.interop.deepinv import to_deepinv_denoiser as to_deepinv_denoiser
+    from mriinv.interop.deepinv import to_deepinv_physics as to_deepinv_physics
+    from mriinv.interop.deepinv import to_deepinv_prior as to_deepinv_prior
     from mriinv.metrics import evaluate as evaluate
     from mriinv.metrics import nmse as nmse
     from mriinv.metrics import psnr as psnr
@@ -92,86 +93,42 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Reconstruction": "compose",
-    "make_operator": "compose",
-    "make_prior": "compose",
-    "make_problem": "compose",
-    "make_solver": "compose",
-    "make_trainer": "compose",
-    "ComponentSettings": "core.component",
-    "NoiseRange": "core.component",
-    "setting": "core.component",
-    "NetworkEnergy": "core.energy",
-    "FollowsNoise": "core.following",
-    "NoiseSettings": "core.following",
-    "normal_map": "core.normal",
-    "regularised_inverse": "core.normal",
-    "Operator": "core.operator",
-    "Prior": "core.prior",
-    "InverseProblem": "core.problem",
-    "Samples": "core.problem",
-    "Solution": "core.problem",
-    "reference_scale": "core.problem",
-    "Chain": "core.sampler",
-    "Sampler": "core.sampler",
-    "Monitor": "core.solver",
-    "Solver": "core.solver",
-    "Loss": "core.trainer",
-    "Trainer": "core.trainer",
-    "ProblemSource": "core.trainer",
-    "CoilMaps": "core.types",
-    "Image": "core.types",
-    "KSpace": "core.types",
-    "Mask": "core.types",
-    "PerImage": "core.types",
-    "Acquisition": "data.acquisition",
-    "Geometry": "data.geometry",
-    "make_mask": "data.masks",
-    "Preparation": "data.preparation",
-    "prepare_acquisition": "data.preparation",
-    "Scan": "data.readers",
-    "open_scan": "data.readers",
-    "Result": "data.results",
-    "read_result": "data.results",
-    "simulate_acquisition": "data.simulate",
-    "CompatibilityError": "errors",
-    "InputError": "errors",
-    "MriinvError": "errors",
-    "SettingsError": "errors",
-    "DenoiserPrior": "interop.deepinv",
-    "PhysicsOperator": "interop.deepinv",
-    "PotentialPrior": "interop.deepinv",
-    "as_denoiser": "interop.deepinv",
-    "as_physics": "interop.deepinv",
-    "as_prior": "interop.deepinv",
-    "evaluate": "metrics",
-    "nmse": "metrics",
-    "psnr": "metrics",
-    "ssim": "metrics",
-    "EnergySettings": "networks",
-    "FeatureNetwork": "networks",
-    "ImageNetwork": "networks",
-    "NetworkSettings": "networks",
-    "PublishedNetwork": "networks",
-    "energy_network": "networks",
-    "CGResult": "numerics.cg",
-    "conjugate_gradient": "numerics.cg",
-    "from_channels": "numerics.channels",
-    "to_channels": "numerics.channels",
-    "largest_curvature": "numerics.curvature",
-    "centring_phases": "numerics.fft",
-    "Iterated": "numerics.fixed_point",
-    "equilibrium": "numerics.fixed_point",
-    "unroll": "numerics.fixed_point",
-    "inner_product": "numerics.images",
-    "per_image": "numerics.images",
-    "relative_norm": "numerics.images",
-    "complex_noise": "numerics.noise",
-    "denoising_score_matching": "training.losses",
-    "log_uniform": "training.losses",
-    "warm_cosine": "training.schedule",
+_HOMES = {  # of the names, module by module; the same as above
+    "compose": "Reconstruction make_operator make_prior make_problem make_solver make_trainer",
+    "core.component": "ComponentSettings NoiseRange setting",
+    "core.energy": "NetworkEnergy",
+    "core.following": "FollowsNoise NoiseSettings",
+    "core.normal": "normal_map regularised_inverse",
+    "core.operator": "Operator",
+    "core.prior": "Prior",
+    "core.problem": "InverseProblem Samples Solution reference_scale",
+    "core.sampler": "Chain Level Sampler",
+    "core.solver": "Monitor Solver",
+    "core.trainer": "Loss ProblemSource Trainer",
+    "core.types": "CoilMaps Image KSpace Mask PerImage",
+    "data.acquisition": "Acquisition",
+    "data.geometry": "Geometry",
+    "data.masks": "make_mask",
+    "data.preparation": "Preparation prepare_acquisition",
+    "data.readers": "Scan open_scan",
+    "data.results": "Result read_result",
+    "data.simulate": "simulate_acquisition",
+    "errors": "CompatibilityError InputError MriinvError SettingsError",
+    "interop.deepinv": "DenoiserPrior PhysicsOperator PotentialPrior "
+    "to_deepinv_denoiser to_deepinv_physics to_deepinv_prior",
+    "metrics": "evaluate nmse psnr ssim",
+    "networks": "EnergySettings FeatureNetwork ImageNetwork NetworkSettings PublishedNetwork energy_network",
+    "numerics.cg": "CGResult conjugate_gradient",
+    "numerics.channels": "from_channels to_channels",
+    "numerics.curvature": "largest_curvature",
+    "numerics.fft": "centring_phases",
+    "numerics.fixed_point": "Iterated equilibrium unroll",
+    "numerics.images": "inner_product per_image relative_norm",
+    "numerics.noise": "complex_noise",
+    "training.losses": "denoising_score_matching log_uniform",
+    "training.schedule": "warm_cosine",
 }
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = ["__version__", "hookimpl", *_HOME]
 
 

@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import Tensor
 
 from mriinv.core.problem import Samples
+from mriinv.core.types import Support
 from mriinv.data.acquisition import Sampling
 from mriinv.errors import InputError
 from mriinv.files import reason, write_text
-from mriinv.uncertainty import Support, predicted_psnr, quantile
+from mriinv.uncertainty import predicted_psnr, quantile
 
 MAX_BYTES = 2**20
 UNRELATED = {"temperature", "samples", "batch", "long_run"}  # settings that leave the law of a draw at a given T

@@ -204,6 +204,10 @@ class Reconstruction:
         if isinstance(prior, str):
             chosen = chosen or PriorChoice(name=prior)
             prior = make_prior(prior, weights=chosen.weights, **chosen.settings)
+        for what, one, kind in (("prior", prior, Prior), ("solver", solver, Solver)):
+            if one is not None and not isinstance(one, kind):
+                found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
+                raise InputError("Reconstruction", what, found, f"a name, or an instance of {kind.__name__}")
         self.prior = None if prior is None else prior.to(self.device)
 
     def __call__(

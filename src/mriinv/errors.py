@@ -35,13 +35,13 @@ class UnwritableError(InputError):
 
 
 class UnknownNameError(MriinvError):
-    """A name that nothing is registered under; the message lists the close ones."""
+    """A name that nothing is registered under; the message lists the close ones, and ends with a `note`."""
 
-    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, what: str, name: str, known: Iterable[str], note: str = "") -> None:
         known = sorted(set(known))
         close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
-        super().__init__(f"unknown {what} '{name}'; {hint}")
+        super().__init__(f"unknown {what} '{name}'; {hint}{note}")
 
 
 class SettingsError(MriinvError):

@@ -14,18 +14,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from mriinv.core.types import PerImage
+from mriinv.core.types import PerImage, Support
 from mriinv.errors import InputError
 
 WINDOW = 7
 K1, K2 = 0.01, 0.03
 
 Images = Complex[Tensor, "batch y x"] | Float[Tensor, "batch y x"]
-Support = Bool[Tensor, "#batch y x"]
 
 
 @dataclass(frozen=True)

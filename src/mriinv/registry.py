@@ -77,13 +77,19 @@ class Registry:
             if candidates:
                 choices = " or ".join(f"'{c.qualified}'" for c in candidates)
                 raise PluginError(f"{kind} '{name}' is offered by several distributions; write {choices}")
-            raise UnknownNameError(kind, name, self.components(kind))
+            raise UnknownNameError(kind, name, self.components(kind), self.missing)
         return component
+
+    @property
+    def missing(self) -> str:
+        """What to add to the error of a name that is not found: plug-ins of which no component is known."""
+        failed = ", ".join(f"'{plugin.name}'" for plugin in self.plugins if plugin.problem and not plugin.components)
+        return f" (plug-in {failed} failed, `mriinv plugins` says why)" if failed else ""
 
     def recipe(self, name: str) -> RecipeEntry:
         """Return a recipe by name."""
         if name not in self.recipes:
-            raise UnknownNameError("recipe", name, self.recipes)
+            raise UnknownNameError("recipe", name, self.recipes, self.missing)
         return self.recipes[name]
 
     def usual_recipe(self, prior: str, solver: str | None = None) -> RecipeEntry | None:
@@ -116,9 +122,10 @@ class Registry:
             cls = getattr(importlib.import_module(module), attribute)
         except (Exception, SystemExit) as error:
             raise PluginError(f"{component.qualified}: {target} cannot be imported: {last_line(error)}") from error
-        is_kind, is_name = getattr(cls, "kind", "no"), getattr(cls, "name", "component")
+        is_kind, is_name = getattr(cls, "kind", "no component"), getattr(cls, "name", None)
         if (is_kind, is_name) != (kind, entry.name):
-            raise PluginError(f"{target} is {is_kind} '{is_name}'; the catalogue says {kind} '{entry.name}'")
+            called = f"'{is_name}'" if is_name else "without a name"
+            raise PluginError(f"{target} is {is_kind} {called}; the catalogue says {kind} '{entry.name}'")
         _check_claims(cls, entry)
         return cls
 

@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from math import log10
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.special import stdtrit
 from torch import Tensor
 
 from mriinv.core.problem import Samples, reference_scale
-from mriinv.core.types import Image
+from mriinv.core.types import Image, Support
 from mriinv.errors import InputError
 
 LEVELS = (0.5, 0.68, 0.9, 0.95)
-
-Support = Bool[Tensor, "#batch y x"]
 
 
 @dataclass(frozen=True)

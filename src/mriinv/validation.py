@@ -12,12 +12,12 @@ from mriinv.core.delegate import Watched
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
 from mriinv.core.solver import Solver
-from mriinv.core.types import Image, Mask
+from mriinv.core.types import Image, Mask, Support
 from mriinv.data.acquisition import Acquisition, Sampling
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.errors import InputError, SettingsError
 from mriinv.manifest import Choice
-from mriinv.metrics import Support, psnr
+from mriinv.metrics import psnr
 from mriinv.numerics.images import centre_crop
 from mriinv.registry import registry
 

@@ -11,7 +11,6 @@ from torch import nn
 from mriinv import (
     InverseProblem,
     SettingsError,
-    as_physics,
     complex_noise,
     denoising_score_matching,
     from_channels,
@@ -21,6 +20,7 @@ from mriinv import (
     make_solver,
     simulate_acquisition,
     to_channels,
+    to_deepinv_physics,
 )
 from mriinv.metrics import psnr
 from mriinv.testing.priors import check_capabilities, check_proximal
@@ -235,7 +235,7 @@ def test_modl_is_as_strong_as_the_noise_asks_for(problem: InverseProblem) -> Non
 
 def test_modl_starts_where_it_is_told(problem: InverseProblem) -> None:
     prior = make_prior("modl", weights="none", iterations=1, **TINY)
-    physics, data = as_physics(problem.operator, problem.data), to_channels(problem.data)
+    physics, data = to_deepinv_physics(problem.operator, problem.data), to_channels(problem.data)
     start = problem.sense()
     expected = prior.model(data, physics, init=(to_channels(start), to_channels(start)))
     found = prior.reconstruct(problem, initial=start).image

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mriinv.cli.group import json_option, main
+from mriinv.discovery import Plugin
 from mriinv.errors import MriinvError, UnknownNameError
 from mriinv.manifest import KINDS
 from mriinv.registry import registry
@@ -63,18 +64,21 @@ def _find(name: str) -> list[dict[str, Any]]:
         found.append({"recipe": name, **registry().recipe(name).model_dump(exclude_none=True)})
     if not found:
         known = [n for kind in KINDS for n in registry().components(kind)]
-        raise UnknownNameError("component or recipe", name, [*known, *registry().recipes])
+        raise UnknownNameError("component or recipe", name, [*known, *registry().recipes], registry().missing)
     return found
 
 
 @main.command()
+@click.option("--check", is_flag=True, help="Import every component as well, and compare it with its catalogue.")
 @json_option
-def plugins(as_json: bool) -> None:
-    """Show installed plug-ins, and for one that fails, why."""
+def plugins(check: bool, as_json: bool) -> None:
+    """Show installed plug-ins, and for one that fails, why; with --check the status is 1 where one does."""
     rows = []
     for plugin in registry().plugins:
         with suppress(MriinvError):  # the failure is in plugin.problem, which is shown
             registry().activate(plugin)
+        if check and not plugin.problem:
+            plugin.problem = _problems(plugin)
         rows.append(
             {
                 "name": plugin.name,
@@ -86,7 +90,21 @@ def plugins(as_json: bool) -> None:
         )
     if as_json:
         click.echo(json.dumps({"plugins": rows, "remarks": registry().remarks}, indent=2))
-        return
-    for plugin, row in zip(registry().plugins, rows, strict=True):
-        what = plugin.problem or ", ".join(plugin.components)
-        click.echo(f"{row['status']:<7} {row['name']:<12} {row['distribution']:<24} {what}")
+    else:
+        for plugin, row in zip(registry().plugins, rows, strict=True):
+            what = plugin.problem or ", ".join(plugin.components)
+            click.echo(f"{row['status']:<7} {row['name']:<12} {row['distribution']:<24} {what}")
+    if check and any(row["problem"] for row in rows):
+        raise SystemExit(1)
+
+
+def _problems(plugin: Plugin) -> str | None:
+    """Return what is wrong with the components of a plug-in; None where each can be imported and is what it says."""
+    found = []
+    for key in plugin.components:
+        kind, _, name = key.partition(":")
+        try:
+            registry().load(kind, f"{plugin.distribution}:{name}")  # type: ignore[arg-type]
+        except MriinvError as error:
+            found.append(str(error))
+    return "; ".join(found) or None

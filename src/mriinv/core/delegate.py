@@ -59,7 +59,7 @@ class Delegate(Prior, ABC):
         clean: Tensor = self.evaluate(self.prior.denoise, image, noise_level, create_graph=create_graph)
         return clean
 
-    def score(self, image: Image, noise_level: float | Tensor) -> Image:
+    def score(self, image: Image, noise_level: float | Tensor | None) -> Image:
         score: Tensor = self.evaluate(self.prior.score, image, noise_level)
         return score
 

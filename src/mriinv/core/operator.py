@@ -7,11 +7,10 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from mriinv.core.component import Component
-from mriinv.core.types import Image, PerImage
+from mriinv.core.types import Image, PerImage, Support
 from mriinv.errors import CompatibilityError
 from mriinv.numerics.cg import CGResult, conjugate_gradient
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 class Operator(Component, ABC):
     """A linear map from images ``(batch, y, x)`` to data. Immutable: a new mask is a new operator.
 
-    A plug-in implements `forward` and `adjoint`, and `from_acquisition` to be used by name; one to train with is also
+    A plug-in implements `forward` and `adjoint`, and `build` to be used by name; one to train with is also
     built as ``cls(coil_maps, mask)`` from maps ``(batch, coil, y, x)`` and masks ``(batch, y, x)``. `gram` and
     `solve_normal` have exact defaults that it may replace by faster ones. `norm_bound` is an upper bound of the
     spectral norm (1 unless overridden), on which step sizes rely.
@@ -31,11 +30,28 @@ class Operator(Component, ABC):
     kind = "operator"
     norm_bound: float = 1.0
     notes: tuple[str, ...] = ()  # remarks for the user, such as "one coil map cannot explain 30 % of the head"
+    settings: Any = None  # of one that was built for an acquisition
     measures_images: ClassVar[bool] = False  # its data are simulated from a fully sampled image, by `measure`
 
     @classmethod
     def from_acquisition(cls, acquisition: Acquisition, **settings: Any) -> Operator:
-        """Build the operator for `acquisition`, calibrating what it needs (coil maps) from the data themselves."""
+        """Build the operator for `acquisition`, as `build` does.
+
+        Raises
+        ------
+        SettingsError : settings that do not exist or are out of range
+        """
+        parsed = cls.parse_settings(settings)
+        operator = cls.build(acquisition, parsed)
+        operator.settings = parsed
+        return operator
+
+    @classmethod
+    def build(cls, acquisition: Acquisition, settings: Any) -> Operator:
+        """Return the operator for `acquisition`, calibrating what it needs (coil maps) from the data themselves.
+
+        `settings` are those of ``cls.Settings``, validated; they become the attribute `settings` afterwards.
+        """
         raise CompatibilityError(f"operator '{cls.name}' cannot be built from an acquisition, only in Python")
 
     def measure(self, image: Image, generator: torch.Generator) -> tuple[Tensor, PerImage]:
@@ -102,7 +118,7 @@ class Operator(Component, ABC):
         return self.fully_sampled_image(acquisition.kspace)
 
     @property
-    def support(self) -> Bool[Tensor, "#batch y x"] | None:
+    def support(self) -> Support | None:
         """Pixels that the data depend on; None for all of them."""
         return None
 
@@ -169,5 +185,5 @@ class _Composition(Operator):
         return None if found is None else (found[0] @ self._inner, found[1])
 
     @property
-    def support(self) -> Bool[Tensor, "#batch y x"] | None:
+    def support(self) -> Support | None:
         return self._inner.support

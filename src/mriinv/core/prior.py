@@ -104,6 +104,11 @@ class Prior(Component, nn.Module, ABC):
         with torch.enable_grad():
             leaf = image if create_graph and image.requires_grad else image.detach().requires_grad_()
             energy = self.energy(leaf, noise_level)
+            if energy.shape != image.shape[:1]:
+                found, expected = tuple(energy.shape), tuple(image.shape[:1])
+                raise CompatibilityError(
+                    f"prior '{self.name}': energy of shape {found}; expected one per image, {expected}"
+                )
             (gradient,) = torch.autograd.grad(energy.sum(), leaf, create_graph=create_graph)
         return (energy, gradient) if create_graph else (energy.detach(), gradient)
 
@@ -114,8 +119,10 @@ class Prior(Component, nn.Module, ABC):
         """
         raise self.missing("denoiser")
 
-    def score(self, image: Image, noise_level: float | Tensor) -> Image:
-        """Return ∇ log p_σ(x) = (D_σ(x) − x)/σ² (Tweedie)."""
+    def score(self, image: Image, noise_level: float | Tensor | None) -> Image:
+        """Return ∇ log p_σ(x) = (D_σ(x) − x)/σ² (Tweedie), at one noise level or one per image."""
+        if noise_level is None:
+            raise CompatibilityError(f"prior '{self.name}' has no noise levels of its own: its score needs one")
         sigma = torch.as_tensor(noise_level, dtype=image.real.dtype, device=image.device).reshape(-1, 1, 1)
         return (self.denoise(image, noise_level) - image) / sigma**2
 

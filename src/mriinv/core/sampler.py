@@ -103,12 +103,12 @@ class Sampler(Solver):
         previous: Chain | None = None,
         passing: bool = False,
     ) -> Chain:
-        """Return chains that start at `image`, for a problem whose reference scale is 1.
+        """Return chains of exp(−C/T), T that of `temperature`, for a problem whose reference scale is 1.
 
         Parameters
         ----------
-        image : ``(chains·batch, y, x)`` for one image of the problem, or as many as the problem has
-        level : of a noise-conditional prior; None for the level that it is meant to be used at
+        image : where they start, ``(chains·batch, y, x)`` for one image of the problem, or as many as the problem has
+        level : of a noise-conditional prior, one per chain; None for a prior without levels
         previous : the chains at the level before, from which measured quantities may be taken over
         passing : whether this is a level of the annealing, which need not be sampled exactly
         """
@@ -119,11 +119,15 @@ class Sampler(Solver):
         """Refuse a step that cannot be stable at the last `level`, before anything runs; by default none is refused."""
 
     def temperature(self, problem: InverseProblem, prior: Prior) -> PerImage:
-        """Return T per image, in the scale of `problem`."""
+        """Return T per image, in the scale of `problem`: the setting times `learned_temperature`."""
+        return self.settings.temperature * self.learned_temperature(problem, prior)
+
+    def learned_temperature(self, problem: InverseProblem, prior: Prior) -> PerImage:
+        """Return T₀ per image, at which exp(−C/T₀) is the posterior; with a score, ∇E is −T₀ times it, at every T."""
         noise = problem.noise_std
         if noise is None:
             noise = torch.full((problem.batch,), UNKNOWN_NOISE, device=problem.data.device)
-        return self.settings.temperature * prior.temperature(noise.double())
+        return prior.temperature(noise.double())
 
     def prior_at(self, prior: Prior, noise_std: PerImage) -> Prior:
         """Return the prior as the posterior has it (`Prior.in_posterior`)."""

@@ -18,4 +18,5 @@ Mask = Bool[Tensor, "#batch #y x"]
 ImageSlice = Complex[Tensor, "y x"]  # the same without batch axis
 CoilMapsSlice = Complex[Tensor, "coil y x"]
 MaskSlice = Bool[Tensor, "y x"]
+Support = Bool[Tensor, "#batch y x"]  # pixels that the data depend on
 PerImage = Float[Tensor, " batch"]

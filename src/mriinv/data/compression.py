@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from mriinv.core.types import CoilMapsSlice
 from mriinv.data.acquisition import Acquisition
-from mriinv.data.hybrid import fully_sampled_axes
+from mriinv.data.masks import fully_sampled_axes
 from mriinv.errors import InputError
 from mriinv.metrics import psnr
 from mriinv.numerics.fft import fftc, ifft2c, ifftc

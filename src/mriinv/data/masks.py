@@ -270,6 +270,14 @@ def draw_mask(kind: MaskKind, grid: tuple[int, int], extent: tuple[int, int, int
     return torch.nn.functional.pad(drawn, (left, grid[1] - right, *rows))
 
 
+def fully_sampled_axes(mask: Mask) -> tuple[int, ...]:
+    """Return which of the axes −2 (y) and −1 (x) the mask does not vary along, so that they can be transformed alone.
+
+    Zero padding counts as variation: what lies beyond the samples was not measured.
+    """
+    return tuple(axis for axis in (-2, -1) if bool((mask == mask.narrow(axis, 0, 1)).all()))
+
+
 def _default_calibration(name: str, shape: tuple[int, int], acceleration: float, origin: tuple[int, int]) -> int:
     (y, x), room = shape, list(map(_room, shape, origin))
     if name == "poisson-2d":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mriinv.core.types import KSpace, Mask
 from mriinv.data.acquisition import Acquisition
-from mriinv.data.hybrid import fully_sampled_axes
+from mriinv.data.masks import fully_sampled_axes
 from mriinv.numerics.fft import ifftc
 
 GROUP = 32  # neighbouring samples that are quiet or not together

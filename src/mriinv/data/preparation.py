@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.compression import Method, compress_coils
-from mriinv.data.hybrid import fully_sampled_axes
 from mriinv.data.maps import WHITENED, with_maps
+from mriinv.data.masks import fully_sampled_axes
 from mriinv.data.noise_level import estimate_noise_std
 from mriinv.data.suspicions import suspicions
 from mriinv.errors import InputError

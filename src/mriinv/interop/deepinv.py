@@ -36,7 +36,7 @@ def _from_parts(parts: Tensor) -> Tensor:
 
 
 class _OperatorPhysics(LinearPhysics):
-    """See `as_physics`."""
+    """See `to_deepinv_physics`."""
 
     def __init__(self, operator: Operator, data: Tensor) -> None:
         super().__init__(noise_model=ZeroNoise(), device=data.device)
@@ -54,7 +54,7 @@ class _OperatorPhysics(LinearPhysics):
         return to_channels(self.operator.gram(from_channels(x)))
 
 
-def as_physics(operator: Operator, data: Tensor) -> LinearPhysics:
+def to_deepinv_physics(operator: Operator, data: Tensor) -> LinearPhysics:
     """Return `operator` as a physics of deepinv, for its optimisers and networks; differentiable in image and data.
 
     Parameters
@@ -200,7 +200,7 @@ def _start_anew(module: nn.Module) -> None:
 
 
 class _PriorDenoiser(Denoiser):
-    """See `as_denoiser`."""
+    """See `to_deepinv_denoiser`."""
 
     def __init__(self, prior: Prior) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class _PriorDenoiser(Denoiser):
 
 
 class _PriorPotential(DeepinvPotential):
-    """See `as_prior`."""
+    """See `to_deepinv_prior`."""
 
     def __init__(self, prior: Prior, noise_level: float | Tensor | None) -> None:
         super().__init__()
@@ -232,14 +232,14 @@ class _PriorPotential(DeepinvPotential):
         return to_channels(self.prior.proximal(from_channels(x), gamma))
 
 
-def as_denoiser(prior: Prior) -> Denoiser:
+def to_deepinv_denoiser(prior: Prior) -> Denoiser:
     """Return a prior that provides ``denoiser`` as a denoiser of deepinv, on two-channel images."""
     if "denoiser" not in prior.provides:
         raise prior.missing("denoiser")
     return _PriorDenoiser(prior)
 
 
-def as_prior(prior: Prior, noise_level: float | Tensor | None = None) -> DeepinvPotential:
+def to_deepinv_prior(prior: Prior, noise_level: float | Tensor | None = None) -> DeepinvPotential:
     """Return a prior with an energy or a proximal map as a prior of deepinv, on two-channel images.
 
     Parameters

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from mriinv.core.types import Image, PerImage
+from mriinv.core.types import Image, PerImage, Support
 from mriinv.numerics.fft import fft2c
 
 REGIONS = 3  # along each axis
@@ -26,7 +26,7 @@ Traces = Mapping[str, Float[Tensor, "chain step batch"]]
 LongerTraces = Mapping[str, Float[Tensor, "longer_chain longer_step batch"]]
 
 
-def statistics(image: Image, support: Bool[Tensor, "#batch y x"] | None = None) -> dict[str, PerImage]:
+def statistics(image: Image, support: Support | None = None) -> dict[str, PerImage]:
     """Return the quantities whose chains are watched, in float64.
 
     The mean magnitude in each of 3×3 parts of the matrix, on the support and where that reaches into the part; the
@@ -54,7 +54,7 @@ def statistics(image: Image, support: Bool[Tensor, "#batch y x"] | None = None) 
 class Trace:
     """Watched quantities along chains, step by step."""
 
-    def __init__(self, support: Bool[Tensor, "#batch y x"] | None) -> None:
+    def __init__(self, support: Support | None) -> None:
         self._support = support
         self._values: dict[str, list[Tensor]] = defaultdict(list)
 

@@ -21,7 +21,7 @@ def relative_norm(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """Return one number per image in the precision of the images `like`, to be multiplied with them."""
+    """Return one number per image as ``(batch, 1, 1)`` in the precision of the images `like`, to multiply them with."""
     return values.to(like.real.dtype).view(-1, 1, 1)
 
 

@@ -78,7 +78,10 @@ def _check_optimality(
 
 
 def check_capabilities(prior: Prior, image: Image) -> None:
-    """Check that what `prior` provides, or what follows from it, answers on `image`, finite and of the right shape."""
+    """Check that what `prior` provides, or what follows from it, answers on `image`, finite and of the right shape.
+
+    A denoiser also takes one level per image, and builds a graph where it is told to, and only there.
+    """
     level = prior.noise_range[0] if prior.noise_range else 0.05
     calls = {
         "energy": lambda: prior.energy(image),
@@ -101,5 +104,24 @@ def check_capabilities(prior: Prior, image: Image) -> None:
             raise AssertionError(
                 f"{prior.name}.{capability}: shape {tuple(value.shape)}, expected {tuple(shape)}, finite"
             )
+    if "denoiser" in prior.provides:
+        _check_denoiser(prior, image, level)
+    if "reconstruction" in prior.provides and type(prior).reconstruct is Prior.reconstruct:
+        raise AssertionError(f"{prior.name} claims reconstruction, but has no method reconstruct")
     if ("noise-conditional" in prior.provides) != (prior.noise_range is not None):
         raise AssertionError(f"{prior.name}: noise-conditional and noise_range = {prior.noise_range} contradict")
+
+
+def _check_denoiser(prior: Prior, image: Image, level: float) -> None:
+    leaf = image.detach().clone().requires_grad_()
+    for create_graph in (False, True):
+        if prior.denoise(leaf, level, create_graph=create_graph).requires_grad != create_graph:
+            expected = "no graph" if not create_graph else "a graph to an image that requires a gradient"
+            raise AssertionError(f"{prior.name}.denoise: expected {expected} with create_graph={create_graph}")
+    levels = torch.full((len(image),), level, dtype=image.real.dtype, device=image.device)
+    together, single = prior.denoise(image, levels), prior.denoise(image, level)
+    error = (together - single).abs().max() / single.abs().max().clamp_min(1e-30)
+    if not error <= 1e-4:
+        raise AssertionError(
+            f"{prior.name}.denoise: one level per image changes the result by {error:.1e} of its maximum"
+        )
