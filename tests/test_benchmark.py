@@ -47,7 +47,7 @@ from mriinv.weights import read_metadata
 
 CPU = torch.device("cpu")
 MASKS = {
-    "2D 2×": MaskChoice(name="poisson-2d", acceleration=2, calibration=12),
+    "2D 2×": MaskChoice(name="poisson-2d", acceleration=2, acs=12),
     "1D 2×": MaskChoice(name="random-1d", acceleration=2),
 }
 TINY = """
@@ -55,7 +55,7 @@ summary: tiny
 data: {shape: [32, 32], coils: 4}
 test: {heads: 2, shape: [48, 40], coils: 4, noise_std: 0.01}
 masks:
-  2D 2×: {name: poisson-2d, acceleration: 2, calibration: 12}
+  2D 2×: {name: poisson-2d, acceleration: 2, acs: 12}
   1D 2×: {name: random-1d, acceleration: 2}
 trainings:
   muse: {prior: {name: muse, settings: {widths: [4], layers: 2}}, steps: 3}

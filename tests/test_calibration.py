@@ -303,7 +303,7 @@ QUICK = [f"--set=solver.{setting}" for setting in ("samples=4", "levels=2", "bur
 
 def test_the_command_writes_a_calibration_a_table_and_a_figure(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mriinv.calibration_fit.ROUNDS", 1)
-    options = ("--mask", "poisson-2d:2", "--test-mask", "poisson-2d:3", "--calibration", 12, "--slices", 2)
+    options = ("--mask", "poisson-2d:2", "--test-mask", "poisson-2d:3", "--acs", 12, "--slices", 2)
     text = succeed("calibrate", "full.h5", "--weights", weights, *options, *QUICK, "--conformal", "--beside")
     found = read_calibration(calibration_path(weights))
     assert found == read_calibration(Path("calibration/small.calibration.json"))
@@ -327,7 +327,7 @@ def test_the_command_writes_a_calibration_a_table_and_a_figure(weights: Path, mo
 
 def test_the_temperature_can_be_left_alone(weights: Path) -> None:
     np.save("discs.npy", make_mask("poisson-2d", SHAPE, 2, 12)[0].numpy())
-    options = ("--mask", "discs.npy", "--test-mask", "random-1d:2", "--calibration", 12, "--slices", 1)
+    options = ("--mask", "discs.npy", "--test-mask", "random-1d:2", "--acs", 12, "--slices", 1)
     text = succeed("calibrate", "full.h5", "--weights", weights, *options, *QUICK, "--keep-temperature", "--conformal")
     found = read_calibration(Path("calibration/small.calibration.json"))
     assert found.temperature == 1 and list(found.scale) == ["2D"] and "scale κ, 2D: 50%" in text
@@ -366,7 +366,7 @@ def test_without_files_scans_are_simulated(weights: Path, monkeypatch: pytest.Mo
         (("full.h5", "--set", "solver.samples=1"), "needs at least 2"),
         (("full.h5", "--mask", "poisson-2d"), "found 'poisson-2d'; expected NAME:ACCELERATION"),
         (("full.h5", "--mask", "poisson-2d:x"), "acceleration"),
-        (("full.h5", "--mask", "own.npy", "--calibration", "12"), "every mask is a file, which has its own centre"),
+        (("full.h5", "--mask", "own.npy", "--acs", "12"), "every mask is a file, which has its own centre"),
         (("full.h5", "--mask", "poison-2d:2"), "poisson-2d"),
         (("full.h5", "--mask", "poisson-2d:2", "--test-mask", "poisson-2d:2"), "poisson-2d 2 is fitted on"),
         (("none.h5",), "none.h5"),
@@ -379,6 +379,6 @@ def test_what_cannot_work_is_refused_before_the_first_draw(weights, monkeypatch,
 
     monkeypatch.setattr(Sampler, "solve", sampled)
     given = () if {"--prior", "--weights"} & set(arguments) else ("--weights", weights)
-    chosen = () if "--mask" in arguments else ("--mask", "poisson-2d:2", "--calibration", 12)
+    chosen = () if "--mask" in arguments else ("--mask", "poisson-2d:2", "--acs", 12)
     result = invoke("calibrate", *arguments, *given, *chosen)
     assert result.exit_code == 1 and message in result.stderr, result.output

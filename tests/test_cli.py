@@ -154,7 +154,7 @@ def test_an_npz_is_reconstructed(tmp_path: Path, data: np.ndarray) -> None:
 
 
 def test_slices_of_an_hdf5_are_undersampled_and_compared(tmp_path: Path, scan: Path) -> None:
-    mask = ("--mask", "random-1d", "--acceleration", "2", "--calibration", "14")
+    mask = ("--mask", "random-1d", "--acceleration", "2", "--acs", "14")
     reports = json.loads(succeed("run", scan, "--recipe", "cg-sense", *mask, "--slices", "1:3", "--json"))
     (report,) = reports
     assert report["source"] == str(scan) and report["kept"] == []
@@ -184,14 +184,14 @@ def test_slices_of_an_hdf5_are_undersampled_and_compared(tmp_path: Path, scan: P
     assert result.provenance["source"] == str(scan) and result.header["mask"] == "fully sampled"
     assert result.metrics["psnr"].tolist() == [row["metrics"]["psnr"] for row in report["slices"]]
     assert result.arrays["coil_maps"].shape == (2, COILS, *SHAPE) and result.arrays["reference"].shape == (2, *SHAPE)
-    assert result.settings["mask"]["calibration"] == 14 and result.provenance["seed"] == 0
+    assert result.settings["mask"]["acs"] == 14 and result.provenance["seed"] == 0
 
 
 def test_no_calibration_region_may_be_asked_for(scan: Path) -> None:
     plan = json.loads(
-        succeed("run", scan, "--recipe", "cg-sense", "--mask", "random-1d", "--calibration", "0", "--dry-run", "--json")
+        succeed("run", scan, "--recipe", "cg-sense", "--mask", "random-1d", "--acs", "0", "--dry-run", "--json")
     )
-    assert plan["configuration"]["mask"]["calibration"] == 0
+    assert plan["configuration"]["mask"]["acs"] == 0
 
 
 def test_without_input_a_simulated_scan_is_reconstructed(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_without_input_a_simulated_scan_is_reconstructed(tmp_path: Path) -> None
     result = read_result(tmp_path / "result" / "simulated.h5")
     truth = simulate_acquisition(seed=7).reference
     assert truth is not None and torch.equal(result.arrays["reference"], truth)
-    assert result.settings["mask"] == {"name": "poisson-2d", "acceleration": 4.0, "calibration": None, "seed": 7}
+    assert result.settings["mask"] == {"name": "poisson-2d", "acceleration": 4.0, "acs": None, "seed": 7}
     assert torch.equal(result.arrays["mask"], make_mask("poisson-2d", (192, 160), 4.0, seed=7))
     assert result.provenance["weights"] is None
     assert result.remarks == {0: ["stopped after 3 iterations without meeting the stopping rule"]}
@@ -373,7 +373,7 @@ def test_the_acceleration_of_padded_data_is_that_of_what_was_acquired(
         run, "reconstruction_figure", lambda *a, **o: (captions.append(o["sampling"]), draw(*a, **o))[1]
     )
     write_hdf5("scan.h5", kspace=padded, mask=np.ones(64))
-    options = ("--mask", "random-1d", "--acceleration", "2", "--calibration", "14", "--json")
+    options = ("--mask", "random-1d", "--acceleration", "2", "--acs", "14", "--json")
     (report,) = json.loads(succeed("run", "scan.h5", "--recipe", "cg-sense", *options))
     assert [row["acceleration"] for row in report["slices"]] == pytest.approx([2, 2, 2])
     assert "slice 0: 1280 locations of the mask hold zeros in every coil: not sampled" in report["remarks"]
@@ -510,14 +510,14 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "slices in words": (["--slices", "all"], "slices: found 'all'; expected one slice, such as 3, or the first and"),
     "acceleration without a mask": (["--acceleration", "3"], "error: --acceleration needs --mask"),
     "a mask without a name": (
-        ["--acceleration", "3", "--calibration", "9"],
-        "error: --acceleration and --calibration need --mask",
+        ["--acceleration", "3", "--acs", "9"],
+        "error: --acceleration and --acs need --mask",
     ),
     "acceleration below one": (["--mask", "random-1d", "--acceleration", "0"], "mask.acceleration: found 0.0"),
     "acceleration beyond the grid": (["--mask", "random-1d", "--acceleration", "99"], "mask: acceleration: found 99"),
-    "calibration beyond the grid": (["--mask", "random-1d", "--calibration", "65"], "mask: calibration: found 65"),
+    "calibration beyond the grid": (["--mask", "random-1d", "--acs", "65"], "mask: acs: found 65"),
     "calibration beyond the samples": (
-        ["--mask", "random-1d", "--calibration", "30"],
+        ["--mask", "random-1d", "--acs", "30"],
         "found 30, which takes 30 samples",
     ),
     "seed without end": (["--seed", "9" * 30], "seed: found 99999"),
@@ -686,7 +686,7 @@ def test_two_inputs_do_not_share_a_result(scan: Path, data: np.ndarray) -> None:
     error = refuse("run", "scan.h5", "scan.npz", "--recipe", "cg-sense")
     assert "scan.h5: found the result of scan.npz in the place of the result of scan.h5; expected another" in error
     options = ("--recipe", "cg-sense", "--parameter", "solver.regularisation", "--bounds", "0.01", "0.1")
-    lines = ("--mask", "equispaced-1d", "--acceleration", "2", "--calibration", "14")
+    lines = ("--mask", "equispaced-1d", "--acceleration", "2", "--acs", "14")
     assert "solver.regularisation" in succeed("tune", "scan.h5", "scan.npz", *options, *lines)  # writes no result
 
 

@@ -99,6 +99,36 @@ def test_a_pair_of_bart_is_one_scan(scans: list[Path]) -> None:
     assert Path("scans/pair.cfl").read_bytes() == before
 
 
+def test_pairs_of_bart_with_a_dot_in_their_names_have_results_of_their_own(scans: list[Path]) -> None:
+    with h5py.File(scans[0]) as file:
+        kspace = file["kspace"][0].transpose(1, 2, 0)[:, :, None]
+    for name in ("scan.01", "scan.02"):
+        write_cfl(Path(f"{name}.cfl"), kspace)
+    reports = json.loads(succeed("run", "scan.01", "scan.01.cfl", "scan.02", *CG, "--json"))
+    assert [report["result"] for report in reports] == ["result/scan.01.h5", "result/scan.02.h5"]
+
+
+def test_a_mask_of_ones_own_fits_k_space_that_is_cropped_or_padded(scans: list[Path]) -> None:
+    """Zero padding along x is not cropped before the reconstruction, y is."""
+    with h5py.File(scans[0]) as file:
+        kspace = file["kspace"][...]
+    kspace[..., :2] = kspace[..., -2:] = 0
+    write_hdf5("padded.h5", kspace=kspace)
+    crop = (SHAPE[0] - 16, SHAPE[1] - 8)
+    for columns in (SHAPE[1], crop[1]):
+        mask = np.arange(columns) % 2 == 0
+        mask[columns // 2 - 8 : columns // 2 + 8] = True
+        np.save("mask.npy", mask)
+        result = invoke("run", "padded.h5", *CG, "--crop", *crop, "--mask", "mask.npy")
+        assert (result.exit_code == 0) == (columns == SHAPE[1]), result.output
+    assert f"expected ({crop[0]}, {SHAPE[1]}) as k-space" in result.output
+
+
+def test_coil_maps_that_are_missing_are_refused_before_the_work(scans: list[Path]) -> None:
+    result = invoke("run", scans[0], *CG, "--maps", "nothing.npz", "--dry-run")
+    assert result.exit_code == 1 and "nothing.npz: found no such file; expected coil maps" in result.output
+
+
 def test_a_slice_that_fails_does_not_end_the_others() -> None:
     with h5py.File("scans/a.h5") as file:
         kspace = np.repeat(file["kspace"][...], 4, 0)
@@ -122,7 +152,7 @@ def test_a_changed_file_of_coil_maps_makes_another_result(scans: list[Path]) -> 
     maps = read_result("result/a.h5").arrays["coil_maps"][0].numpy()
     options = (*CG, "--maps", "maps.npy")
     images = []
-    for factor in (1, 2):
+    for factor in (1, 1.5):
         np.save("maps.npy", factor * maps)
         text = succeed("run", scans[0], *options)
         assert "kept" not in text and "replaces an older result" in text
@@ -198,7 +228,7 @@ def test_one_virtual_coil_is_no_folded_object(scans: list[Path]) -> None:
 
 
 def test_tuning_overwrites_no_scan_and_keeps_what_is_better(scans: list[Path]) -> None:
-    options = ("--recipe", "tv", "--mask", "poisson-2d", "--calibration", "16", "--bounds", "1", "2")
+    options = ("--recipe", "tv", "--mask", "poisson-2d", "--acs", "16", "--bounds", "1", "2")
     result = invoke("tune", scans[0], *options, "--out", scans[0])
     assert result.exit_code == 1 and "found a file that no tuning made" in result.output
     result = invoke("tune", scans[0], *options, "--out", "worse.yaml")
@@ -225,7 +255,7 @@ def test_the_same_again_is_kept_unless_restarted(scans: list[Path]) -> None:
 
 
 def test_images_are_cropped_whether_k_space_can_be_or_not(scans: list[Path]) -> None:
-    options = (*CG, "--mask", "equispaced-1d", "--acceleration", "2", "--calibration", "16")
+    options = (*CG, "--mask", "equispaced-1d", "--acceleration", "2", "--acs", "16")
     succeed("run", scans[0], *options)
     whole = read_result("result/a.h5")
     succeed("run", scans[0], *options, "--crop", "48", "40", "--out", "cropped")
@@ -258,7 +288,7 @@ def test_a_slice_that_does_not_fit_to_the_others_does_not_end_them() -> None:
     kspace = np.repeat(h5py.File("scans/a.h5")["kspace"][...], 3, 0)
     kspace[1, :, 0] = 0  # padding: the mask undersamples k-space that is not cropped along y
     write_hdf5("row.h5", kspace=kspace)
-    mask = ("--mask", "equispaced-1d", "--acceleration", "2", "--calibration", "16")
+    mask = ("--mask", "equispaced-1d", "--acceleration", "2", "--acs", "16")
     result = invoke("run", "row.h5", *CG, *mask, "--crop", "40", "40")
     assert result.exit_code == 1
     assert "mask: found shape (64, 40) in slice 1; expected (40, 40), as before" in result.output
@@ -306,7 +336,7 @@ def test_check(scans: list[Path]) -> None:
 
 
 def test_tune_writes_a_run_file(scans: list[Path]) -> None:
-    options = ("--solver", "cg-sense", "--mask", "poisson-2d", "--calibration", "16")
+    options = ("--solver", "cg-sense", "--mask", "poisson-2d", "--acs", "16")
     search = ("--parameter", "solver.regularisation", "--bounds", "1e-3", "1", "--out", "tuned.yaml")
     found = json.loads(succeed("tune", *scans, *options, *search, "--json"))
     assert 1e-3 <= found["value"] <= 1 and found["psnr"] >= found["default"]

@@ -36,12 +36,12 @@ def values(path: str) -> tuple[list[str], np.ndarray]:
 
 def test_cost_and_energy_of_a_scan() -> None:
     options = ("--prior", "muse", "--set", "prior.weight=0.5", "--slice", 0, "--points", 5, "--seed", 3)
-    options += ("--acceleration", 2, "--calibration", 12, "--energy", "--out", "new/a.png")
+    options += ("--acceleration", 2, "--acs", 12, "--energy", "--out", "new/a.png")
     *lines, paths = succeed("landscape", "full.h5", *options).splitlines()
     assert paths == "new/a.png, new/a.csv"
     assert imread("new/a.png").shape[0] > 500
 
-    mask = {"name": "poisson-2d", "acceleration": 2, "calibration": 12}
+    mask = {"name": "poisson-2d", "acceleration": 2, "acs": 12}
     config = RunConfig(solver="mm-cg", input="full.h5", slices="0", mask=mask, seed=3, device="cpu")
     case, prior = scan_case(config), make_prior("muse", weight=0.5)
     head, table = values("new/a.csv")

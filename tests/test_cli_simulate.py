@@ -22,7 +22,7 @@ def test_every_field_has_an_option_and_the_stated_default() -> None:
     options = {option.name: option for option in simulate.params}
     fields = SimulationConfig.model_fields
     assert set(fields) <= set(options)
-    assert set(options) - set(fields) == {"acceleration", "calibration", "replace"}
+    assert set(options) - set(fields) == {"acceleration", "acs", "replace"}
     text = " ".join(succeed("simulate", "--help").split())
     for name in ("out", "count", "slices", "shape", "coils", "noise_std", "gap", "seed"):
         default = fields[name].default
@@ -32,7 +32,7 @@ def test_every_field_has_an_option_and_the_stated_default() -> None:
 
 
 def test_simulated_scans_are_reconstructed_and_measured() -> None:
-    mask = ("--mask", "poisson-2d", "--acceleration", 3, "--calibration", 12, "--coil-maps")
+    mask = ("--mask", "poisson-2d", "--acceleration", 3, "--acs", 12, "--coil-maps")
     lines = succeed(*SMALL, "--out", "scans", "--count", 2, "--slices", 2, "--contrast", "t2", *mask).splitlines()
     assert [line.split()[0] for line in lines] == ["scans/sim_0000.h5", "scans/sim_0001.h5"]
     assert all("  T2 TSE, TR " in line for line in lines)
@@ -81,7 +81,7 @@ def test_the_same_again_keeps_and_replace_does_not() -> None:
         (("--mask", "poison-2d"), "error: unknown mask 'poison-2d'; did you mean poisson-2d?"),
         (("--mask", "own.npy"), "error: mask: found {'name': 'own.npy'}; own.npy is a file; simulated scans take"),
         (("--acceleration", 3), "error: --acceleration needs --mask"),
-        (("--calibration", 8), "error: --calibration needs --mask"),
+        (("--acs", 8), "error: --acs needs --mask"),
         (("--mask", "random-1d", "--acceleration", 0.5), "error: mask.acceleration: found 0.5; "),
     ],
 )

@@ -55,7 +55,7 @@ def test_precedence_is_recipe_then_file_then_options_then_assignments(tmp_path: 
     assert with_options.mask and with_options.mask.model_dump() == {
         "name": "random-1d",
         "acceleration": 3.0,
-        "calibration": None,
+        "acs": None,
         "seed": 2,
     }
     assigned = config(
@@ -74,6 +74,14 @@ def test_a_recipe_may_be_named_in_the_file_and_replaced_on_the_command_line(tmp_
     assert config(file=file).solver.name == "cg-sense" and config(file=file).prior is None
     other = config(recipe="deepen-posterior", file=file)
     assert (other.solver.name, other.seed) == ("preconditioned-langevin", 3)
+
+
+def test_a_recipe_on_the_command_line_takes_the_place_of_the_combination_in_the_file(tmp_path: Path) -> None:
+    tuned = {"prior": {"name": "tv", "settings": {"weight": 0.1}}, "solver": "fista", "operator": "sense", "seed": 3}
+    other = config(recipe="l1-wavelet", file=run_file(tmp_path, tuned))
+    assert other.prior and other.prior.name == "l1-wavelet" and other.prior.settings == {} and other.seed == 3
+    same = config(recipe="tv", file=run_file(tmp_path, tuned)).prior
+    assert same and same.settings == {"weight": 0.1}
 
 
 def test_settings_of_one_component_add_up_over_the_sources(tmp_path: Path) -> None:
@@ -151,7 +159,7 @@ def test_only_the_simulated_scan_has_a_mask_by_default(tmp_path: Path) -> None:
 
 def test_the_default_mask_can_be_changed_and_left_out(tmp_path: Path) -> None:
     assert config("mask.acceleration=3").mask.acceleration == 3
-    assert config(mask={"calibration": 0}).mask.calibration == 0
+    assert config(mask={"acs": 0}).mask.acs == 0
     assert config(mask={"name": "random-1d"}).mask.name == "random-1d"
     assert config(file=run_file(tmp_path, "mask:\nrecipe: cg-sense")).mask is None
 
@@ -163,6 +171,7 @@ def test_a_name_stands_for_a_mask_and_one_path_for_inputs(tmp_path: Path) -> Non
 
 def test_a_run_file_may_say_one_slice_as_a_number(tmp_path: Path) -> None:
     assert config(file=run_file(tmp_path, {"slices": 3})).slices == "3"
+    assert config(file=run_file(tmp_path, "slices: 3:5")).slices == "3:5"  # 185 in YAML 1.1
 
 
 # Values
@@ -170,7 +179,17 @@ def test_a_run_file_may_say_one_slice_as_a_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("3", 3), ("1e-6", "1e-6"), ("1.0e-6", 1e-6), ("null", None), ("[1, 2]", [1, 2]), ("a=b", "a=b"), ("", None)],
+    [
+        ("3", 3),
+        ("1e-6", 1e-6),
+        ("3:5", "3:5"),
+        ("010", "010"),
+        ("0x1f", 31),
+        ("null", None),
+        ("[1, 2]", [1, 2]),
+        ("a=b", "a=b"),
+        ("", None),
+    ],
 )
 def test_assigned_values_are_yaml(text: str, value: Any) -> None:
     assert config(f"solver.x={text}").solver.settings == {"x": value}
@@ -191,7 +210,7 @@ def test_assigned_values_are_yaml(text: str, value: Any) -> None:
         (["mask.acceleration=1"], "mask.acceleration: found 1; Input should be greater than 1"),
         (["mask.acceleration=nan"], "mask.acceleration: found 'nan'"),
         (["mask.acceleration=.nan"], "mask.acceleration: found nan"),
-        (["mask.calibration=-1"], "mask.calibration: found -1"),
+        (["mask.acs=-1"], "mask.acs: found -1"),
         (["mask.acelleration=3"], "mask has no setting 'acelleration'; did you mean 'acceleration'?"),
         (["mask.seed=99999999999999999999"], "mask.seed: found 99999999999999999999"),
     ],
@@ -272,7 +291,7 @@ def test_unknown_recipes_and_missing_files(tmp_path: Path) -> None:
 
 def test_all_problems_are_listed_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
-        config("mask.acceleration=0", "mask.calibration=-3", seed=-1)
+        config("mask.acceleration=0", "mask.acs=-3", seed=-1)
     assert str(caught.value).count("; Input should be") == 3
 
 

@@ -53,7 +53,7 @@ METHODS: list[tuple[str | None, str, dict[str, Any]]] = [
 
 def reconstruct(prior: str | None, solver: str, settings: dict[str, Any], where: Any) -> mriinv.Solution:
     full = mriinv.simulate_acquisition(shape=SHAPE, coils=3, coil_maps=True, seed=1).to(where)
-    mask = mriinv.make_mask("poisson-2d", SHAPE, acceleration=3, calibration=8, seed=1)
+    mask = mriinv.make_mask("poisson-2d", SHAPE, acceleration=3, acs=8, seed=1)
     made = None
     if prior in SMALL:
         torch.manual_seed(0)

@@ -15,7 +15,7 @@ from mriinv import make_prior, simulate_acquisition
 from mriinv.weights import save_weights
 from support import succeed, write_hdf5
 
-CG = "scan.h5 --recipe cg-sense --mask poisson-2d --acceleration 2 --calibration 12"
+CG = "scan.h5 --recipe cg-sense --mask poisson-2d --acceleration 2 --acs 12"
 NUMBER = r"[\d.e+-]+"
 COMMANDS = {
     f"run {CG} --set solver.max_iterations=3": rf"scan\.h5 slice 2/2: iteration 3  residual {NUMBER}",
@@ -26,7 +26,7 @@ COMMANDS = {
     "--set prior.widths=[4] --set trainer.steps=2 --set trainer.batch=1": (
         rf"training: iteration 2  loss {NUMBER}  gradient_norm {NUMBER}  dsm {NUMBER}"
     ),
-    "calibrate scan.h5 --weights small.safetensors --mask poisson-2d:2 --calibration 12 --slices 1 --keep-temperature "
+    "calibrate scan.h5 --weights small.safetensors --mask poisson-2d:2 --acs 12 --slices 1 --keep-temperature "
     "--set solver.samples=2 --set solver.levels=2 --set solver.burn_in=10": (
         rf"poisson-2d 2 at 1 T, slice 1/1: iteration 10  gradient_rms {NUMBER}"
     ),

@@ -26,7 +26,7 @@ from mriinv.training.loop import LoopOptions, train
 from support import PATIENCE, succeed
 
 SHAPE, SLICES = (48, 48), 3
-COMMAND = ("run", "scans", "--recipe", "cg-sense", "--mask", "poisson-2d", "--calibration", "16", "--json", "--out")
+COMMAND = ("run", "scans", "--recipe", "cg-sense", "--mask", "poisson-2d", "--acs", "16", "--json", "--out")
 KILLED = """
 import os, signal
 from mriinv.data.result_writer import ResultWriter

@@ -84,7 +84,7 @@ def test_lesions_change_the_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seed", "own"), [(None, (3, 4)), (9, (9, 9))])
 def test_a_mask_keeps_its_samples_alone(tmp_path: Path, seed: int | None, own: tuple[int, int]) -> None:
     """One of its own for every volume, unless the mask has a seed."""
-    choice = {"name": "random-1d", "acceleration": 2.0, "calibration": 6, "seed": seed}
+    choice = {"name": "random-1d", "acceleration": 2.0, "acs": 6, "seed": seed}
     full = simulate(tmp_path / "full", count=2, seed=3)
     kept = simulate(tmp_path / "kept", count=2, seed=3, mask=choice)
     for whole, part, number in zip(full, kept, own, strict=True):

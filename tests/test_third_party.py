@@ -56,7 +56,7 @@ def ridge(weight: float) -> torch.Tensor:
 def reconstruct(
     run_mriinv: Run, site: Path, toy_file: Path, out: Path, *options: str, **environment: str
 ) -> tuple[Result, str]:
-    undersampling = ("--mask", "random-1d", "--acceleration", "2", "--calibration", "16")
+    undersampling = ("--mask", "random-1d", "--acceleration", "2", "--acs", "16")
     done = run_mriinv("run", toy_file, *undersampling, "--out", out, *options, site=site, **environment)
     assert done.returncode == 0, done.stderr
     return read_result(out / "scan.h5"), done.stderr

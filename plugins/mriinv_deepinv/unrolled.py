@@ -71,8 +71,9 @@ class _Unrolled(Prior):
         self, problem: InverseProblem, *, initial: Tensor | None = None, monitor: Monitor | None = None
     ) -> Solution:
         """Return the last iterate; the number of iterations is fixed, so that none has to converge."""
+        start = problem.back_projection() if initial is None else initial
         operator, data = self._data(problem)
-        image = from_channels(self._run(to_channels(data), to_deepinv_physics(operator, data), initial))
+        image = from_channels(self._run(to_channels(data), to_deepinv_physics(operator, data), to_channels(start)))
         if monitor is not None:
             monitor(self.steps, {})
         done = torch.ones(problem.batch, dtype=torch.bool, device=image.device)
@@ -81,7 +82,7 @@ class _Unrolled(Prior):
     def _data(self, problem: InverseProblem) -> tuple[Operator, Tensor]:
         return problem.operator, problem.data
 
-    def _run(self, data: Tensor, physics: nn.Module, initial: Tensor | None) -> Tensor:
+    def _run(self, data: Tensor, physics: nn.Module, start: Tensor) -> Tensor:
         raise NotImplementedError
 
 
@@ -114,10 +115,9 @@ class MoDL(_Unrolled, FollowsNoise):
         with torch.set_grad_enabled(create_graph):
             return from_channels(to_channels(image) - self._denoiser.residual(to_channels(image)))
 
-    def _run(self, data: Tensor, physics: nn.Module, initial: Tensor | None) -> Tensor:
-        start = None if initial is None else (to_channels(initial),) * 2
+    def _run(self, data: Tensor, physics: nn.Module, start: Tensor) -> Tensor:
         self._denoiser.strength = self.strength(data).unsqueeze(1)  # in every call: copies share the network
-        return self.model(data, physics, init=start)
+        return self.model(data, physics, init=(start, start))
 
     def _data(self, problem: InverseProblem) -> tuple[Operator, Tensor]:
         """Return A/√s and b/√s, with which γ_k is γ_k/s for the strength s."""
@@ -146,5 +146,5 @@ class VarNet(_Unrolled):
         self.steps = self.settings.cascades
         self.model = deepinv.models.VarNet(_Residual(self.settings, denoises=False), num_cascades=self.steps)
 
-    def _run(self, data: Tensor, physics: nn.Module, initial: Tensor | None) -> Tensor:
+    def _run(self, data: Tensor, physics: nn.Module, start: Tensor) -> Tensor:
         return self.model(data, physics)

@@ -46,7 +46,8 @@ class QuasiNewton:
     def __call__(self, state: State, solve: Solve, tolerance: float) -> StepTaken:
         """Take one step for every image that still moves."""
         direction, cg_iterations = self._direction(state, solve)
-        pending, used = ~state.stopped, state.curvature
+        searching, used = ~state.stopped, state.curvature
+        refused = searching
         before, cost_before = state.image, state.cost
         gradient_before, descent_before = state.gradient, state.descent
         slope = -inner_product(state.descent, direction)
@@ -55,19 +56,20 @@ class QuasiNewton:
         for _ in range(MAX_TRIALS):
             candidate = before + per_image(fraction, direction) * direction
             cost, energy, gradient = state.evaluate(candidate)
-            accepted = pending & (cost <= cost_before + SUFFICIENT * fraction * slope)
+            accepted = searching & (cost <= cost_before + SUFFICIENT * fraction * slope)
             state.accept(accepted, candidate, cost, energy, gradient)
-            pending = pending & ~accepted
-            if not (pending & (promise > tolerance)).any():  # below the tolerance, rounding decides
+            refused = refused & ~accepted
+            searching = refused & (promise > tolerance)  # below the tolerance, rounding decides
+            if not searching.any():
                 break
             parabola = -0.5 * slope * fraction**2 / (cost - cost_before - slope * fraction)  # its minimum
             shorter = torch.minimum(parabola.nan_to_num(0.0).maximum(SHORTEST * fraction), LONGEST * fraction)
-            fraction = torch.where(pending, shorter, fraction)
+            fraction = torch.where(searching, shorter, fraction)
         state.refresh_descent()
         step = state.image - before
         self._learn(state, step, descent_before - state.descent, state.gradient - gradient_before)
         change = relative(cost_before - state.cost, cost_before)
-        return StepTaken(promise, change, pending, relative_norm(step, before), used, cg_iterations)
+        return StepTaken(promise, change, refused, relative_norm(step, before), used, cg_iterations)
 
     def _direction(self, state: State, solve: Solve) -> tuple[Tensor, Tensor]:
         """Return the two-loop recursion on −∇C, and plain MM where that is no descent."""

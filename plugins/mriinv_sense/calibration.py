@@ -42,6 +42,11 @@ def calibrate(acquisition: Acquisition, *, width: int, kernel_width: int, thresh
         region = coils[:, rows, columns]
         _require_region(acquisition.source, index, region, kernel_width, width)
         result = espirit(region, (y, x), kernel_width, threshold, crop)
+        if not result.coil_maps.isfinite().all():
+            found = f"a calibration region in slice {index} from which no maps follow"
+            raise InputError(
+                acquisition.source, "kspace", found, "samples of an object, or --maps <file with coil maps>"
+            )
         if not result.coil_maps.any():
             raise InputError(
                 acquisition.source,
@@ -65,7 +70,7 @@ def _require_region(source: str, index: int, region: Tensor, kernel_width: int, 
             f"nothing to calibrate from in slice {index}: the fully sampled centre has {region.shape[1]}×"
             f"{region.shape[2]} samples (y×x, calibration_width {width})" + (", all zero" if silent else ""),
             f"at least {least}×{least}, twice operator.kernel_width; take a wider centre (of a mask that is drawn: "
-            f"--calibration {least}) or a smaller operator.kernel_width, or give --maps <file with coil maps>",
+            f"--acs {least}) or a smaller operator.kernel_width, or give --maps <file with coil maps>",
         )
 
 

@@ -29,6 +29,7 @@ from mriinv_sense.robust import huber_weights
 
 UNIT_TOLERANCE = 1e-5  # of Σ|c|² from 1, above the rounding of single precision
 DARK = 1e-3  # of the largest Σ|c|²
+MOST_UNLIKE_ONE = 4.0  # typical Σ|c|² of maps whose unit is left alone, or one over it: whitening changes it too
 
 
 class SenseOperator(Operator):
@@ -36,7 +37,7 @@ class SenseOperator(Operator):
 
     C multiplies by the coil maps c, F is the centred orthonormal 2D Fourier transform, S keeps the sampled locations
     and sets the others to zero (Pruessmann 1999). With unit sum of squares Σ|c|² = 1 on the support, ‖A‖ ≤ 1; with
-    other maps `norm_bound` is √max Σ|c|².
+    other maps `norm_bound` is √max Σ|c|². Priors take Σ|c|² to be about 1; `build` brings maps in other units there.
 
     No shift is ever computed: F = P·fft2·Q with the phases of `centring_phases`, and AᴴA needs neither of them, only
     the mask in the order of `fft2` and transforms along the axes that it varies along. On the CPU the work is done
@@ -96,7 +97,7 @@ class SenseOperator(Operator):
         if not kspace.isfinite().all():
             raise InputError(acquisition.source, "kspace", "NaN or infinity", "finite values")
         if acquisition.coil_maps is not None:
-            return cls(acquisition.coil_maps.to(kspace), mask)
+            return cls._from_maps(acquisition.coil_maps.to(kspace), mask)
         calibrated = calibration.calibrate(
             acquisition,
             width=settings.calibration_width,
@@ -111,6 +112,26 @@ class SenseOperator(Operator):
             squares = (maps.mH @ (acquisition.coil_metric.to(maps) @ maps)).real[..., 0, 0]
             operator._intensity = torch.where(operator.support, squares, 1).rsqrt()
         return operator
+
+    @classmethod
+    def _from_maps(cls, maps: CoilMaps, mask: Mask) -> SenseOperator:
+        """Return the operator of given maps, of which those in units of their own are divided by these.
+
+        Priors and steps expect a sum of squares near 1. The image is brighter by what the maps are divided by, and
+        reconstructions are compared with references that are made as bright.
+        """
+        operator = cls(maps, mask)
+        typical = float(operator._weight[operator._weight > 0].median())
+        if 1 / MOST_UNLIKE_ONE <= typical <= MOST_UNLIKE_ONE:
+            return operator
+        unit = typical**0.5
+        scaled = cls(maps / unit, mask)
+        scaled._intensity = torch.full_like(operator._weight, unit)
+        scaled.notes = (
+            f"coil maps whose sum of squares is {typical:.3g} (median), not 1, were divided by {unit:.3g}: so much "
+            "brighter is the image",
+        )
+        return scaled
 
     def forward(self, image: Image) -> KSpace:
         self._check(image, "image")

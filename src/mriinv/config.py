@@ -132,8 +132,9 @@ def build_config(
 
     Parameters
     ----------
-    recipe : name of a recipe; when None the run file's ``recipe``, else the first one of the prior, and of the solver,
-        that are named; without any, and unless a solver is named, ``deepen-map``
+    recipe : name of a recipe, whose combination takes the place of that of the run file; when None the run file's
+        ``recipe``, which its other fields override, else the first one of the prior, and of the solver, that are
+        named; without any, and unless a solver is named, ``deepen-map``
     run_file : YAML with the fields of `RunConfig`
     options : fields given on the command line; None means not given
     assignments : ``solver.max_iterations=50``; ``mask.seed=3``; values are YAML
@@ -152,7 +153,8 @@ def build_config(
         entry = registry().usual_recipe(prior or "", solver) or (None if solver else registry().recipe(DEFAULT_RECIPE))
     simulated = not (given.get("input") or content.get("input"))
     merged: dict[str, Any] = {"preparation": {}, **({"mask": dict(SIMULATION_MASK)} if simulated else {})}
-    for layer in (entry.model_dump(include=set(COMPONENTS), exclude_none=True) if entry else {}, content, given):
+    combined = entry.model_dump(include=set(COMPONENTS), exclude_none=True) if entry else {}
+    for layer in (content, combined, given) if recipe else (combined, content, given):
         merged = _merge(merged, layer)
     for assignment in assignments:
         _assign(merged, assignment, ("operator", "prior", "solver", "mask", "preparation"))

@@ -49,7 +49,8 @@ def _files(path: Path, left_out: dict[Path, InputError]) -> Iterator[Path]:
         found, what = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))], "a pattern"
     else:
         header = path.suffix == ".hdr" and path.with_suffix(".cfl").is_file()
-        yield path.with_suffix(".cfl") if header else path
+        pair = path.with_name(f"{path.name}.cfl")  # as BART names it
+        yield path.with_suffix(".cfl") if header else pair if pair.is_file() and not path.exists() else path
         return
     scans = [file for file in found if _is_scan(file, left_out)]
     folders = [file for file in found if what == "a pattern" and file.is_dir()]

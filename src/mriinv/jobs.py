@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import Any
 
 from mriinv.compose import resolve_device
 from mriinv.config import RunConfig
+from mriinv.core.types import Mask
 from mriinv.data.acquisition import Acquisition
+from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.readers import Scan, open_scan
 from mriinv.data.results import is_result, partial_path
@@ -18,8 +20,6 @@ from mriinv.data.simulate import SimulatedSlices
 from mriinv.errors import InputError, SettingsError
 from mriinv.inputs import distinct_names, find_scans
 from mriinv.registry import registry
-
-logger = logging.getLogger("mriinv")
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,31 @@ def prepare(config: RunConfig, simulated: int = 1, scans: Sequence[Path] | None 
         scans, left_out = find_scans(config.input)
         if left_out and not scans:
             raise next(iter(left_out.values()))
+    if (maps := config.preparation.maps) is not None and not maps.exists():
+        raise InputError(maps, "", "no such file", "coil maps")
     inputs: Sequence[Path | None] = scans if config.input else [None]
     jobs = []
     for path in inputs:
         with _open(path, config.seed, simulated) as scan:
             found = scan.describe()
         if config.mask is not None:
-            y, x = config.preparation.cropped(found["matrix"])
-            mask = config.mask.mask((y, x), (0, y, 0, x))
+            mask = _possible_mask(config.mask, config.preparation.cropped(found["matrix"]), found["matrix"])
             found["achieved_acceleration"] = round(mask.numel() / int(mask.sum()), 3)
         place = None if path is None else Path(found.get("path", path))  # a reader may find its file beside the name
         slices = _chosen_slices(config, path, found["slices"])
         jobs.append(Job(path, config.seed, slices, found, _states(config, place)))
     return jobs
+
+
+def _possible_mask(choice: MaskChoice, cropped: Sequence[int], matrix: Sequence[int]) -> Mask:
+    """Return the mask for the first grid that it fits; k-space is not cropped along axes that are padded with zeros."""
+    refused = list[InputError]()
+    for y, x in dict.fromkeys(itertools.product(*zip(cropped, matrix, strict=True))):
+        try:
+            return choice.mask((y, x), (0, y, 0, x))
+        except InputError as error:
+            refused.append(error)
+    raise refused[0]
 
 
 def full_slices(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,11 @@ from mriinv.errors import InputError
 Kind = Literal["operator", "prior", "solver", "trainer"]
 KINDS: tuple[Kind, ...] = ("operator", "prior", "solver", "trainer")
 MAX_BYTES = 1 << 20
+NUMBERS = {  # of YAML 1.2, but that nothing is octal
+    "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][0-9]*)$|0x[0-9a-fA-F]+$",
+    "tag:yaml.org,2002:float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$"
+    r"|\.(nan|NaN|NAN)$",
+}
 
 
 def _known(capability: str) -> str:
@@ -110,10 +116,23 @@ def load_yaml(path: Path) -> Any:
     return parse_yaml(text, path)
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe types, with numbers as YAML 1.2 has them: 3:5 is no 185 in base 60, 010 no 8, and 1e-5 is one."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML declares it
+        first: [one for one in resolvers if one[0] not in NUMBERS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+for _tag, _pattern in NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))
+
+
 def parse_yaml(text: str, source: object) -> Any:
     """Return the content of YAML text with safe types only; `source` is named in the `InputError`."""
     try:
-        return yaml.safe_load(text)  # in Python: libyaml overflows the stack on deep nesting
+        return yaml.load(text, _Loader)  # in Python: libyaml overflows the stack on deep nesting
     except Exception as error:  # a value that does not fit its tag makes the constructors raise almost anything
         raise InputError(source, "", " ".join(str(error).split()) or type(error).__name__, "valid YAML") from None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mriinv.config import RunConfig
 from mriinv.core.solver import Monitor
+from mriinv.data.export import is_export
 from mriinv.data.result_writer import ResultWriter
 from mriinv.data.results import attributes, read_result
 from mriinv.errors import MriinvError, UnwritableError
@@ -135,7 +136,7 @@ def _add_missing(run: Run, job: Job, report: InputReport, observer: Observer | N
 def _figure(path: Path, preferred: int) -> Path:
     """Draw one slice of a result beside it; an existing figure belongs to this very result."""
     figure = path.with_suffix(".png")
-    if figure.exists():
+    if figure.exists() and not is_export(figure):
         return figure
     finished = attributes(path)["finished"].tolist()
     index = preferred if preferred in finished else finished[-1]

@@ -127,7 +127,7 @@ def _write(config: SimulationConfig, heads: HeadSource, seed: int, path: Path, i
     mask = None
     if choice is not None:
         own = seed if choice.seed is None else choice.seed
-        mask = make_mask(choice.name, config.shape, choice.acceleration, choice.calibration, own)
+        mask = make_mask(choice.name, config.shape, choice.acceleration, choice.acs, own)
     sequence = acquisition.header["sequence"]
     write_fastmri(path, acquisition, mask=mask, attributes={IDENTITY: identity, "sequence": sequence})
     return sequence

@@ -185,6 +185,17 @@ def test_png(tmp_path):
     assert (tmp_path / "scan.png").read_text() == "the figure of the run"
 
 
+@pytest.mark.parametrize(("format", "other"), [("png", "scan_007"), ("cfl", "scan_maps")])
+def test_the_place_of_another_results_exports_is_refused(tmp_path, format, other):
+    maps = random(1, COILS, Y, X)
+    first, second = (
+        result(tmp_path / f"{name}.h5", random(1, Y, X), announced=[7], coil_maps=maps) for name in ("scan", other)
+    )
+    export_result(second, format)
+    with pytest.raises(InputError, match=f"found the place of exports of {other}.h5"):
+        export_result(first, format)
+
+
 def test_a_png_of_nothing(tmp_path):
     (written,) = export_result(result(tmp_path / "scan.h5", torch.zeros(1, Y, X, dtype=torch.complex64)), "png")
     assert not imread(written)[..., :3].any()

@@ -159,3 +159,19 @@ def test_maps_of_a_result_are_not_those_of_coils_that_were_whitened(tmp_path):
     assert torch.equal(with_maps(acquisition(), tmp_path / "raw.h5").coil_maps, maps.to(torch.complex64)[None])
     with pytest.raises(InputError, match="found a result whose coils were whitened; expected maps of the coils as"):
         with_maps(acquisition(), tmp_path / "white.h5")
+
+
+def test_maps_of_a_result_are_those_of_the_slices_that_it_has(tmp_path):
+    announced = {"some": [2, 3], "one": [2], "unfinished": [0, 1, 2]}
+    for name, slices in announced.items():
+        with ResultWriter(tmp_path / f"{name}.h5", slices, {}, {}) as writer:
+            for index in slices[:2]:
+                image, mask = torch.ones(6, 5, dtype=torch.complex64), torch.ones(1, 5, dtype=torch.bool)
+                writer.add(index, image, mask=mask, maps={"coil_maps": torch.from_numpy(MAPS[index])})
+    some, unfinished = tmp_path / "some.h5", tmp_path / "unfinished.h5"
+    assert torch.equal(with_maps(acquisition(2), some).coil_maps[0], torch.from_numpy(MAPS[2]))
+    assert torch.equal(with_maps(acquisition(2, batch=2), some).coil_maps, torch.from_numpy(MAPS[2:]))
+    assert torch.equal(with_maps(acquisition(1), unfinished).coil_maps[0], torch.from_numpy(MAPS[1]))
+    for index, path, found in ((0, tmp_path / "one.h5", "2"), (1, some, "2, 3"), (2, unfinished, "0, 1")):
+        with pytest.raises(InputError, match=f"found maps of slices {found}; expected of slice {index}"):
+            with_maps(acquisition(index), path)

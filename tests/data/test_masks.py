@@ -76,7 +76,7 @@ def test_a_mask_for_data_without_padding_is_the_usual_one():
 
 @pytest.mark.parametrize("name", MASKS)
 def test_a_centre_beyond_the_padding_is_refused(name):
-    with pytest.raises(InputError, match="calibration: found 24"):
+    with pytest.raises(InputError, match="acs: found 24"):
         draw_mask(MaskKind(name, 3.0, 24), (96, 80), (0, 96, 34, 80), 5)
 
 
@@ -103,7 +103,7 @@ def test_poisson_density_decreases_and_keeps_corners(wanted):
 
 def test_poisson_keeps_its_distance():
     y = x = 128
-    mask = poisson_disc_mask((y, x), 8, torch.Generator().manual_seed(0), calibration=0)[0].numpy()
+    mask = poisson_disc_mask((y, x), 8, torch.Generator().manual_seed(0), acs=0)[0].numpy()
     points = np.argwhere(mask) - y // 2
     radius = np.sqrt(2) * np.linalg.norm(points / y, axis=1)
     distance = np.linalg.norm(points[:, None] - points[None], axis=2)
@@ -124,11 +124,11 @@ def test_random_lines_are_uniform_outside_the_centre():
     assert (outer - 16 / 36).abs().max() < 5 * math.sqrt(16 / 36 * 20 / 36 / 400)
 
 
-@pytest.mark.parametrize("calibration", [0, 26])
-def test_equispaced_lines_are_equally_spaced(calibration):
-    mask = equispaced_line_mask((8, 320), 4, torch.Generator().manual_seed(2), calibration)[0, 0]
-    gaps = torch.diff(torch.nonzero(mask[: 160 - calibration // 2])[:, 0])
-    spacing = (320 - calibration) / (80 - calibration)
+@pytest.mark.parametrize("acs", [0, 26])
+def test_equispaced_lines_are_equally_spaced(acs):
+    mask = equispaced_line_mask((8, 320), 4, torch.Generator().manual_seed(2), acs)[0, 0]
+    gaps = torch.diff(torch.nonzero(mask[: 160 - acs // 2])[:, 0])
+    spacing = (320 - acs) / (80 - acs)
     assert gaps.min() >= math.floor(spacing)
     assert gaps.max() <= math.ceil(spacing)
 
@@ -146,11 +146,11 @@ def test_impossible_acceleration(name, wanted):
 
 
 @pytest.mark.parametrize(
-    ("name", "calibration"), [("poisson-2d", 40), ("poisson-2d", 65), ("random-1d", 17), ("equispaced-1d", -1)]
+    ("name", "acs"), [("poisson-2d", 40), ("poisson-2d", 65), ("random-1d", 17), ("equispaced-1d", -1)]
 )
-def test_calibration_that_leaves_no_room(name, calibration):
-    with pytest.raises(InputError, match=r"calibration: found .*; expected"):
-        make_mask(name, (64, 64), 4, calibration)
+def test_calibration_that_leaves_no_room(name, acs):
+    with pytest.raises(InputError, match=r"acs: found .*; expected"):
+        make_mask(name, (64, 64), 4, acs)
 
 
 def test_other_bad_values():

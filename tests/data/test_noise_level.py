@@ -90,7 +90,17 @@ def test_signal_everywhere_is_said_to_give_an_upper_bound():
     full = Acquisition(fft2c(image)[None, None] + noise(1, 1, 96, 96, std=0.01), torch.ones(1, 96, 96) > 0)
     estimate = estimate_noise_std(full)
     assert estimate.std > 0.1
-    assert estimate.method == "background of the coil images; signal reaches everywhere, so this is an upper bound"
+    assert (
+        estimate.method
+        == "background of the coil images; signal may reach everywhere, so this is rather an upper bound"
+    )
+
+
+def test_signal_as_strong_in_all_of_an_undersampled_scan_is_noticed():
+    """Its quiet groups agree, and hold three times the power of the noise."""
+    full = simulate_acquisition(shape=(256, 220), coils=8, noise_std=0.005, seed=1)
+    estimate = estimate_noise_std(full.undersampled(make_mask("poisson-2d", (256, 220), 4.0)))
+    assert estimate.std > 1.5 * 0.005 and "upper bound" in estimate.method
 
 
 def test_where_the_noise_was_found():

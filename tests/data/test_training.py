@@ -64,7 +64,7 @@ def source(heads: HeadSource | None = None, **settings: Any) -> SimulatedProblem
         "shape": SHAPE,
         "coils": 4,
         "pool": 4,
-        "masks": (MaskKind("random-1d", 3.0), MaskKind("poisson-2d", 4.0, calibration=20)),
+        "masks": (MaskKind("random-1d", 3.0), MaskKind("poisson-2d", 4.0, acs=20)),
     }
     return SimulatedProblems(heads or ProceduralHeads(), make_operator=Sense, **(defaults | settings))
 
@@ -233,7 +233,7 @@ def test_crops_of_the_largest_slices_and_not_square() -> None:
         ({"shape": (4, 40)}, "shape"),
         ({"coils": 0}, "coils"),
         ({"masks": ()}, "masks"),
-        ({"masks": (MaskKind("random-1d", 2.0), MaskKind("random-1d", 4.0, 40))}, "calibration"),
+        ({"masks": (MaskKind("random-1d", 2.0), MaskKind("random-1d", 4.0, 40))}, "acs"),
         ({"masks": (MaskKind("random-1d", 2.0), MaskKind("random-2d", 4.0))}, "random-2d"),
         ({"noise_std": -1.0}, "noise_std"),
         ({"noise_floor": (0.2, 0.1)}, "noise_floor"),

@@ -142,6 +142,18 @@ def test_images_of_a_batch_stop_on_their_own(mmcg):
     torch.testing.assert_close(solution.image[:1], alone.image, rtol=1e-6, atol=1e-8)
 
 
+def test_an_image_that_stops_searching_is_left_alone_while_others_go_on():
+    """At the minimum no step promises more than the tolerance; the steps of another image are no further trials."""
+    problem, prior, hessian = gaussian_problem(batch=2)
+    exact = dense_solution(problem, hessian)
+    near = exact[:1] + 1e-5 * complex_noise((1, 3, 4), 1.0, torch.Generator().manual_seed(3), torch.complex128)
+    far = exact[:1] + complex_noise((1, 3, 4), 3.0, torch.Generator().manual_seed(3), torch.complex128)
+    solver = make_solver("mm-cg", initial_curvature=1e-3, robust=False, cg_iterations=50, cg_tolerance=1e-9)
+    one = InverseProblem(problem.operator, problem.data[:1], scale=torch.ones(1))
+    together = solver(problem, prior, initial=torch.cat([near, far]))
+    torch.testing.assert_close(together.image[:1], solver(one, prior, initial=near).image, rtol=1e-9, atol=0)
+
+
 def test_noise_level_falls_geometrically_and_ends_at_the_lowest(mmcg):
     problem, prior, _ = gaussian_problem()
     conditional = Conditional(prior.matrix)

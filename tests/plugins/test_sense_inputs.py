@@ -72,6 +72,17 @@ def test_maps_of_the_acquisition_come_before_espirit():
     assert list(operator.exported_maps()) == ["coil_maps"]
 
 
+@pytest.mark.parametrize("unit", [1e-3, 10.0])
+def test_maps_in_other_units_are_brought_to_a_sum_of_squares_of_one(unit):
+    """b = (kC)(x/k): the image that the maps kC show is x/k, and the operator shows x."""
+    own, reference = unit_maps(1, 3, 6, 5), random(2, 6, 5, dtype=torch.complex64)
+    usual, other = acquisition(coil_maps=own), acquisition(coil_maps=unit * own, reference=reference / unit)
+    operator = SenseOperator.from_acquisition(other)
+    torch.testing.assert_close(operator.coil_maps, SenseOperator.from_acquisition(usual).coil_maps)
+    torch.testing.assert_close(operator.reference_image(other), reference)
+    assert "sum of squares" in operator.notes[0]
+
+
 def test_kspace_that_is_not_finite_is_refused():
     kspace = random(1, 3, 6, 5, dtype=torch.complex64)
     kspace[0, 1, 2, 3] = complex(0, torch.inf)
@@ -107,11 +118,14 @@ def test_a_reference_has_the_intensity_of_the_estimated_maps(preparation):
 @pytest.mark.parametrize("preparation", [{}, {"coils": 5}, {"coils": 5, "compression": "geometric"}])
 @pytest.mark.parametrize("factor", [1, 2])
 def test_fully_sampled_data_show_the_image_whatever_the_norm_of_the_maps(preparation, factor):
-    """Maps that are given are whitened and compressed with the data, and are not normalised."""
+    """Maps that are given are whitened and compressed with the data, and not normalised but for their unit."""
     full = simulate_acquisition(shape=(72, 64), coils=8, noise_std=0.002, coloured=True, coil_maps=True, seed=3)
-    prepared = prepare_acquisition(replace(full, coil_maps=factor * full.coil_maps), Preparation(**preparation))
+    given = replace(full, coil_maps=factor * full.coil_maps, reference=full.reference / factor)
+    prepared = prepare_acquisition(given, Preparation(**preparation))
     operator = SenseOperator.from_acquisition(prepared)
-    assert psnr(factor * operator.fully_sampled_image(prepared.kspace), full.reference) > 50
+    assert psnr(operator.fully_sampled_image(prepared.kspace), operator.reference_image(prepared)) > 50
+    if factor == 1:
+        torch.testing.assert_close(operator.reference_image(prepared), full.reference)
     assert torch.equal(
         InverseProblem(operator, prepared.kspace).zero_filled(), operator.fully_sampled_image(prepared.kspace)
     )

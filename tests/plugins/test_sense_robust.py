@@ -16,6 +16,7 @@ from mriinv import (
     make_solver,
     simulate_acquisition,
 )
+from mriinv.core.problem import LEAST_NOISE
 from mriinv.testing.analytic import gaussian_problem
 from mriinv.testing.operators import check_adjoint, check_gram, check_norm_bound
 from mriinv_sense.operator import SenseOperator
@@ -109,6 +110,14 @@ def test_an_image_without_noise_leaves_the_weights_of_the_others():
     alone = InverseProblem(operator, data[:1], 0.1).robust()
     torch.testing.assert_close(both.data[:1], alone.data)
     torch.testing.assert_close(both.data[1], data[1])
+
+
+def test_noise_below_what_is_followed_has_the_weights_of_that():
+    """The image whose residuals are looked at is regularised, which alone leaves more than such noise."""
+    full = simulate_acquisition(shape=(48, 40), coils=6, noise_std=1e-6, seed=2)
+    problem = make_problem(full.undersampled(make_mask("random-1d", (48, 40), 3, 12, seed=1))).normalised()
+    least = replace(problem, noise_std=torch.full_like(problem.noise_std, LEAST_NOISE))
+    torch.testing.assert_close(problem.robust().data, least.robust().data)
 
 
 def test_samplers_solve_the_robust_problem_and_advance_the_given_one():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +69,11 @@ def calibrate(
     """
     from mriinv.config import build_config
 
-    calibration = given.pop("calibration")
-    fit, test = ([_mask(text, calibration) for text in some] for some in (masks, test_masks))
-    if calibration is not None and all(mask.file for mask in (*fit, *test)):
-        raise SettingsError(f"calibration: found {calibration}; every mask is a file, which has its own centre")
-    options = {**given, "mask": None, "acceleration": None, "calibration": None, "slices": None}
+    acs = given.pop("acs")
+    fit, test = ([_mask(text, acs) for text in some] for some in (masks, test_masks))
+    if acs is not None and all(mask.file for mask in (*fit, *test)):
+        raise SettingsError(f"acs: found {acs}; every mask is a file, which has its own centre")
+    options = {**given, "mask": None, "acceleration": None, "acs": None, "slices": None}
     config = build_config(None, None, combination(inputs, options), assignments)
     from mriinv.calibration import calibration_path, write_calibration
     from mriinv.calibration_fit import calibrate_weights
@@ -82,20 +83,26 @@ def calibrate(
 
     chosen = config.prior
     assert chosen is not None
-    weights = find_weights(chosen.name, chosen.weights)
-    if weights is not None and weights.path.is_file():  # what is refused below leaves no folder behind
+    weights, is_new = find_weights(chosen.name, chosen.weights), not out.exists()
+    if weights is not None and weights.path.is_file():  # a place that cannot be written is refused before the work
         for folder in (out, *([weights.path.parent] if beside else [])):
             make_folder(folder)
-    with progress() as observer:
-        found, fitted = calibrate_weights(
-            config,
-            fit,
-            test,
-            slices=slices,
-            conformal=conformal,
-            keep_temperature=keep_temperature,
-            observer=observer,
-        )
+    try:
+        with progress() as observer:
+            found, fitted = calibrate_weights(
+                config,
+                fit,
+                test,
+                slices=slices,
+                conformal=conformal,
+                keep_temperature=keep_temperature,
+                observer=observer,
+            )
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # as with a folder that was not made
+                out.rmdir()
+        raise
     assert weights is not None
     own_place = calibration_path(weights.path)
     places = [out / own_place.name, *([own_place] if beside else [])]
@@ -108,7 +115,7 @@ def calibrate(
     click.echo(", ".join(map(str, (*places, table, figure))))
 
 
-def _mask(text: str, calibration: int | None) -> MaskChoice:
+def _mask(text: str, acs: int | None) -> MaskChoice:
     from mriinv.config import validated
     from mriinv.data.mask_choice import MaskChoice
 
@@ -117,7 +124,7 @@ def _mask(text: str, calibration: int | None) -> MaskChoice:
     name, colon, acceleration = text.rpartition(":")
     if not colon:
         raise SettingsError(f"mask: found '{text}'; expected {MASK}, such as {MASKS[0]}")
-    return validated(MaskChoice, {"name": name, "acceleration": acceleration, "calibration": calibration})
+    return validated(MaskChoice, {"name": name, "acceleration": acceleration, "acs": acs})
 
 
 def _text(found: Calibration) -> str:

@@ -49,7 +49,7 @@ set_option = click.option(
 device_option = click.option("--device", metavar="auto|cpu|cuda[:n]", help="Where to compute  [default: auto]")
 seed_option = click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random  [default: 0]")
 acceleration_option = click.option("--acceleration", type=float, help="Of the mask, centre included  [default: 4]")
-centre_option = click.option("--calibration", type=int, help="Fully sampled centre of the mask, in lines.")
+centre_option = click.option("--acs", type=int, help="Fully sampled centre of the mask (ACS), in lines.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 file_type = click.Path(path_type=Path)
 Command = Callable[..., Any]
@@ -97,7 +97,7 @@ def combination_options(command: Command) -> Command:
 def combination(inputs: tuple[Path, ...], given: dict[str, Any]) -> dict[str, Any]:
     """Turn the options of `combination_options` into fields of a `RunConfig`."""
     fields = {name: given.get(name) for name in ("solver", "operator", "slices", "out", "device", "seed")}
-    mask = {"name": given["mask"], "acceleration": given["acceleration"], "calibration": given["calibration"]}
+    mask = {"name": given["mask"], "acceleration": given["acceleration"], "acs": given["acs"]}
     preparation = {name: given.get(name) for name in ("maps", "crop", "coils")}
     for name, values in (("mask", mask), ("preparation", preparation)):
         fields[name] = {key: value for key, value in values.items() if value is not None} or None

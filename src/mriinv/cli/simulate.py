@@ -30,9 +30,7 @@ from mriinv.cli.group import acceleration_option, centre_option, file_type, main
 @click.option("--coil-maps", is_flag=True, default=None, help="Write the true coil maps too.")
 @click.option("--replace", is_flag=True, help="Overwrite files that are there.")
 @seed_option
-def simulate(
-    mask: str | None, acceleration: float | None, calibration: int | None, replace: bool, **given: Any
-) -> None:
+def simulate(mask: str | None, acceleration: float | None, acs: int | None, replace: bool, **given: Any) -> None:
     """Write simulated multi-coil k-space of random heads in the HDF5 layout of fastMRI.
 
     The same command again goes on where it was interrupted.
@@ -42,7 +40,7 @@ def simulate(
     from mriinv.simulation import SimulationConfig, simulate_scans
 
     fields = {name: value for name, value in given.items() if value is not None}
-    choice = {"name": mask, "acceleration": acceleration, "calibration": calibration}
+    choice = {"name": mask, "acceleration": acceleration, "acs": acs}
     choice = {name: value for name, value in choice.items() if value is not None}
     if choice and mask is None:
         raise SettingsError(f"--{next(iter(choice))} needs --mask")

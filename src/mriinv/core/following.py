@@ -10,10 +10,9 @@ from torch import Tensor
 
 from mriinv.core.component import ComponentSettings, setting
 from mriinv.core.prior import Prior
+from mriinv.core.problem import LEAST_NOISE
 from mriinv.core.types import PerImage
 from mriinv.numerics.images import per_image
-
-LEAST_NOISE = 5e-4  # that priors follow, per real component, image scale 1; data without any need a prior as well
 
 
 class NoiseSettings(ComponentSettings):

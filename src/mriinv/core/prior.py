@@ -20,7 +20,7 @@ LEVEL_FLOOR = 0.01  # of the last noise level: finer texture of real tissue is u
 
 
 class Prior(Component, nn.Module, ABC):
-    """A prior on complex images ``(batch, y, x)`` whose reference scale is 1 (99th percentile of the magnitude).
+    """A prior on complex images ``(batch, y, x)`` whose reference scale is 1 (99th percentile of |Aᴴb|, ‖A‖ near 1).
 
     A plug-in declares in `provides` what it implements and overrides those methods. Two capabilities derive from
     others, here and nowhere else: the gradient of an energy (autograd) and the score of a denoiser (Tweedie).

@@ -16,6 +16,7 @@ from mriinv.numerics.diagnostics import Diagnosis
 
 SCALE_QUANTILE = 0.99
 SENSE_REGULARISATION = 0.01
+LEAST_NOISE = 5e-4  # that priors and weights follow, per real component, image scale 1; data without need a prior too
 ROBUST_REGULARISATION, ROBUST_TOLERANCE = 1e-4, 1e-4  # of the image whose residuals are looked at
 
 
@@ -119,10 +120,11 @@ class InverseProblem:
         r"""Return the problem ½‖W^½(Ax − b)‖², the weights W of Huber's loss in place of equal ones.
 
         Noise is not all that measurements hold: errors of the coil maps, motion, single lines that went wrong. Samples
-        that the least-squares image leaves a residual ρ above the noise η are given the weight η/ρ, so that large
-        residuals count by their length and no longer by its square (Huber 1964, doi:10.1214/aoms/1177703732; one
-        step of reweighting; a second call weights again). The operator finds ρ (`Operator.robust`); the problem itself
-        is returned where it has no weights, or where the noise is unknown or none.
+        that a least-squares image, slightly regularised, leaves a residual ρ above the noise η are given the weight
+        η/ρ, so that large residuals count by their length and no longer by its square (Huber 1964,
+        doi:10.1214/aoms/1177703732; one step of reweighting; a second call weights again). Noise below `LEAST_NOISE`
+        counts as that, since regularisation alone leaves residuals of this size. The operator finds ρ
+        (`Operator.robust`); the problem itself is returned where it has no weights, or the noise is unknown or none.
         """
         noise = self.noise_std
         weighted = type(self.operator).robust is not Operator.robust
@@ -132,7 +134,8 @@ class InverseProblem:
         image = self.operator.solve_normal(
             self.back_projection(), shift, tolerance=ROBUST_TOLERANCE, max_iterations=100
         ).solution
-        found = self.operator.robust(self.operator.forward(image) - self.data, noise)
+        threshold = torch.where(noise > 0, noise.maximum(LEAST_NOISE * self.scale), 0.0)
+        found = self.operator.robust(self.operator.forward(image) - self.data, threshold)
         if found is None:
             return self
         operator, root = found

@@ -75,7 +75,7 @@ def export_result(path: str | Path, format: str, out: str | Path | None = None) 
     own_name = re.compile(rf"({re.escape(base.name)}{replaced}{appended}){suffix}")
     for file in sorted(base.parent.iterdir()):  # the header of a pair, by which it is known, after its values
         named_as = own_name.fullmatch(file.name)
-        if named_as and file not in written and not path.with_name(f"{named_as[1]}.h5").exists() and _is_own(file):
+        if named_as and file not in written and not path.with_name(f"{named_as[1]}.h5").exists() and is_export(file):
             try:
                 file.unlink()
             except OSError as error:
@@ -92,20 +92,20 @@ def find_writer(format: str) -> Writer:
 
 def _write_cfl(result: Result, base: Path) -> list[Path]:
     _require_consecutive(result, base)
-    written = _cfl(base, result.image)
+    written = _cfl(base, "", result.image)
     for name, suffix in (("std", "_std"), ("coil_maps", "_maps")):
         if name in result.arrays:
-            written += _cfl(_beside(base, suffix), result.arrays[name])
+            written += _cfl(base, suffix, result.arrays[name])
     return written
 
 
-def _cfl(base: Path, values: Tensor) -> list[Path]:
+def _cfl(base: Path, suffix: str, values: Tensor) -> list[Path]:
     """Write ``(slices, [coil,] y, x)`` as a pair; the header comes last, so that it never lacks its data."""
     slices, *coil, y, x = values.shape
     sizes = [y, x] + [1] * (BART_AXES - 2)
     sizes[BART_COIL], sizes[BART_SLICE] = coil[0] if coil else 1, slices
-    data, header = _beside(base, ".cfl"), _beside(base, ".hdr")
-    _require_own(header if header.exists() else data)
+    data, header = _beside(base, f"{suffix}.cfl"), _beside(base, f"{suffix}.hdr")
+    _require_free(header if header.exists() else data, base, suffix)
     with atomic_path(header) as unfinished_header, atomic_path(data) as unfinished_data:
         values.numpy().swapaxes(-1, -2).astype("<c8").tofile(unfinished_data)  # column-major: y runs fastest
         unfinished_header.write_text(f"# Dimensions\n{' '.join(map(str, sizes))}\n# Creator\n{MARK}\n")
@@ -135,7 +135,7 @@ def _write_nifti(result: Result, base: Path, suffix: str) -> list[Path]:
             image.set_qform(affine, SCANNER if rigid else UNKNOWN)  # its quaternion cannot express a sheared stack
             image.set_sform(affine, SCANNER)
         written.append(_beside(base, kind + suffix))
-        _require_own(written[-1])
+        _require_free(written[-1], base, kind)
         image.header["descrip"] = MARK.encode()
         data = image.to_bytes()
         with atomic_path(written[-1]) as unfinished:
@@ -143,14 +143,19 @@ def _write_nifti(result: Result, base: Path, suffix: str) -> list[Path]:
     return written
 
 
-def _require_own(path: Path) -> None:
-    """Refuse to replace what was not exported here: it could be the k-space that the result is made of."""
-    if path.exists() and not _is_own(path):
+def _require_free(path: Path, base: Path, suffix: str) -> None:
+    """Refuse to replace what was not exported here, such as k-space, and to take the place of exports of others."""
+    other = _beside(base, f"{suffix}.h5")
+    if suffix and other.exists():
+        raise InputError(
+            path, "", f"the place of exports of {other.name}", "another folder, or name, for one of the two"
+        )
+    if path.exists() and not is_export(path):
         expected = "another folder, or the file out of the way"
         raise InputError(path, "", "a file that was not exported by mriinv", expected)
 
 
-def _is_own(path: Path) -> bool:
+def is_export(path: Path) -> bool:
     """Say whether a file was exported here, values of a pair by their header."""
     path = path.with_suffix(".hdr") if path.suffix == ".cfl" else path
     with suppress(*DAMAGE), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -186,7 +191,7 @@ def _write_png(result: Result, base: Path) -> list[Path]:
     written = []
     for index, values in zip(result.slices, magnitude, strict=True):
         written.append(_beside(base, f"_{index:03d}.png"))
-        _require_own(written[-1])
+        _require_free(written[-1], base, f"_{index:03d}")
         with atomic_path(written[-1]) as unfinished:
             imsave(unfinished, values, cmap="gray", vmin=0, vmax=window, metadata={"Software": MARK})
     return written

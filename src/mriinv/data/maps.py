@@ -23,7 +23,8 @@ WHITENED = "noise of the coils made equal and independent"  # the remark of whit
 def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
     """Return the acquisition with the coil maps of a file, complex (coil, y, x) or (slice, coil, y, x), for its own.
 
-    Of the maps of several slices those of its own slices are taken (`Acquisition.index`).
+    Of the maps of several slices those of its own slices are taken (`Acquisition.index`), of a result those that it
+    says it has.
 
     Parameters
     ----------
@@ -73,8 +74,18 @@ def _rows(path: Path, shape: tuple[int, ...], dtype: np.dtype, acquisition: Acqu
         expected = f"complex {tuple(own)} (coil, y, x), as the k-space, with an axis for slices before or not"
         raise InputError(path, FIELD, f"{dtype} {shape}", expected)
     first = acquisition.index
-    if len(shape) == 3 or shape[0] == 1:
+    if is_result(path):
+        first = _row_of(path, range(first, first + batch))
+    elif len(shape) == 3 or shape[0] == 1:
         return slice(1)
     if first + batch > shape[0]:
         raise InputError(path, FIELD, f"{shape[0]} slices", f"maps of slice {first + batch - 1} too, or of one for all")
     return slice(first, first + batch)
+
+
+def _row_of(result: Path, wanted: range) -> int:
+    """Return where in a result consecutive slices of the scan begin, which need not be all of them."""
+    slices, finished = (attributes(result)[name].tolist() for name in ("slices", "finished"))
+    if missing := set(wanted) - set(finished):
+        raise InputError(result, FIELD, f"maps of slices {', '.join(map(str, finished))}", f"of slice {min(missing)}")
+    return int(slices.index(wanted.start))

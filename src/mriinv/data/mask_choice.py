@@ -21,7 +21,7 @@ class MaskChoice(BaseModel):
 
     name: str = Field(description="poisson-2d, random-1d or equispaced-1d; or a file, npy or npz")
     acceleration: float = Field(4.0, gt=1, description="grid locations over sampled ones, centre included")
-    calibration: int | None = Field(None, ge=0, description="fully sampled centre in lines; none: the mask's default")
+    acs: int | None = Field(None, ge=0, description="fully sampled centre in lines; none: the mask's default")
     seed: int | None = Field(None, ge=0, lt=SEED_LIMIT, description="none: the seed of the run")
 
     @property
@@ -33,7 +33,7 @@ class MaskChoice(BaseModel):
     @property
     def kind(self) -> MaskKind:
         """What is drawn, but for the seed."""
-        return MaskKind(self.name, self.acceleration, self.calibration)
+        return MaskKind(self.name, self.acceleration, self.acs)
 
     @property
     def label(self) -> str:
@@ -45,7 +45,7 @@ class MaskChoice(BaseModel):
 
     @model_validator(mode="after")
     def _a_file_is_what_it_is(self) -> MaskChoice:
-        if self.file and (given := self.model_fields_set & {"acceleration", "calibration"}):
+        if self.file and (given := self.model_fields_set & {"acceleration", "acs"}):
             raise ValueError(f"{self.name} is a file, which has its own {' and '.join(sorted(given))}")
         return self
 

@@ -38,7 +38,9 @@ def read_mask(path: Path, grid: tuple[int, int]) -> Mask:
             expected = f"({y}, {x}) as k-space, or ({x},) for whole columns"
             raise InputError(path, FIELD, f"shape {entry.shape}", expected)
         values = np.asarray(entry)
-    if values.dtype.kind not in "biuf" or not ((values == 0) | (values == 1)).all():
+    if values.dtype.kind not in "biuf":
+        raise InputError(path, FIELD, str(values.dtype), "bool, integers or real numbers")
+    if not ((values == 0) | (values == 1)).all():
         raise InputError(path, FIELD, f"{values.dtype} with other values than 0 and 1", "0 and 1, or false and true")
     if not values.any():
         raise InputError(path, FIELD, "no sampled location", "at least one")

@@ -21,10 +21,10 @@ SEED_LIMIT = 2**63  # what random generators take
 CENTRE_RADIUS = 0.5  # of the Poisson disc at k = 0, in grid steps: with the dither below, the centre is fully sampled
 DITHER = 0.5  # half a grid step: without it, the few distances that a grid knows show as rings of constant density
 TRIM = 0.005  # excess of samples at which the bisection stops; the rest is dropped one by one
-CALIBRATION_WIDTH = 24
-CALIBRATION_FRACTION = 0.08  # of the lines (fastMRI at fourfold acceleration)
-CALIBRATION_LINES = 16  # at least: with fewer, ESPIRiT with its usual kernel loses signal
-CALIBRATION_SHARE = 2 / 3  # of all samples that a default calibration region may take
+ACS_WIDTH = 24
+ACS_FRACTION = 0.08  # of the lines (fastMRI at fourfold acceleration)
+ACS_LINES = 16  # at least: with fewer, ESPIRiT with its usual kernel loses signal
+ACS_SHARE = 2 / 3  # of all samples that a default calibration region may take
 FEWEST_LINES = 12  # that it takes anyway where there are so many: twice the kernel of ESPIRiT
 
 
@@ -32,7 +32,7 @@ def poisson_disc_mask(
     shape: tuple[int, int],
     acceleration: float,
     generator: torch.Generator,
-    calibration: int = CALIBRATION_WIDTH,
+    acs: int = ACS_WIDTH,
     origin: tuple[int, int] | None = None,
 ) -> Mask:
     """Return a variable-density Poisson-disc mask, corners of k-space included.
@@ -46,7 +46,7 @@ def poisson_disc_mask(
     shape : (y, x)
     acceleration : locations over samples, calibration region included; met to the nearest sample
     generator : source of randomness; the same seed gives the same mask
-    calibration : width of the fully sampled square in the centre, in samples; 0 for none
+    acs : width of the fully sampled square in the centre, in samples; 0 for none
     origin : location (y, x) of k = 0; the middle when None
 
     Returns
@@ -61,16 +61,16 @@ def poisson_disc_mask(
     _check_shape(shape)
     samples = _count(y * x, acceleration)
     top, left = origin = origin or (y // 2, x // 2)
-    _check_calibration(calibration, min(map(_room, shape, origin)), calibration**2, samples)
+    _check_acs(acs, min(map(_room, shape, origin)), acs**2, samples)
     centre = np.zeros((y, x), dtype=bool)
-    centre[_centre(top, calibration), _centre(left, calibration)] = True
+    centre[_centre(top, acs), _centre(left, acs)] = True
 
     rows, columns = np.meshgrid(np.arange(y) - top, np.arange(x) - left, indexing="ij")
     k = np.sqrt(((2 * rows / y) ** 2 + (2 * columns / x) ** 2) / 2).ravel()
     order = torch.randperm(y * x, generator=generator, device=generator.device).cpu().numpy()
     dither = DITHER * (2 * torch.rand(y * x, generator=generator, device=generator.device).cpu().double().numpy() - 1)
 
-    wanted = samples - calibration**2
+    wanted = samples - acs**2
     outside = ~centre.ravel()
 
     def throw(slope: float) -> np.ndarray:
@@ -134,10 +134,10 @@ def random_line_mask(
     shape: tuple[int, int],
     acceleration: float,
     generator: torch.Generator,
-    calibration: int,
+    acs: int,
     origin: tuple[int, int] | None = None,
 ) -> Mask:
-    """Return a mask of whole columns: `calibration` central ones and others drawn uniformly (fastMRI "random").
+    """Return a mask of whole columns: `acs` central ones and others drawn uniformly (fastMRI "random").
 
     Where fastMRI keeps each outer line with probability p = (N/R − N_low)/(N − N_low), this draws exactly the
     expected number of them without replacement.
@@ -147,7 +147,7 @@ def random_line_mask(
     shape : (y, x); columns are the phase-encoding lines
     acceleration : R = N lines over lines kept, calibration lines included; met to the nearest line
     generator : source of randomness
-    calibration : N_low, number of adjacent lines in the centre; 0 for none
+    acs : N_low, number of adjacent lines in the centre; 0 for none
     origin : location (y, x) of k = 0; the middle when None
 
     Returns
@@ -158,7 +158,7 @@ def random_line_mask(
     ------
     InputError : values out of range, or more calibration lines than the acceleration allows
     """
-    mask, outer, wanted = _calibration_lines(shape, acceleration, calibration, origin)
+    mask, outer, wanted = _acs_lines(shape, acceleration, acs, origin)
     chosen = torch.randperm(len(outer), generator=generator, device=generator.device)[:wanted].cpu()
     mask[outer[chosen]] = True
     return mask[None, None]
@@ -168,33 +168,33 @@ def equispaced_line_mask(
     shape: tuple[int, int],
     acceleration: float,
     generator: torch.Generator,
-    calibration: int,
+    acs: int,
     origin: tuple[int, int] | None = None,
 ) -> Mask:
-    """Return a mask of whole columns: `calibration` central ones and others equally spaced (fastMRI "equispaced").
+    """Return a mask of whole columns: `acs` central ones and others equally spaced (fastMRI "equispaced").
 
     The spacing outside the centre is (N − N_low)/(N/R − N_low), rounded line by line, with a random offset.
     Parameters, result and errors are those of `random_line_mask`.
     """
-    mask, outer, wanted = _calibration_lines(shape, acceleration, calibration, origin)
+    mask, outer, wanted = _acs_lines(shape, acceleration, acs, origin)
     offset = float(torch.rand((), generator=generator, device=generator.device))
     chosen = ((torch.arange(wanted, dtype=torch.float64) + offset) * (len(outer) / max(wanted, 1))).long()
     mask[outer[chosen]] = True
     return mask[None, None]
 
 
-def _calibration_lines(
-    shape: tuple[int, int], acceleration: float, calibration: int, origin: tuple[int, int] | None
+def _acs_lines(
+    shape: tuple[int, int], acceleration: float, acs: int, origin: tuple[int, int] | None
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Return the mask ``(x,)`` with its centre set, the outer lines, and how many of these to keep."""
     _check_shape(shape)
     x = shape[1]
     lines = _count(x, acceleration)
     middle = x // 2 if origin is None else origin[1]
-    _check_calibration(calibration, _room(x, middle), calibration, lines)
+    _check_acs(acs, _room(x, middle), acs, lines)
     mask = torch.zeros(x, dtype=torch.bool)
-    mask[_centre(middle, calibration)] = True
-    return mask, torch.nonzero(~mask)[:, 0], lines - calibration
+    mask[_centre(middle, acs)] = True
+    return mask, torch.nonzero(~mask)[:, 0], lines - acs
 
 
 MASKS: dict[str, Callable[[tuple[int, int], float, torch.Generator, int, tuple[int, int] | None], Mask]] = {
@@ -208,7 +208,7 @@ def make_mask(
     name: str,
     shape: tuple[int, int],
     acceleration: float,
-    calibration: int | None = None,
+    acs: int | None = None,
     seed: int = 0,
     origin: tuple[int, int] | None = None,
 ) -> Mask:
@@ -219,7 +219,7 @@ def make_mask(
     name : one of `MASKS`
     shape : (y, x)
     acceleration : locations over samples, calibration included
-    calibration : width of the central square (2D) or number of central lines (1D); None takes 24, or 8 % of the
+    acs : width of the central square (2D) or number of central lines (1D); None takes 24, or 8 % of the
         lines, at least 16, and less, down to 12, where that would be more than two thirds of all samples
     seed : from 0 to 2^63 - 1
     origin : location (y, x) of k = 0; the middle when None
@@ -234,9 +234,9 @@ def make_mask(
     if not 0 <= seed < SEED_LIMIT:
         raise InputError("mask", "seed", str(seed), "0 to 2^63 - 1")
     _check_shape(shape)
-    if calibration is None:
-        calibration = _default_calibration(name, shape, acceleration, origin or (shape[0] // 2, shape[1] // 2))
-    return MASKS[name](shape, acceleration, torch.Generator().manual_seed(seed), calibration, origin)
+    if acs is None:
+        acs = _default_acs(name, shape, acceleration, origin or (shape[0] // 2, shape[1] // 2))
+    return MASKS[name](shape, acceleration, torch.Generator().manual_seed(seed), acs, origin)
 
 
 class MaskKind(NamedTuple):
@@ -244,7 +244,7 @@ class MaskKind(NamedTuple):
 
     name: str
     acceleration: float
-    calibration: int | None = None
+    acs: int | None = None
 
 
 @lru_cache(maxsize=4)  # the slices of a volume share one mask
@@ -264,8 +264,8 @@ def draw_mask(kind: MaskKind, grid: tuple[int, int], extent: tuple[int, int, int
     """
     top, bottom, left, right = extent
     origin = (grid[0] // 2 - top, grid[1] // 2 - left)
-    name, acceleration, calibration = kind
-    drawn = make_mask(name, (bottom - top, right - left), acceleration, calibration, seed, origin)
+    name, acceleration, acs = kind
+    drawn = make_mask(name, (bottom - top, right - left), acceleration, acs, seed, origin)
     rows = (0, 0) if drawn.shape[1] == 1 else (top, grid[0] - bottom)
     return torch.nn.functional.pad(drawn, (left, grid[1] - right, *rows))
 
@@ -278,15 +278,15 @@ def fully_sampled_axes(mask: Mask) -> tuple[int, ...]:
     return tuple(axis for axis in (-2, -1) if bool((mask == mask.narrow(axis, 0, 1)).all()))
 
 
-def _default_calibration(name: str, shape: tuple[int, int], acceleration: float, origin: tuple[int, int]) -> int:
+def _default_acs(name: str, shape: tuple[int, int], acceleration: float, origin: tuple[int, int]) -> int:
     (y, x), room = shape, list(map(_room, shape, origin))
     if name == "poisson-2d":
         samples = _count(y * x, acceleration)
-        affordable = max(math.isqrt(int(CALIBRATION_SHARE * samples)), min(FEWEST_LINES, math.isqrt(samples)))
-        return min(CALIBRATION_WIDTH, *room, affordable)
+        affordable = max(math.isqrt(int(ACS_SHARE * samples)), min(FEWEST_LINES, math.isqrt(samples)))
+        return min(ACS_WIDTH, *room, affordable)
     samples = _count(x, acceleration)
-    wanted = max(round(CALIBRATION_FRACTION * x), CALIBRATION_LINES)
-    return min(wanted, room[1], max(int(CALIBRATION_SHARE * samples), min(FEWEST_LINES, samples)))
+    wanted = max(round(ACS_FRACTION * x), ACS_LINES)
+    return min(wanted, room[1], max(int(ACS_SHARE * samples), min(FEWEST_LINES, samples)))
 
 
 def _centre(origin: int, width: int) -> slice:
@@ -312,13 +312,13 @@ def _check_shape(shape: tuple[int, int]) -> None:
         raise InputError("mask", "shape", str(tuple(shape)), "two positive sizes (y, x)")
 
 
-def _check_calibration(calibration: int, length: int, needed: int, samples: int) -> None:
-    if not 0 <= calibration <= length:
-        raise InputError("mask", "calibration", str(calibration), f"0 to {length}")
+def _check_acs(acs: int, length: int, needed: int, samples: int) -> None:
+    if not 0 <= acs <= length:
+        raise InputError("mask", "acs", str(acs), f"0 to {length}")
     if needed > samples:
         raise InputError(
             "mask",
-            "calibration",
-            f"{calibration}, which takes {needed} samples",
+            "acs",
+            f"{acs}, which takes {needed} samples",
             f"at most the {samples} samples that the acceleration leaves; lower one of the two",
         )

@@ -45,7 +45,8 @@ def estimate_noise_std(acquisition: Acquisition) -> NoiseEstimate | None:
 
     Where even the quiet groups differ in power, signal reaches them all. In outer k-space, the weakest principal
     component of the coils holds little of it, and its noise is taken instead: that is right when noise is equal and
-    independent in all coils and somewhat low otherwise. Filters that the scanner applied to k-space lower an estimate
+    independent in all coils and somewhat low otherwise. Where it is clearly less than that of quiet groups that agree,
+    they may still hold signal, and `method` says so. Filters that the scanner applied to k-space lower an estimate
     from outer k-space.
 
     Returns
@@ -60,12 +61,15 @@ def estimate_noise_std(acquisition: Acquisition) -> NoiseEstimate | None:
     values = ifftc(kspace, axes) if axes else kspace
     method, wider = WHERE[len(axes)]
     variance, flat = _floor(_group_powers(values, mask), wider)
-    if not (flat or axes) and kspace.shape[1] > 1:
-        weakest, flat = _floor(_group_powers(_weakest_component(values), mask), wider)
-        if weakest < variance:
-            variance, method = weakest, f"{method}, weakest component of the coils"
+    if not axes and kspace.shape[1] > 1:
+        weakest, quiet = _floor(_group_powers(_weakest_component(values), mask), wider)
+        if not flat and weakest < variance:
+            variance, flat, method = weakest, quiet, f"{method}, weakest component of the coils"
+        else:  # signal may be as strong everywhere; pure noise has a weakest component too (Marchenko and Pastur 1967)
+            least = (1 - math.sqrt(min(kspace.shape[1] / samples, 1.0))) ** 2
+            flat = flat and FLAT * weakest >= least * variance
     if not flat:
-        method += "; signal reaches everywhere, so this is an upper bound"
+        method += "; signal may reach everywhere, so this is rather an upper bound"
     mean = float(torch.linalg.vector_norm(kspace)) ** 2 / (samples * kspace.shape[1])
     return None if variance <= NOISELESS**2 * mean else NoiseEstimate(math.sqrt(variance / 2), method)
 

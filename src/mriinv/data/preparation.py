@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mriinv.core.component import explain
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.compression import Method, compress_coils
 from mriinv.data.maps import WHITENED, with_maps
 from mriinv.data.masks import fully_sampled_axes
 from mriinv.data.noise_level import estimate_noise_std
 from mriinv.data.suspicions import suspicions
-from mriinv.errors import InputError
+from mriinv.errors import InputError, SettingsError
 from mriinv.numerics.fft import fftc, ifftc
 from mriinv.numerics.images import centre_crop
 
@@ -38,6 +39,12 @@ class Preparation(BaseModel):
     crop: tuple[Size, Size] | None = Field(None, description="centre (y, x) of the image to keep; none: all of it")
     coils: int | None = Field(None, ge=1, description="number of virtual coils; none: the coils as they are")
     compression: Method = Field("svd", description="svd, or geometric, which needs a fully sampled axis")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError("; ".join(explain(Preparation, one, "preparation") for one in error.errors())) from None
 
     def cropped(self, matrix: Sequence[int]) -> tuple[int, int]:
         """Return the size (y, x) of fully sampled k-space of size `matrix` after the crop."""
@@ -99,8 +106,8 @@ def whiten(acquisition: Acquisition) -> Acquisition:
 
     The Hermitian square root changes the coils least, and s keeps the units: the noise has variance s² in each coil
     afterwards, ``noise_std`` s/√2. Coil maps are multiplied by the same matrix and not renormalised: b' = F(c' x) + n'
-    has the same image x as before, and least squares in b' is the most likely x. Their sum of squares is then not 1,
-    which operators account for by their `norm_bound`. Maps that are estimated from b' have a sum of squares of 1, and
+    has the same image x as before, and least squares in b' is the most likely x. Their sum of squares is then not 1
+    but near it. Maps that are estimated from b' have a sum of squares of 1, and
     the image another intensity, which `Operator.reference_image` gives the reference too. Without Ψ nothing is done.
 
     Raises

@@ -150,8 +150,8 @@ class SimulatedProblems(ProblemSource):
 
     def _mask(self, kind: MaskKind, index: int) -> MaskSlice:
         if (kind, index) not in self._masks:
-            name, acceleration, calibration = kind
-            mask = make_mask(name, self._shape, acceleration, calibration, _seed_of(self._seed, index))
+            name, acceleration, acs = kind
+            mask = make_mask(name, self._shape, acceleration, acs, _seed_of(self._seed, index))
             self._masks[kind, index] = mask[0].expand(self._shape)
         return self._masks[kind, index]
 

@@ -155,7 +155,7 @@ class ScanValidation:
                 full = prepare_acquisition(scan.read(len(scan) // 2).to(device))
             for kind in config.validation.masks:
                 mask = draw_mask(kind, (full.kspace.shape[-2], full.kspace.shape[-1]), full.extent)
-                width = "" if kind.calibration is None else f" {kind.calibration}"
+                width = "" if kind.acs is None else f" {kind.acs}"
                 label = f"{name.with_suffix('').as_posix()} {kind.name} {kind.acceleration:g}{width}"
                 if label in (case.name for case in self._cases):
                     raise SettingsError(f"validation: found '{label}' twice; expected each scan and each mask once")
