@@ -64,6 +64,7 @@ def test_fully_sampled(tmp_path, scan):
 
 def test_the_commands_work(tmp_path, scan):
     report = check_scan(write(tmp_path / "scan.h5", scan.kspace[0]))
+    assert len(report.commands) == 2
     for command in report.commands:
         program, *arguments = shlex.split(command)
         assert program == "mriinv"

@@ -158,6 +158,7 @@ def test_slices_of_an_hdf5_are_undersampled_and_compared(tmp_path: Path, scan: P
     reports = json.loads(succeed("run", scan, "--recipe", "cg-sense", *mask, "--slices", "1:3", "--json"))
     (report,) = reports
     assert report["source"] == str(scan) and report["kept"] == []
+    assert len(report["remarks"]) == 2  # of two slices
     assert all("noise level not in the file: estimated as " in remark for remark in report["remarks"])
     assert [row["index"] for row in report["slices"]] == [1, 2]
     for row in report["slices"]:

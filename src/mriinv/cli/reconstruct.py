@@ -52,7 +52,7 @@ def run(
         assignments = (*assignments, f"solver.samples={samples}")
     config = build_config(recipe, run_file, combination(inputs, given), assignments)
     if dry_run:
-        from mriinv.plan import plan
+        from mriinv.dry_run import plan
 
         planned = plan(config)
         click.echo(json.dumps(text.plain(planned), indent=2) if as_json else text.plan_text(planned))

@@ -15,7 +15,7 @@ from mriinv.cli.group import device_option, file_type, main, prior_choice, progr
 
 @main.command()
 @click.option("--prior", metavar="NAME", help="What to train.")
-@click.option("--trainer", metavar="NAME", help="[default: maximum-likelihood]")
+@click.option("--trainer", metavar="NAME", help="[default: the prior's, else maximum-likelihood]")
 @click.option("--config", "run_file", type=file_type, help="YAML file with the fields of a training.")
 @click.option("--heads", type=file_type, help="Label volumes (NIfTI, npz) or their folder; else procedural heads.")
 @click.option("--validate", "scans", type=file_type, multiple=True, help="Scan to choose checkpoints on, full k-space.")
