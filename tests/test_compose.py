@@ -16,6 +16,7 @@ from mriinv import (
     InverseProblem,
     MriinvError,
     Operator,
+    Preparation,
     Prior,
     Reconstruction,
     Samples,
@@ -184,6 +185,7 @@ def test_objects_that_do_not_fit_are_refused_when_they_meet(problem: InverseProb
         (lambda: Reconstruction("depen"), "unknown prior 'depen'"),
         (lambda: make_solver("mm-cg", tolerence=1), "mm-cg has no setting 'tolerence'; did you mean 'tolerance'"),
         (lambda: make_prior("deepen", weight=-1), "deepen.weight: found -1; Input should be greater than 0"),
+        (lambda: Preparation(coils=0), "preparation.coils: found 0; Input should be greater than or equal to 1"),
     ],
 )
 def test_errors_in_python_are_those_of_the_command_line(make: object, message: str) -> None:
@@ -330,6 +332,8 @@ for attempt in (
     lambda: full.undersampled(mask.numpy()),
     lambda: mriinv.make_problem(full.kspace),
     lambda: mriinv.Reconstruction(None, "cg-sense")(full.kspace),
+    lambda: mriinv.Reconstruction(mriinv.Prior, "mm-cg"),
+    lambda: mriinv.Reconstruction(None, 3),
     lambda: mriinv.make_prior("deepen").energy(full.kspace[0, 0]),
     lambda: mriinv.make_prior("deepen").energy(full.kspace[0].abs()),
 ):
@@ -346,6 +350,8 @@ for attempt in (
         "mask: found ndarray; expected a torch tensor (torch.from_numpy)",
         "acquisition: found Tensor; expected an Acquisition",
         "problem: found Tensor; expected an InverseProblem or an Acquisition",
+        "prior: found the class Prior; expected a name, or an instance of Prior",
+        "solver: found int; expected a name, or an instance of Solver",
         "image: found torch.complex64 (32, 32); expected complex (batch, y, x)",
         "image: found torch.float32 (4, 32, 32); expected complex (batch, y, x)",
     ]

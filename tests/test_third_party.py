@@ -155,6 +155,23 @@ def test_a_broken_plugin_is_reported_and_the_rest_works(run_mriinv: Run, site: P
     assert line.startswith("failed") and line.endswith("ImportError: mriinv_broken needs a library of 1994")
 
 
+def test_every_component_can_be_checked(run_mriinv: Run, site: Path) -> None:
+    toy = run_mriinv("plugins", "--check", site=site, MRIINV_PLUGINS="mriinv-toy")
+    assert toy.returncode == 0 and "failed" not in toy.stdout and "toy-quadratic" in toy.stdout
+    changed = site / "mriinv_toy" / "registry.yaml"
+    catalogue = changed.read_text()
+    try:
+        changed.write_text(catalogue.replace("provides: [energy]", "provides: [denoiser]"))
+        wrong = run_mriinv("plugins", "--check", site=site, MRIINV_PLUGINS="mriinv-toy")
+        changed.write_text(catalogue.replace("kind: prior", "kind: pryor"))
+        unreadable = run_mriinv("info", "toy-quadratic", site=site, MRIINV_PLUGINS="mriinv-toy")
+    finally:
+        changed.write_text(catalogue)
+    assert wrong.returncode == 1
+    assert "mriinv_toy.prior:Quadratic provides energy; the catalogue says denoiser" in wrong.stdout
+    assert "(plug-in 'toy' failed, `mriinv plugins` says why)" in unreadable.stderr
+
+
 def test_a_component_of_a_broken_plugin_says_why_it_cannot_be_used(run_mriinv: Run, site: Path) -> None:
     done = run_mriinv("info", "broken-solver", site=site)
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -82,10 +82,12 @@ def case_landscape(prior: Prior, case: Case, *, seed: int, data: bool, **grid: A
     """
     problem = case.problem.normalised()
     reference, sense = case.reference[0] / case.problem.scale, problem.sense()[0]
+    grid |= {"generator": torch.Generator(reference.device).manual_seed(seed)}
+    if data:
+        return landscape(prior, reference, sense, problem=problem, **grid)
     if problem.noise_std is not None:
         prior = prior.at_noise(problem.noise_std)
-    generator = torch.Generator(reference.device).manual_seed(seed)
-    return landscape(prior, reference, sense, generator=generator, problem=problem if data else None, **grid)
+    return landscape(prior, reference, sense, **grid)
 
 
 def landscape(
@@ -108,12 +110,13 @@ def landscape(
 
     Parameters
     ----------
-    prior : any whose `energy` is known, at the noise of the data (`Prior.at_noise`), on the device of the images
+    prior : any whose `energy` is known, on the device of the images
     reference, sense : x and the SENSE image, complex ``(y, x)`` at reference scale 1
     generator : of z, on the device of the images
     gaussian, structural : lowest and highest α_z and α_s
     points : values of either
-    problem : the normalised problem behind `sense`: what is evaluated is then the cost ½‖A x − b‖² + E(x)
+    problem : the normalised problem behind `sense`: what is evaluated is then the cost ½‖A x − b‖² + E(x), with the
+        prior at the noise of the data, as a solver takes it
 
     Raises
     ------
@@ -129,6 +132,8 @@ def landscape(
         for limits in (gaussian, structural)
     )
     weights = torch.cartesian_prod(alpha_z, alpha_s)
+    if problem is not None and problem.noise_std is not None:
+        prior = prior.at_noise(problem.noise_std)
     with torch.no_grad():
         values = torch.cat(
             [
