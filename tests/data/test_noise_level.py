@@ -84,6 +84,16 @@ def test_zero_padding_is_not_background():
     assert estimate_noise_std(padded).std == pytest.approx(0.02, rel=0.1)
 
 
+def test_zero_padding_along_both_axes_leaves_the_background_in_use():
+    full = simulate_acquisition(shape=(64, 56), coils=4, noise_std=0.005, seed=1)
+    padding = (4, 4, 8, 8)
+    padded = Acquisition(
+        torch.nn.functional.pad(full.kspace, padding), torch.nn.functional.pad(full.mask.expand(1, 64, 56), padding)
+    )
+    own, found = estimate_noise_std(full), estimate_noise_std(padded)
+    assert found == own and found.method == "background of the coil images"
+
+
 def test_signal_everywhere_is_said_to_give_an_upper_bound():
     steps = torch.linspace(1, 8, 96)[:, None] * torch.linspace(1, 8, 96)
     image = torch.polar(steps, 40 * torch.rand(96, 96, generator=torch.Generator().manual_seed(0)))

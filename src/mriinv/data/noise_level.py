@@ -53,11 +53,13 @@ def estimate_noise_std(acquisition: Acquisition) -> NoiseEstimate | None:
     -------
     NoiseEstimate, or None when there is no noise above rounding or there are too few samples to tell
     """
-    kspace, mask = acquisition.kspace, acquisition.mask.expand(len(acquisition.kspace), *acquisition.kspace.shape[-2:])
+    top, bottom, left, right = acquisition.extent  # without padding, which would hide that an axis is fully sampled
+    kspace = acquisition.kspace[..., top:bottom, left:right]
+    mask = acquisition.mask.expand(len(kspace), *acquisition.kspace.shape[-2:])[:, top:bottom, left:right]
     samples = int(mask.sum())
     if samples < len(mask) * FEWEST * GROUP:
         return None
-    axes = fully_sampled_axes(acquisition.mask)
+    axes = fully_sampled_axes(mask)
     values = ifftc(kspace, axes) if axes else kspace
     method, wider = WHERE[len(axes)]
     variance, flat = _floor(_group_powers(values, mask), wider)
