@@ -364,7 +364,6 @@ def test_without_files_scans_are_simulated(weights: Path, monkeypatch: pytest.Mo
         (("full.h5", "--set", "solver.temperature=2"), "it is what is fitted: leave it out"),
         (("full.h5", "--solver", "langevin", "--set", "solver.epsilon=0.1"), "epsilon sets the temperature"),
         (("full.h5", "--set", "solver.samples=1"), "needs at least 2"),
-        (("full.h5", "--mask", "poisson-2d"), "found 'poisson-2d'; expected NAME:ACCELERATION"),
         (("full.h5", "--mask", "poisson-2d:x"), "acceleration"),
         (("full.h5", "--mask", "own.npy", "--acs", "12"), "every mask is a file, which has its own centre"),
         (("full.h5", "--mask", "poison-2d:2"), "poisson-2d"),

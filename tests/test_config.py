@@ -169,6 +169,17 @@ def test_a_name_stands_for_a_mask_and_one_path_for_inputs(tmp_path: Path) -> Non
     assert found.mask and found.mask.name == "random-1d" and found.input == (Path("a.h5"),)
 
 
+def test_a_mask_may_be_said_in_short(tmp_path: Path) -> None:
+    file = run_file(tmp_path, {"mask": {"name": "poisson-2d", "acceleration": 6, "acs": 8}, "solver": "cg-sense"})
+    for mask in (config(file=file, mask={"name": "random-1d:2.5"}).mask, config("mask.name='random-1d:2.5'").mask):
+        assert mask and (mask.name, mask.acceleration, mask.acs) == ("random-1d", 2.5, None)
+    for bad, message in (("random-1d:fast", "mask.acceleration: found 'fast'"), ("random-1d:1", "greater than 1")):
+        with pytest.raises(SettingsError, match=message):
+            config(mask={"name": bad})
+    with pytest.raises(SettingsError, match="random-1d:2 has its acceleration, and another one is given"):
+        config(mask={"name": "random-1d:2", "acceleration": 3})
+
+
 def test_a_run_file_may_say_one_slice_as_a_number(tmp_path: Path) -> None:
     assert config(file=run_file(tmp_path, {"slices": 3})).slices == "3"
     assert config(file=run_file(tmp_path, "slices: 3:5")).slices == "3:5"  # 185 in YAML 1.1

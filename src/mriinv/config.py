@@ -113,7 +113,7 @@ class RunConfig(BaseModel):
     prior: PriorChoiceField | None = None
     solver: ChoiceField
     preparation: Preparation = Preparation()
-    mask: Annotated[MaskChoice | None, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)] = None
+    mask: MaskChoice | None = None
     slices: Annotated[str | None, BeforeValidator(_slices)] = Field(None, description=SLICES)
     device: str = "auto"
     seed: int = Field(0, ge=0, lt=SEED_LIMIT)

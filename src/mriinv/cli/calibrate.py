@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mriinv.data.mask_choice import MaskChoice
 
 MASKS = ("poisson-2d:4", "poisson-2d:6", "random-1d:2", "random-1d:3")
-MASK = "NAME:ACCELERATION|FILE"
+MASK = "NAME[:ACCELERATION]|FILE"
 
 
 @main.command()
@@ -119,12 +119,8 @@ def _mask(text: str, acs: int | None) -> MaskChoice:
     from mriinv.config import validated
     from mriinv.data.mask_choice import MaskChoice
 
-    if (whole := MaskChoice(name=text)).file is not None:
-        return whole
-    name, colon, acceleration = text.rpartition(":")
-    if not colon:
-        raise SettingsError(f"mask: found '{text}'; expected {MASK}, such as {MASKS[0]}")
-    return validated(MaskChoice, {"name": name, "acceleration": acceleration, "acs": acs})
+    own = validated(MaskChoice, {"name": text})
+    return own if own.file or acs is None else validated(MaskChoice, {"name": text, "acs": acs})
 
 
 def _text(found: Calibration) -> str:

@@ -80,7 +80,11 @@ def combination_options(command: Command) -> Command:
         click.option("--solver", metavar="NAME"),
         click.option("--operator", metavar="NAME", help="[default: sense]"),
         click.option("--weights", metavar="NAME|FILE", help="Weights of the prior  [default: the catalogue's first]"),
-        click.option("--mask", metavar="NAME|FILE", help="Undersample: poisson-2d, random-1d, equispaced-1d, file."),
+        click.option(
+            "--mask",
+            metavar="NAME[:R]|FILE",
+            help="Undersample: poisson-2d, random-1d, equispaced-1d, such as poisson-2d:4, or a file.",
+        ),
         acceleration_option,
         centre_option,
         preparation_options,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from mriinv.data.masks import SEED_LIMIT, MaskKind, draw_mask
 
 
 class MaskChoice(BaseModel):
-    """A retrospective sampling mask, drawn or from a file."""
+    """A retrospective sampling mask, drawn or from a file; ``poisson-2d:4`` stands for a name and an acceleration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,6 +42,18 @@ class MaskChoice(BaseModel):
     @model_serializer(mode="wrap")
     def _as_given(self, serialise: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         return {"name": self.name} if self.file else serialise(self)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_short(cls, value: Any) -> Any:
+        given = {"name": value} if isinstance(value, str) else value
+        name = given.get("name") if isinstance(given, Mapping) else None
+        if not isinstance(name, str) or ":" not in name or Path(name).suffix in SUFFIXES:
+            return given
+        if given.get("acceleration") is not None:
+            raise ValueError(f"{name} has its acceleration, and another one is given beside it")
+        name, _, acceleration = name.rpartition(":")
+        return {**given, "name": name, "acceleration": acceleration}
 
     @model_validator(mode="after")
     def _a_file_is_what_it_is(self) -> MaskChoice:
