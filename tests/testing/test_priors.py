@@ -19,19 +19,27 @@ class Shrink(Prior):
     provides = frozenset({"denoiser"})
     fault = ""
 
+    def __init__(self):
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.ones(()))
+
     def denoise(self, image, noise_level, *, create_graph=False):
         level = torch.as_tensor(noise_level, dtype=image.real.dtype).reshape(-1, 1, 1)
         graph = {"always a graph": True, "never a graph": False}.get(self.fault, create_graph)
         with torch.set_grad_enabled(graph):
-            return image / (1 + level * (1 if self.fault == "wrong for several" and level.numel() > 1 else level))
+            return (
+                self.one
+                * image
+                / (1 + level * (1 if self.fault == "wrong for several" and level.numel() > 1 else level))
+            )
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
         ("", None),
-        ("always a graph", "expected no graph"),
-        ("never a graph", "expected a graph to an image"),
+        ("always a graph", "found a graph; expected none"),
+        ("never a graph", "found no graph with create_graph"),
         ("wrong for several", "one level per image changes the result"),
     ],
 )
