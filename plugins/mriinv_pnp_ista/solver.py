@@ -27,7 +27,7 @@ class ISTA(Solver):
 
     .. math:: q_t = x_{t-1} − α A^H(A x_{t-1} − b), \qquad x_t = D_σ(q_t),
 
-    from SENSE; α is `step`/‖A‖² (the paper's α/η²). A denoiser of one level σ is right for data of that noise; for
+    from SENSE; α is `step_size`/‖A‖² (the paper's α/η²). A denoiser of one level σ is right for data of that noise; for
     noise η < σ it takes the share s of its step, x_t = (1 − s)q_t + s D_σ(q_t) with s = η/σ, unless `relaxation` says
     otherwise (as published: 1). Stops at ‖x_t − x_{t−1}‖ ≤ `tolerance`·‖x_t‖ (the paper: ‖x_{t−1}‖,
     which may be zero), image by image.
@@ -42,7 +42,7 @@ class ISTA(Solver):
     requires = (frozenset({"denoiser"}),)
 
     class Settings(ComponentSettings):
-        step: float = setting(1.0, "α times ‖A‖²; stable below 2", gt=0, lt=2)
+        step_size: float = setting(1.0, "α times ‖A‖²; stable below 2", gt=0, lt=2)
         noise_level: float = setting(
             0.01,
             "σ of the denoiser; one that was trained at a single level ignores it",
@@ -67,7 +67,7 @@ class ISTA(Solver):
     ) -> Solution:
         assert prior is not None
         s, projected = self.settings, problem.back_projection()
-        step = s.step / problem.operator.norm_bound**2
+        step = s.step_size / problem.operator.norm_bound**2
         x = best = problem.sense() if initial is None else initial
         share = per_image(self._share(problem), x)
         size = inner_product(x, x).maximum(inner_product(projected, projected))

@@ -135,4 +135,4 @@ def test_network_denoiser_keeps_graphs_only_when_asked():
 
 def test_step_beyond_the_stability_limit_is_refused():
     with pytest.raises(SettingsError, match="step"):
-        make_solver("ista", step=2.0)
+        make_solver("ista", step_size=2.0)
