@@ -115,10 +115,10 @@ class SenseOperator(Operator):
 
     @classmethod
     def _from_maps(cls, maps: CoilMaps, mask: Mask) -> SenseOperator:
-        """Return the operator of given maps, of which those in units of their own are divided by these.
+        """Return the operator of given maps, brought to a typical sum of squares of 1 where theirs is far from it.
 
-        Priors and steps expect a sum of squares near 1. The image is brighter by what the maps are divided by, and
-        reconstructions are compared with references that are made as bright.
+        Priors and steps expect that. The image is then brighter by what the maps were divided by, as is the reference
+        that reconstructions are compared with.
         """
         operator = cls(maps, mask)
         typical = float(operator._weight[operator._weight > 0].median())

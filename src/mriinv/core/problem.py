@@ -16,7 +16,7 @@ from mriinv.numerics.diagnostics import Diagnosis
 
 SCALE_QUANTILE = 0.99
 SENSE_REGULARISATION = 0.01
-LEAST_NOISE = 5e-4  # that priors and weights follow, per real component, image scale 1; data without need a prior too
+LEAST_NOISE = 5e-4  # that priors and weights follow, per real component, image scale 1: less counts as this
 ROBUST_REGULARISATION, ROBUST_TOLERANCE = 1e-4, 1e-4  # of the image whose residuals are looked at
 
 
