@@ -186,7 +186,7 @@ def test_mismatch_table_and_figures() -> None:
     assert found == {(a, b) for a in MASKS for b in MASKS}
     for label, choice in MASKS.items():
         config = build_train_config(Path(f"out/training/muse-{slug(label)}/training.yaml"), {}, ())
-        assert config.data.masks == ((choice.name, choice.acceleration, choice.calibration),)
+        assert config.data.masks == (choice.kind,)
     sizes = {}
     for number, names in (
         (2, ["figure2-2d-2x.png", "figure2.csv"]),

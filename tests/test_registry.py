@@ -410,6 +410,8 @@ class Solver:
     kind, name = "solver", "other"
 def function(): pass
 raised = None
+class Nameless:
+    kind = "solver"
 class Claims:
     kind, name = "solver", "a"
     provides = frozenset({"energy"})
@@ -427,7 +429,8 @@ class Demands:
             "odd.c:Solver",
             "odd.c:Solver is solver 'other'; the catalogue says",
         ),
-        ({"solver:a": "odd.c:function"}, "odd.c:function", "odd.c:function is no 'component'; the catalogue says"),
+        ({"solver:a": "odd.c:function"}, "odd.c:function", "odd.c:function is no component; the catalogue says"),
+        ({"solver:a": "odd.c:Nameless"}, "odd.c:Nameless", "odd.c:Nameless is solver without a name; the catalogue"),
         ({"solver:a": "odd.c:Claims"}, "odd.c:Claims", "odd.c:Claims provides energy; the catalogue says nothing"),
         (
             {"solver:a": "odd.c:Demands"},

@@ -122,10 +122,11 @@ class Registry:
             cls = getattr(importlib.import_module(module), attribute)
         except (Exception, SystemExit) as error:
             raise PluginError(f"{component.qualified}: {target} cannot be imported: {last_line(error)}") from error
-        is_kind, is_name = getattr(cls, "kind", "no component"), getattr(cls, "name", None)
+        is_kind, is_name = getattr(cls, "kind", None), getattr(cls, "name", None)
         if (is_kind, is_name) != (kind, entry.name):
             called = f"'{is_name}'" if is_name else "without a name"
-            raise PluginError(f"{target} is {is_kind} {called}; the catalogue says {kind} '{entry.name}'")
+            found = f"{is_kind} {called}" if is_kind else "no component"
+            raise PluginError(f"{target} is {found}; the catalogue says {kind} '{entry.name}'")
         _check_claims(cls, entry)
         return cls
 
