@@ -241,6 +241,10 @@ def test_modl_starts_where_it_is_told(problem: InverseProblem) -> None:
     found = prior.reconstruct(problem, initial=start).image
     torch.testing.assert_close(found, from_channels(expected))
     assert (found - prior.reconstruct(problem).image).abs().max() > 1e-4
+    for noise in (0.002, 0.02):  # the strength divides data and operator, not where it starts
+        other = prior.at_noise(torch.tensor([noise]))
+        from_data = other.reconstruct(problem, initial=problem.back_projection()).image
+        torch.testing.assert_close(other.reconstruct(problem).image, from_data)
 
 
 def test_weights_survive_a_file(tmp_path: Path, problem: InverseProblem) -> None:
