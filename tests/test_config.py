@@ -302,8 +302,8 @@ def test_unknown_recipes_and_missing_files(tmp_path: Path) -> None:
 
 def test_all_problems_are_listed_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
-        config("mask.acceleration=0", "mask.acs=-3", seed=-1)
-    assert str(caught.value).count("; Input should be") == 3
+        config("mask.acceleration=0", "mask.acs=-3", "preparation.coils=0", seed=-1)
+    assert str(caught.value).count("; Input should be") == 4
 
 
 # Trainings

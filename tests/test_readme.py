@@ -53,6 +53,10 @@ def test_first_command_reconstructs_a_simulated_scan(folder, monkeypatch):
     assert (folder / "result/simulated.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_second_command_is_what_runs_this_test():
+    assert BLOCKS["sh"][1] == "pip install '.[test]' && pytest"
+
+
 @pytest.mark.parametrize("lines", COMMANDS, ids=lambda lines: lines.splitlines()[-1])
 def test_commands(lines, folder, monkeypatch):
     monkeypatch.setattr(Sampler, "_longer", lambda *_: ({}, None))  # half of the time of a posterior, tested elsewhere

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import mriinv
-from mriinv import CompatibilityError, InputError, hookspecs
+from mriinv import CompatibilityError, InputError, MriinvError, hookspecs
 from mriinv.core.capabilities import CAPABILITIES, Derivation, derive, match
 from mriinv.discovery import GROUP, own_catalogue
 from mriinv.errors import PluginError, UnknownNameError
@@ -515,3 +515,7 @@ def test_the_environment_chooses_the_distributions(
     assert [plugin.distribution for plugin in site.registry().plugins] == expected
     assert [record.getMessage() for record in caplog.records] == ([unknown] if unknown else [])
     assert any(plugin.builtin for plugin in Registry().plugins)
+
+
+def test_errors_that_users_can_act_on_have_one_base() -> None:
+    assert all(issubclass(error, MriinvError) for error in (InputError, PluginError, UnknownNameError))

@@ -80,7 +80,7 @@ def _possible_mask(choice: MaskChoice, cropped: Sequence[int], matrix: Sequence[
     refused = list[InputError]()
     for y, x in dict.fromkeys(itertools.product(*zip(cropped, matrix, strict=True))):
         try:
-            return choice.mask((y, x), (0, y, 0, x))
+            return choice.mask((y, x))
         except InputError as error:
             refused.append(error)
     raise refused[0]

@@ -15,7 +15,7 @@ from mriinv import __version__
 from mriinv.data.fastmri import write_fastmri
 from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads, Protocol
 from mriinv.data.mask_choice import MaskChoice
-from mriinv.data.masks import SEED_LIMIT, make_mask
+from mriinv.data.masks import SEED_LIMIT, draw_mask
 from mriinv.data.readers.base import DAMAGE
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError
@@ -127,7 +127,7 @@ def _write(config: SimulationConfig, heads: HeadSource, seed: int, path: Path, i
     mask = None
     if choice is not None:
         own = seed if choice.seed is None else choice.seed
-        mask = make_mask(choice.name, config.shape, choice.acceleration, choice.acs, own)
+        mask = draw_mask(choice.kind, config.shape, seed=own)
     sequence = acquisition.header["sequence"]
     write_fastmri(path, acquisition, mask=mask, attributes={IDENTITY: identity, "sequence": sequence})
     return sequence

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.array_file import stored_array
 from mriinv.data.readers.cfl import open_pair, stacked
-from mriinv.data.results import attributes, is_result, read_result
+from mriinv.data.results import attributes, read_result
 from mriinv.errors import InputError
 
 FIELD = "coil_maps"
@@ -37,45 +39,50 @@ def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
         result whose maps are those of whitened coils
     """
     path = Path(path)
-    if is_result(path) and _whitened(path):
+    result = attributes(path)
+    if result and _whitened(path, result):
         expected = "maps of the coils as they are in the file, by --set preparation.whiten=false"
         raise InputError(path, FIELD, "a result whose coils were whitened", expected)
-    maps = _read(path, acquisition)
+    maps = _read(path, acquisition, result)
     with np.errstate(all="ignore"):  # what is too large for the type is reported by who takes it
         dtype = np.complex64 if acquisition.kspace.dtype == torch.complex64 else np.complex128
         maps = maps.astype(dtype, order="C")
     return replace(acquisition, coil_maps=torch.from_numpy(maps).to(acquisition.kspace.device))
 
 
-def _whitened(result: Path) -> bool:
-    one = attributes(result)["finished"][:1]  # whitened is a scan, not a slice, and this is asked for every slice
-    remarks = read_result(result, only=one.tolist(), arrays=()).remarks.values()
+def _whitened(path: Path, result: Mapping[str, Any]) -> bool:
+    one = result["finished"][:1]  # whitened is a scan, not a slice, and this is asked for every slice
+    remarks = read_result(path, only=one.tolist(), arrays=()).remarks.values()
     return any(remark.startswith(WHITENED) for remark in itertools.chain(*remarks))
 
 
-def _read(path: Path, acquisition: Acquisition) -> np.ndarray:
+def _read(path: Path, acquisition: Acquisition, result: Mapping[str, Any]) -> np.ndarray:
     if path.suffix in (".cfl", ".hdr"):
-        return _taken(path, stacked(path, open_pair(path), {})[0], acquisition)
+        return _taken(path, stacked(path, open_pair(path), {})[0], acquisition, result)
     formats = f".npy, .npz or HDF5 with '{FIELD}', or BART's .cfl and .hdr"
     with stored_array(path, FIELD, what="coil maps", axes="(coil, y, x)", formats=formats) as entry:
-        return _taken(path, entry, acquisition)
+        return _taken(path, entry, acquisition, result)
 
 
-def _taken(path: Path, entry: np.ndarray | h5py.Dataset, acquisition: Acquisition) -> np.ndarray:
+def _taken(
+    path: Path, entry: np.ndarray | h5py.Dataset, acquisition: Acquisition, result: Mapping[str, Any]
+) -> np.ndarray:
     """Read what is needed of an array or dataset as ``(batch|1, coil, y, x)``."""
-    rows = _rows(path, entry.shape, entry.dtype, acquisition)
+    rows = _rows(path, entry.shape, entry.dtype, acquisition, result)
     return np.asarray(entry[()][None] if entry.ndim == 3 else entry[rows])
 
 
-def _rows(path: Path, shape: tuple[int, ...], dtype: np.dtype, acquisition: Acquisition) -> slice:
-    """Return the slices of maps of a shape that belong to the acquisition."""
+def _rows(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype, acquisition: Acquisition, result: Mapping[str, Any]
+) -> slice:
+    """Return the slices of maps of a shape that belong to the acquisition; `result`: `attributes`, empty for others."""
     batch, *own = acquisition.kspace.shape
     if not np.issubdtype(dtype, np.complexfloating) or shape[-3:] != tuple(own) or len(shape) > 4:
         expected = f"complex {tuple(own)} (coil, y, x), as the k-space, with an axis for slices before or not"
         raise InputError(path, FIELD, f"{dtype} {shape}", expected)
     first = acquisition.index
-    if is_result(path):
-        first = _row_of(path, range(first, first + batch))
+    if result:
+        first = _row_of(path, result, range(first, first + batch))
     elif len(shape) == 3 or shape[0] == 1:
         return slice(1)
     if first + batch > shape[0]:
@@ -83,9 +90,9 @@ def _rows(path: Path, shape: tuple[int, ...], dtype: np.dtype, acquisition: Acqu
     return slice(first, first + batch)
 
 
-def _row_of(result: Path, wanted: range) -> int:
+def _row_of(path: Path, result: Mapping[str, Any], wanted: range) -> int:
     """Return where in a result consecutive slices of the scan begin, which need not be all of them."""
-    slices, finished = (attributes(result)[name].tolist() for name in ("slices", "finished"))
+    slices, finished = (result[name].tolist() for name in ("slices", "finished"))
     if missing := set(wanted) - set(finished):
-        raise InputError(result, FIELD, f"maps of slices {', '.join(map(str, finished))}", f"of slice {min(missing)}")
+        raise InputError(path, FIELD, f"maps of slices {', '.join(map(str, finished))}", f"of slice {min(missing)}")
     return int(slices.index(wanted.start))

@@ -61,7 +61,7 @@ class MaskChoice(BaseModel):
             raise ValueError(f"{self.name} is a file, which has its own {' and '.join(sorted(given))}")
         return self
 
-    def mask(self, grid: tuple[int, int], extent: tuple[int, int, int, int]) -> Mask:
+    def mask(self, grid: tuple[int, int], extent: tuple[int, int, int, int] | None = None) -> Mask:
         """Return the mask on `grid` (y, x) for data acquired in `extent` (see `draw_mask`); without a seed, seed 0.
 
         Raises

@@ -248,7 +248,9 @@ class MaskKind(NamedTuple):
 
 
 @lru_cache(maxsize=4)  # the slices of a volume share one mask
-def draw_mask(kind: MaskKind, grid: tuple[int, int], extent: tuple[int, int, int, int], seed: int = 0) -> Mask:
+def draw_mask(
+    kind: MaskKind, grid: tuple[int, int], extent: tuple[int, int, int, int] | None = None, seed: int = 0
+) -> Mask:
     """Return a mask on `grid` with the acceleration in a rectangle of it, around the k = 0 of the grid.
 
     Data that are padded with zeros were acquired in the rectangle only.
@@ -256,13 +258,13 @@ def draw_mask(kind: MaskKind, grid: tuple[int, int], extent: tuple[int, int, int
     Parameters
     ----------
     grid : (y, x)
-    extent : first row, row after the last, first column, column after the last
+    extent : first row, row after the last, first column, column after the last; None for all of the grid
 
     Returns
     -------
     bool ``(1, y, x)``, or ``(1, 1, x)`` for lines
     """
-    top, bottom, left, right = extent
+    top, bottom, left, right = extent or (0, grid[0], 0, grid[1])
     origin = (grid[0] // 2 - top, grid[1] // 2 - left)
     name, acceleration, acs = kind
     drawn = make_mask(name, (bottom - top, right - left), acceleration, acs, seed, origin)

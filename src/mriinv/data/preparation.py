@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from mriinv.core.component import explain
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.compression import Method, compress_coils
 from mriinv.data.maps import WHITENED, with_maps
 from mriinv.data.masks import fully_sampled_axes
 from mriinv.data.noise_level import estimate_noise_std
 from mriinv.data.suspicions import suspicions
-from mriinv.errors import InputError, SettingsError
+from mriinv.errors import InputError
 from mriinv.numerics.fft import fftc, ifftc
 from mriinv.numerics.images import centre_crop
 
@@ -39,12 +38,6 @@ class Preparation(BaseModel):
     crop: tuple[Size, Size] | None = Field(None, description="centre (y, x) of the image to keep; none: all of it")
     coils: int | None = Field(None, ge=1, description="number of virtual coils; none: the coils as they are")
     compression: Method = Field("svd", description="svd, or geometric, which needs a fully sampled axis")
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise SettingsError("; ".join(explain(Preparation, one, "preparation") for one in error.errors())) from None
 
     def cropped(self, matrix: Sequence[int]) -> tuple[int, int]:
         """Return the size (y, x) of fully sampled k-space of size `matrix` after the crop."""

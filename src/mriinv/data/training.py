@@ -14,7 +14,7 @@ from mriinv.core.trainer import ProblemSource
 from mriinv.core.types import CoilMaps, CoilMapsSlice, Image, ImageSlice, Mask, MaskSlice
 from mriinv.data.coils import simulate_coil_maps
 from mriinv.data.heads import HeadSource
-from mriinv.data.masks import MaskKind, make_mask
+from mriinv.data.masks import MaskKind, draw_mask
 from mriinv.data.texture import uniform
 from mriinv.data.workers import SliceWindow
 from mriinv.errors import InputError
@@ -150,8 +150,7 @@ class SimulatedProblems(ProblemSource):
 
     def _mask(self, kind: MaskKind, index: int) -> MaskSlice:
         if (kind, index) not in self._masks:
-            name, acceleration, acs = kind
-            mask = make_mask(name, self._shape, acceleration, acs, _seed_of(self._seed, index))
+            mask = draw_mask(kind, self._shape, seed=_seed_of(self._seed, index))
             self._masks[kind, index] = mask[0].expand(self._shape)
         return self._masks[kind, index]
 
