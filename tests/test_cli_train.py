@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(command: list[str], monkeypatch
     checkpoint = Path("run/checkpoint.safetensors")
     before = checkpoint.read_bytes()
     fill_disk(monkeypatch)
-    full = invoke(*short)
+    full = invoke(*command, "--out", "run")
     assert full.exit_code == 1 and checkpoint.read_bytes() == before
     assert full.stderr == (
         f"error: {checkpoint}: found that it cannot be written (I/O error: No space left on device (os error 28)); "
@@ -165,3 +165,20 @@ def test_without_tensorboard_the_extra_is_named(command: list[str], monkeypatch:
     result = invoke(*command, "--out", "run", "--tensorboard")
     assert result.exit_code == 1 and "pip install 'mriinv[tensorboard]'" in result.output
     assert not Path("run").exists()
+
+
+def test_what_to_train_and_where_must_be_said() -> None:
+    assert "error: train: found no --prior and no --out; expected both, or --config" in invoke("train").output
+    assert "train: found no --out; expected both" in invoke("train", "--prior", "deepen").output
+
+
+def test_weights_keep_the_noise_that_their_strength_is_for(command: list[str]) -> None:
+    succeed(*command, "--out", "first")
+    again = [*command, "--weights", "first/weights.safetensors", "--out", "second", "--set", "data.noise_std=0.02"]
+    assert "data.noise_std: found 0.02; the weights are as strong as for 0.007" in invoke(*again).output
+    succeed(*again, "--set", "prior.data_noise_std=0.02")
+
+
+def test_a_training_without_likelihood_says_so(command: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    succeed(*command, "--out", "run", "--set", f"trainer.warm_start={DENOISING + LIKELIHOOD}")
+    assert "all 12 steps are warm start (12): none is of likelihood" in caplog.text

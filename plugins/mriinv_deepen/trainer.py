@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -29,6 +30,8 @@ from mriinv import (
     warm_cosine,
 )
 from mriinv_deepen.chains import ChainGroup, groups_state, restored_groups
+
+logger = logging.getLogger("mriinv")
 
 SINGLE_ENERGY_LEVELS = (0.002, 0.06)  # denoised by an energy that does not know the level
 PREPARE_EVERY = 8  # visits to a noise level between two measurements of its curvature
@@ -127,6 +130,8 @@ class MaximumLikelihood(Trainer):
         self._levels: tuple[float | None, ...] = s.levels or (None,)
         self._samplers = [self._sampler(noise_level=level) for level in self._levels]
         self._prepared: dict[int, Sampler] = {}  # the same with what they measure, by the position of the level
+        if s.steps <= s.warm_start:
+            logger.warning("trainer: all %d steps are warm start (%d): none is of likelihood", s.steps, s.warm_start)
         if self.settings.warm_start or self.settings.dsm_weight:
             self.requires = (frozenset({"energy", "gradient", "denoiser"}),)
 

@@ -85,6 +85,9 @@ class Denoising(Trainer):
         if bounds is None:
             raise SettingsError(f"denoising: prior '{prior.name}' is made for no range of noise: set trainer.levels")
         low, high = bounds
+        if prior.noise_range and not prior.noise_range[0] <= low <= high <= prior.noise_range[1]:
+            found, known = f"{low:g} to {high:g}", "{:g} to {:g}".format(*prior.noise_range)
+            raise SettingsError(f"trainer.levels: found {found}; the levels of prior '{prior.name}' are {known}")
         if self.settings.spacing == "logarithmic":
             return log_uniform(count, low, high, generator)
         return torch.empty(count, device=generator.device).uniform_(low, high, generator=generator)

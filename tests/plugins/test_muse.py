@@ -207,3 +207,10 @@ def test_modified_mm_refuses_a_prior_that_needs_a_level():
     problem, _, _ = gaussian_problem()
     with pytest.raises(CompatibilityError, match="'deepen' denoises at a stated level"):
         make_solver("muse-mm")(problem, make_prior("deepen"))
+
+
+def test_levels_that_the_prior_does_not_have_are_refused():
+    prior = make_prior("diffusion", weights="none", widths=(4, 4, 4, 4), noise_range=(0.01, 1.0))
+    trainer = make_trainer("denoising", levels=(0.001, 0.5))
+    with pytest.raises(SettingsError, match=r"trainer.levels: found 0.001 to 0.5; .* 'diffusion' are 0.01 to 1"):
+        trainer.loss(prior, Gaussians(), 0, torch.Generator())

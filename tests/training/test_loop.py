@@ -3,6 +3,7 @@
 import csv
 import math
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -220,3 +221,63 @@ def test_checkpoint_of_another_architecture_or_a_damaged_one_is_refused(tmp_path
     with pytest.raises(WeightsError, match="not a checkpoint"):
         train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path))
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == b"garbage"
+
+
+def test_one_training_at_a_time_writes_a_folder(tmp_path):
+    options = LoopOptions(tmp_path, log_every=4)
+
+    def second(step, _):
+        with pytest.raises(InputError, match="another training that writes it; expected its end, or another --out"):
+            train(new_prior(), ShrinkEnergy(), Images(), options)
+
+    assert train(new_prior(), ShrinkEnergy(), Images(), options, monitor=second).step == 12
+    assert [row["step"] for row in rows(tmp_path)] == ["4", "8", "12"]
+
+
+def test_a_validation_that_was_interrupted_is_made_up_for(tmp_path):
+    options = LoopOptions(tmp_path, validate_every=6)
+
+    def interrupted(prior):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(new_prior(), ShrinkEnergy(), Images(), options, validation=interrupted)
+    seen = []
+    for _ in range(2):  # the second time nothing is left to do
+        train(new_prior(), ShrinkEnergy(), Images(), options, validation=lambda _: {"score": seen.append(1) or 1.0})
+    assert len(seen) == 2 and [row["step"] for row in rows(tmp_path) if row["score"]] == ["6", "12"]
+    assert (tmp_path / "best.safetensors").exists()
+
+
+def test_scores_of_another_validation_are_not_compared(tmp_path, caplog):
+    class Longer(ShrinkEnergy):
+        steps = 8
+
+    for trainer, score, on in ((Longer(), 30.0, "one scan"), (ShrinkEnergy(), 20.0, "another")):
+        options = LoopOptions(tmp_path, validate_every=4, validated_on=on)
+        progress = train(new_prior(), trainer, Images(), options, validation=lambda _, score=score: {"score": score})
+    assert progress.best == 20 and "validated on something else before" in caplog.text
+    assert read_metadata(tmp_path / "best.safetensors")["card"]["updates"] == 12
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    assert "best, after 12" in card and "30" not in card.partition("## Validation")[2].partition("## Curves")[0]
+
+
+def test_a_call_that_trains_nothing_leaves_what_the_card_says(tmp_path):
+    for command in ("the one that trained", "one that only draws"):
+        train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path, card={"command": command}, plot=True))
+    assert "the one that trained" in (tmp_path / "MODEL_CARD.md").read_text()
+    assert read_metadata(tmp_path / "weights.safetensors")["card"]["command"] == "the one that trained"
+
+
+def test_a_kill_between_two_files_loses_no_row_of_the_log(tmp_path, monkeypatch):
+    def killed(*_):
+        raise SystemExit
+
+    options = LoopOptions(tmp_path, log_every=2, checkpoint_every=4)
+    train(new_prior(), ShrinkEnergy(), Images(), replace(options, max_time=0.0))
+    monkeypatch.setattr("mriinv.training.loop.save_weights", killed)
+    with pytest.raises(SystemExit):
+        train(new_prior(), ShrinkEnergy(), Images(), options)
+    monkeypatch.undo()
+    train(new_prior(), ShrinkEnergy(), Images(), options)
+    assert [row["step"] for row in rows(tmp_path)] == ["2", "4", "6", "8", "10", "12"]

@@ -17,7 +17,6 @@ from mriinv.files import write_text
 from mriinv.registry import registry
 from mriinv.weights import read_metadata
 
-SLICE = 600.0  # seconds between two checkpoints that are certain; others come every few updates
 PROBE, SETTLED = 24, 8  # updates that are timed, and how many of them first build caches
 CONFIG, WEIGHTS, BEST = "training.yaml", "weights.safetensors", "best.safetensors"
 
@@ -108,8 +107,7 @@ def train(training: Training) -> None:
         config = settled(training)
         write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     command = shlex.join(["mriinv", "train", "--config", str(path)])
-    while run_training(config, max_time=SLICE, command=command).step < _steps(config):
-        pass
+    run_training(config, command=command)
 
 
 def settled(training: Training) -> TrainConfig:

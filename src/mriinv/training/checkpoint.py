@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
+from mriinv.core.prior import Prior
 from mriinv.core.trainer import ProblemSource, Trainer
 from mriinv.errors import SettingsError, WeightsError
 from mriinv.weights import own_tensors, write_tensors
@@ -21,19 +24,32 @@ FORMAT = "mriinv-checkpoint-1"
 
 @dataclass
 class Progress:
-    """Updates done, seconds spent over all runs, and the best validation so far."""
+    """How far a training is.
+
+    Attributes
+    ----------
+    step : updates done
+    seconds : spent, over all runs
+    best : highest score of a validation
+    validated : `step` of the last validation
+    validated_on : what the validations compare (`LoopOptions`)
+    compared_from : `step` after which validations compare that, and scores can be compared
+    """
 
     step: int = 0
     seconds: float = 0.0
-    best: float = -float("inf")
+    best: float = -math.inf
+    validated: int = 0
+    validated_on: str = ""
+    compared_from: int = 0
 
 
 @dataclass
 class TrainingState:
     """The objects whose state makes up a training."""
 
-    model: nn.Module
-    average: nn.Module
+    prior: Prior
+    averaged: AveragedModel
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     source: ProblemSource
@@ -52,8 +68,8 @@ class TrainingState:
     def save(self, path: Path, progress: Progress, configuration: Mapping[str, Any]) -> None:
         """Write everything to `path`, atomically."""
         parts: dict[str, Mapping[str, Any]] = {
-            "model": own_tensors(self.model),
-            "average": own_tensors(self.average),
+            "model": own_tensors(self.prior),
+            "average": own_tensors(self.averaged),
             "source": self.source.state_dict(),
             "trainer": self.trainer.state_dict(),
             "random": {"generator": self.generator.get_state()},
@@ -98,7 +114,7 @@ class TrainingState:
         if difference:
             raise SettingsError(f"{path}: the training there has {difference}; use another --out for another training")
         try:
-            for module, name in ((self.model, "model"), (self.average, "average")):
+            for module, name in ((self.prior, "model"), (self.averaged, "average")):
                 others = own_tensors(module).keys() ^ parts[name].keys()
                 if others:
                     raise RuntimeError(f"{name}: only one of both has {min(others)}")

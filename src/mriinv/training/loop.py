@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ from mriinv.core.prior import Prior
 from mriinv.core.solver import Monitor
 from mriinv.core.trainer import ProblemSource, Trainer
 from mriinv.errors import InputError, MriinvError
-from mriinv.files import make_folder, write_text
+from mriinv.files import exclusive, make_folder, write_text
 from mriinv.report.training_figure import training_figure
 from mriinv.training.card import model_card
 from mriinv.training.checkpoint import Progress, TrainingState
 from mriinv.training.log import Log
 from mriinv.training.processes import InFullPrecision, any_process, average_gradients, shared
-from mriinv.weights import save_weights
+from mriinv.weights import read_metadata, save_weights
 
+logger = logging.getLogger("mriinv")
+LOCK = ".lock"  # file that the training at work holds
 CHECKPOINT_SECONDS = 300.0  # from one checkpoint to the next, at most
 Validation = Callable[[Prior], Mapping[str, float]]
 
@@ -50,6 +53,7 @@ class LoopOptions:
     log_every, validate_every : updates
     checkpoint_every : updates; slow ones are stored every five minutes
     configuration : what is trained on what; a checkpoint with another one is not resumed
+    validated_on : what `validation` compares with what, in any words; where that changes, the best is sought anew
     card : whatever else belongs into the model card
     plot : draw ``curves.png`` at the end
     tensorboard : write the log to the folder ``tensorboard`` as well
@@ -64,6 +68,7 @@ class LoopOptions:
     checkpoint_every: int = 200
     validate_every: int = 1000
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    validated_on: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
     plot: bool = False
     tensorboard: bool = False
@@ -85,66 +90,133 @@ def train(
 
     With `validation`, the averaged weights with the highest ``score`` it returns are kept in ``best.safetensors``.
     `fabric`, launched, stands for precision and processes; of several, one writes files.
+
+    Raises
+    ------
+    InputError : another training writes the folder, or it holds weights without a checkpoint
+    MriinvError : the gradient is not finite
     """
     make_folder(options.out)
-    device = next(prior.parameters()).device
-    fabric = fabric or Fabric(accelerator=device.type, devices=1)
+    fabric = fabric or Fabric(accelerator=next(prior.parameters()).device.type, devices=1)
+    writes = fabric.is_global_zero
+    with exclusive(options.out, options.out / LOCK, "training that writes it") if writes else nullcontext():
+        folder = _Folder(options, _state(prior, trainer, source, options), writes)
+        return _train(folder, trainer, validation, monitor, fabric)
+
+
+def _state(prior: Prior, trainer: Trainer, source: ProblemSource, options: LoopOptions) -> TrainingState:
     decay = 1 - 1 / min(max(trainer.steps / 100, 1.0), 500.0) if options.averaging is None else options.averaging
     averaged = AveragedModel(prior, multi_avg_fn=_moving_average(decay))
-    average: Prior = averaged.module  # type: ignore[assignment]
     optimizer = torch.optim.Adam([{**group, "base": group["lr"]} for group in trainer.parameter_groups(prior)])
-    generator = torch.Generator(device).manual_seed(options.seed)
-    state = TrainingState(prior, averaged, optimizer, generator, source, trainer)
-    checkpoint = options.out / "checkpoint.safetensors"
-    progress = Progress()
-    if checkpoint.exists():
-        progress = state.load(checkpoint, options.configuration)
-    elif (options.out / "weights.safetensors").exists():
-        raise InputError(options.out, "weights.safetensors", "weights without a checkpoint", "an empty folder")
+    generator = torch.Generator(next(prior.parameters()).device).manual_seed(options.seed)
+    return TrainingState(prior, averaged, optimizer, generator, source, trainer)
+
+
+def _train(
+    folder: _Folder, trainer: Trainer, validation: Validation | None, monitor: Monitor | None, fabric: Fabric
+) -> Progress:
+    options, state = folder.options, folder.state
+    progress = folder.resume()
     tensorboard = options.out / "tensorboard" if options.tensorboard and fabric.is_global_zero else None
     log = Log(options.out / "log.csv", progress.step, options.log_every, tensorboard)
     resumed_at, started = progress.seconds, time.monotonic()
     saved = started
 
-    def save(*, last: bool = False) -> None:
-        if not fabric.is_global_zero:
-            return
-        card = _card(options, progress)
-        state.save(checkpoint, progress, options.configuration)
-        save_weights(options.out / "weights.safetensors", average, card)
-        log.write()
-        curves = options.out / "curves.png"
-        if last and options.plot and log.rows:
-            training_figure(curves, options.out / "log.csv")
-        write_text(options.out / "MODEL_CARD.md", model_card(average, card, log.rows, curves=curves.exists()))
+    def validated() -> Mapping[str, float]:
+        """Validate where that is due, which an interruption may have left undone."""
+        due = progress.step > 0 and (progress.step % options.validate_every == 0 or progress.step == trainer.steps)
+        if validation is None or not due or progress.validated == progress.step:
+            return {}
+        values = validation(folder.average)
+        progress.validated = progress.step
+        if values["score"] > progress.best:
+            progress.best = values["score"]
+            folder.keep_best(progress)
+        return values
 
     try:
+        if values := validated():
+            log.add(progress, values, force=True)
         while progress.step < trainer.steps:
             if any_process(time.monotonic() - started >= options.max_time, fabric):
                 break
-            values = _take_gradient(prior, state, progress.step, options.clip, fabric)
+            values = _take_gradient(state, progress.step, options.clip, fabric)
             with _interrupts_deferred():  # half an update would be stored, and done again
-                optimizer.step()
-                averaged.update_parameters(prior)
+                state.optimizer.step()
+                state.averaged.update_parameters(state.prior)
                 progress.step += 1
             progress.seconds = resumed_at + time.monotonic() - started
-            last = progress.step == trainer.steps
-            if validation is not None and (progress.step % options.validate_every == 0 or last):
-                values |= validation(average)
-                if values["score"] > progress.best:
-                    progress.best = values["score"]
-                    if fabric.is_global_zero:
-                        save_weights(options.out / "best.safetensors", average, _card(options, progress))
-            log.add(progress, values, force="score" in values or last)
+            values |= validated()
+            log.add(progress, values, force="score" in values or progress.step == trainer.steps)
             if monitor is not None:
                 monitor(progress.step, values)
             if progress.step % options.checkpoint_every == 0 or time.monotonic() - saved > CHECKPOINT_SECONDS:
-                save()
+                folder.save(progress, log)
                 saved = time.monotonic()
     finally:
-        save(last=True)
+        folder.save(progress, log, last=True)
         log.close()
     return progress
+
+
+class _Folder:
+    """The files of a training, which one of its processes writes."""
+
+    def __init__(self, options: LoopOptions, state: TrainingState, writes: bool) -> None:
+        self.options, self.state, self._writes = options, state, writes
+        self._checkpoint, self._weights = options.out / "checkpoint.safetensors", options.out / "weights.safetensors"
+        self._resumed = Progress()
+
+    @property
+    def average(self) -> Prior:
+        """The prior with the averaged weights."""
+        return self.state.averaged.module  # type: ignore[return-value]
+
+    def resume(self) -> Progress:
+        """Restore the state from the checkpoint; without one, begin."""
+        progress = Progress()
+        if self._checkpoint.exists():
+            progress = self.state.load(self._checkpoint, self.options.configuration)
+        elif self._weights.exists():
+            raise InputError(self.options.out, self._weights.name, "weights without a checkpoint", "an empty folder")
+        self._resumed = replace(progress)
+        wanted = self.options.validated_on
+        if wanted and progress.validated_on and wanted != progress.validated_on:
+            logger.warning("the training was validated on something else before: the best weights are sought anew")
+            progress.best, progress.compared_from = -math.inf, progress.step
+        progress.validated_on = wanted or progress.validated_on
+        return progress
+
+    def save(self, progress: Progress, log: Log, *, last: bool = False) -> None:
+        """Write everything, the log first: of a log behind the checkpoint, rows would be missing for good.
+
+        Where nothing was trained, weights and what their card says of the training stay.
+        """
+        if not self._writes:
+            return
+        options, done = self.options, (self._resumed.step, self._resumed.validated)
+        if self._weights.exists() and (progress.step, progress.validated) == done:
+            card = read_metadata(self._weights)["card"]
+        else:
+            card = self._card(progress)
+            log.write()
+            self.state.save(self._checkpoint, progress, options.configuration)
+            save_weights(self._weights, self.average, card)
+        curves = options.out / "curves.png"
+        if last and options.plot and log.rows:
+            training_figure(curves, options.out / "log.csv")
+        rows = [row for row in log.rows if int(row["step"]) > progress.compared_from]
+        write_text(options.out / "MODEL_CARD.md", model_card(self.average, card, rows, curves=curves.exists()))
+
+    def keep_best(self, progress: Progress) -> None:
+        """Store the averaged weights as the best."""
+        if self._writes:
+            save_weights(self.options.out / "best.safetensors", self.average, self._card(progress))
+
+    def _card(self, progress: Progress) -> dict[str, Any]:
+        versions = {"mriinv": __version__, "torch": str(torch.__version__)}
+        work = {"updates": progress.step, "hours": round(progress.seconds / 3600, 3), "seed": self.options.seed}
+        return {**self.options.card, "configuration": self.options.configuration, **work, **versions}
 
 
 @contextmanager
@@ -180,9 +252,9 @@ def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], 
     return update
 
 
-def _take_gradient(prior: Prior, state: TrainingState, step: int, clip: float, fabric: Fabric) -> dict[str, float]:
+def _take_gradient(state: TrainingState, step: int, clip: float, fabric: Fabric) -> dict[str, float]:
     """Leave the gradient of one update in the parameters; when interrupted, images and random numbers as before."""
-    optimizer = state.optimizer
+    prior, optimizer = state.prior, state.optimizer
     factor = state.trainer.learning_rate_factor(step)
     for group in optimizer.param_groups:
         group["lr"] = group["base"] * factor
@@ -203,9 +275,3 @@ def _take_gradient(prior: Prior, state: TrainingState, step: int, clip: float, f
         state.restore_draws(before)
         raise
     return {"loss": float(loss.value.detach()), "gradient_norm": float(norm), **loss.log}
-
-
-def _card(options: LoopOptions, progress: Progress) -> dict[str, Any]:
-    versions = {"mriinv": __version__, "torch": str(torch.__version__)}
-    work = {"updates": progress.step, "hours": round(progress.seconds / 3600, 3), "seed": options.seed}
-    return {**options.card, "configuration": options.configuration, **work, **versions}

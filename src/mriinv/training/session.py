@@ -68,9 +68,7 @@ def run_training(
     device = fabric.device
     torch.manual_seed(config.seed)  # initial weights; everything else draws from explicit generators
     trainer = make_trainer(config.trainer.name, **config.trainer.settings)
-    noise = registry().load("prior", config.prior.name).settings_for_noise(config.data.noise_std)
-    settings = {**noise, **config.prior.settings}
-    prior = make_prior(config.prior.name, weights=config.prior.weights or UNTRAINED, **settings).to(device)
+    prior = _prior(config).to(device)
     if match(prior.provides, trainer.requires) is None:
         raise mismatch(f"train prior '{prior.name}' with '{trainer.name}'", trainer.requires, prior.provides)
     prior.requires_grad_(True)
@@ -102,6 +100,7 @@ def run_training(
         clip=config.loop.clip,
         validate_every=config.validation.every,
         configuration=_configuration(config),
+        validated_on=config.validation.model_dump_json(exclude={"every"}) if validation else "",
         card={"command": command, "hardware": _hardware(device, config.devices), "precision": config.precision},
         plot=plot,
         tensorboard=tensorboard,
@@ -111,6 +110,27 @@ def run_training(
         done = train(prior, trainer, source, options, validation=validation, monitor=monitor, fabric=fabric)
     fabric.barrier()
     return done
+
+
+def _prior(config: TrainConfig) -> Prior:
+    """Return the prior where its training begins, told the noise of its measurements.
+
+    Raises
+    ------
+    SettingsError : weights whose strength belongs to another noise
+    """
+    name, weights, settings = config.prior.name, config.prior.weights or UNTRAINED, config.prior.settings
+    noise = registry().load("prior", name).settings_for_noise(config.data.noise_std)
+    if weights == UNTRAINED:
+        return make_prior(name, weights=weights, **{**noise, **settings})
+    prior = make_prior(name, weights=weights, **settings)
+    for field in noise.keys() - settings.keys():
+        if (own := getattr(prior.settings, field)) != noise[field]:
+            raise SettingsError(
+                f"data.noise_std: found {config.data.noise_std:g}; the weights are as strong as for {own}: leave "
+                f"it out, or set prior.{field} as well, where the training learns the strength anew"
+            )
+    return prior
 
 
 def _fabric(config: TrainConfig) -> Fabric:
