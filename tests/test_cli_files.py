@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mriinv import run, simulate_acquisition
+from mriinv import setup, simulate_acquisition
 from mriinv.data.result_writer import ResultWriter
 from mriinv.data.results import read_result
 from mriinv.files import unwritable
@@ -54,6 +54,27 @@ def test_files_that_look_like_scans_and_are_none_are_left_out(caplog: pytest.Log
     write_hdf5("scans/weights.h5", weights=np.ones(3))
     assert len(json.loads(succeed("run", "scans", *CG, "--json"))) == 2
     assert "left out: scans/weights.h5: found no 'kspace'" in caplog.text
+
+
+def test_exports_in_a_folder_are_no_scans() -> None:
+    for _ in range(2):  # the second time they are there
+        reports = json.loads(succeed("run", "scans", *CG, "--out", "scans/result", "--format", "cfl", "--json"))
+        assert len(reports) == 2
+        for path in (*Path("scans/result").glob("*.cfl"), *Path("scans/result").glob("*.hdr")):
+            path.replace(Path("scans", path.name))
+    assert Path("scans/a.cfl").exists()
+
+
+@pytest.mark.parametrize("content", [b"", bytes(5000), None])
+def test_what_is_called_like_a_scan_and_is_none_is_reported(content: bytes | None) -> None:
+    if content is None:
+        Path("scans/c.h5").symlink_to("nowhere")
+    else:
+        Path("scans/c.h5").write_bytes(content)
+    result = invoke("run", "scans", *CG, "--json")
+    *good, bad = json.loads(result.stdout)
+    assert result.exit_code == 1 and all(report["complete"] for report in good) and len(good) == 2
+    assert bad["source"] == "scans/c.h5" and bad["error"].startswith("scans/c.h5: found ")
 
 
 def test_damaged_scans_of_a_folder_are_reported_at_the_end(scans: list[Path]) -> None:
@@ -194,7 +215,7 @@ def test_changed_code_of_a_component_makes_another_result(scans: list[Path], mon
     assert "kept" in succeed("run", scans[0], *CG)
     components = read_result("result/a.h5").provenance["components"]
     assert components.keys() == {"operator", "solver"} and components["solver"].startswith("mriinv ")
-    monkeypatch.setattr(run, "code_of", lambda kind, name: f"{kind} of another version")
+    monkeypatch.setattr(setup, "code_of", lambda kind, name: f"{kind} of another version")
     text = succeed("run", scans[0], *CG)
     assert "kept" not in text and "replaces an older result" in text
 

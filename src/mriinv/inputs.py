@@ -9,17 +9,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mriinv.data.readers import find_reader, open_scan
-from mriinv.data.results import is_result
+from mriinv.data.readers.cfl import pair_of
+from mriinv.data.results import is_export, is_result
 from mriinv.errors import InputError, NoScanError
 
+SUFFIXES = (".h5", ".hdf5", ".npz", ".cfl")  # of scans, told by what they hold otherwise
 logger = logging.getLogger("mriinv")
 
 
 def find_scans(inputs: Iterable[Path]) -> tuple[list[Path], dict[Path, InputError]]:
     """Return the scans that files, folders and patterns stand for, each once, and what was left out of the latter.
 
-    Files of other kinds, and results, are passed over in folders and patterns, files of arrays without k-space with a
-    warning. What cannot be read there is left out. A file that is named by itself is a scan, whatever it holds.
+    Files of other kinds, results and their exports are passed over in folders and patterns, files of arrays without
+    k-space with a warning. What is called like a scan and cannot be read there, such as an empty file, is left out. A
+    file that is named by itself is a scan, whatever it holds.
 
     Raises
     ------
@@ -49,8 +52,7 @@ def _files(path: Path, left_out: dict[Path, InputError]) -> Iterator[Path]:
         found, what = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))], "a pattern"
     else:
         header = path.suffix == ".hdr" and path.with_suffix(".cfl").is_file()
-        pair = path.with_name(f"{path.name}.cfl")  # as BART names it
-        yield path.with_suffix(".cfl") if header else pair if pair.is_file() and not path.exists() else path
+        yield path.with_suffix(".cfl") if header else pair_of(path)
         return
     scans = [file for file in found if _is_scan(file, left_out)]
     folders = [file for file in found if what == "a pattern" and file.is_dir()]
@@ -63,7 +65,9 @@ def _files(path: Path, left_out: dict[Path, InputError]) -> Iterator[Path]:
 
 def _is_scan(file: Path, left_out: dict[Path, InputError]) -> bool:
     """Say whether a file among others is k-space that can be read."""
-    if file.name.startswith(".") or not file.is_file() or find_reader(file) is None or is_result(file):
+    if file.name.startswith(".") or file.is_dir() or is_result(file) or is_export(file):
+        return False
+    if find_reader(file) is None and file.suffix not in SUFFIXES:
         return False
     if file.suffix == ".hdr" and file.with_suffix(".cfl").is_file():
         return False

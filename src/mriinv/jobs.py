@@ -15,6 +15,7 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.readers import Scan, open_scan
+from mriinv.data.readers.cfl import pair_of
 from mriinv.data.results import is_result, partial_path
 from mriinv.data.simulate import SimulatedSlices
 from mriinv.errors import InputError, SettingsError
@@ -59,7 +60,7 @@ def prepare(config: RunConfig, simulated: int = 1, scans: Sequence[Path] | None 
         scans, left_out = find_scans(config.input)
         if left_out and not scans:
             raise next(iter(left_out.values()))
-    if (maps := config.preparation.maps) is not None and not maps.exists():
+    if (maps := config.preparation.maps) is not None and not pair_of(maps).exists():
         raise InputError(maps, "", "no such file", "coil maps")
     inputs: Sequence[Path | None] = scans if config.input else [None]
     jobs = []
@@ -112,8 +113,9 @@ def _states(config: RunConfig, path: Path | None) -> dict[str, list[int]]:
     settings = [registry().load(kind, part.name).parse_settings(part.settings) for kind, part in config.parts.items()]
     named = [value for one in settings for _, value in one if isinstance(value, Path)]
     named += [file for file in (config.preparation.maps, config.mask and config.mask.file) if file]
-    input_files = [] if path is None else [path, *(path.with_suffix(".hdr"),) * (path.suffix == ".cfl")]
-    stats = {str(file): file.stat() for file in (*input_files, *named) if file.is_file()}
+    files = [pair_of(file) for file in (path, *named) if file is not None]
+    headers = [file.with_suffix(".hdr") for file in files if file.suffix == ".cfl"]
+    stats = {str(file): file.stat() for file in (*files, *headers) if file.is_file()}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from mriinv.config import RunConfig
 from mriinv.core.solver import Monitor
-from mriinv.data.export import is_export
 from mriinv.data.result_writer import ResultWriter
-from mriinv.data.results import attributes, read_result
+from mriinv.data.results import attributes, is_export, read_result
 from mriinv.errors import MriinvError, UnwritableError
 from mriinv.files import make_folder
 from mriinv.inputs import find_scans
 from mriinv.jobs import Job, prepare, result_files
-from mriinv.provenance import code_of, provenance
+from mriinv.provenance import provenance
 from mriinv.registry import registry
 from mriinv.report.figure import reconstruction_figure
 from mriinv.setup import Run, resolved, set_up, weights_record
@@ -78,8 +77,8 @@ def _reconstruct(run: Run, job: Job, out: Path, report: InputReport, observer: O
     made_with = provenance(
         run.reconstruction.device,
         run.config.seed,
-        weights=weights_record(run.config),
-        components=_components(run.config),
+        weights=weights_record(run),
+        components=run.components,
         calibration=run.calibration and run.calibration.checksum,
         source=report.source,
         files=job.files,
@@ -102,11 +101,6 @@ def _reconstruct(run: Run, job: Job, out: Path, report: InputReport, observer: O
                 report.figure = _figure(writer.written, job.middle)
             except MriinvError as error:  # it must not take the place of what ended the work
                 report.error = str(error)
-
-
-def _components(config: RunConfig) -> dict[str, str]:
-    """Return which code the parts of a run are: a changed plug-in makes another result."""
-    return {kind: code_of(kind, choice.name) for kind, choice in config.parts.items()}
 
 
 def _add_missing(run: Run, job: Job, report: InputReport, observer: Observer | None, writer: ResultWriter) -> None:

@@ -179,7 +179,8 @@ def crafted(path: Path, header: str, data: bytes = b"") -> Path:
     ("dtype", "shape", "word"),
     [
         ("<c8", (1, 16, 2**20, 2**20), "at most"),
-        ("<c8", (10**9, 4, 10, 8), "size does not fit"),
+        ("<c8", (10**6, 4, 10, 8), "size does not fit"),
+        ("<c8", (10**9, 4, 10, 8), "at most"),
         ("<c8", (-1, 4, 10, 8), "at least one"),
         ("|O", (3, 4, 10, 8), "dtype object"),
         ("<M8[s]", (3, 4, 10, 8), "datetime"),
@@ -211,3 +212,33 @@ def test_empty_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "scan.npz", "w"):
         pass
     refused(tmp_path / "scan.npz", "it holds: nothing")
+
+
+def test_a_foreign_reader_that_fails_leaves_the_file_to_the_others(tmp_path, monkeypatch, caplog):
+    class Foreign:
+        @classmethod
+        def recognises(cls, path, head):
+            return head.decode("ascii")
+
+    monkeypatch.setattr("mriinv.registry.Registry.readers", lambda _: [Foreign, int])
+    path = write_hdf5(tmp_path / "scan.h5", kspace=kspace(1, COILS, Y, X))
+    with open_scan(path) as scan:
+        assert len(scan) == 1
+    assert "scan.h5: reader" in caplog.text and "UnicodeDecodeError" in caplog.text and "AttributeError" in caplog.text
+
+
+def test_a_slice_of_an_npz_is_compared_with_the_checksum_of_all(tmp_path):
+    path = tmp_path / "scan.npz"
+    np.savez(path, ksp=kspace(3, COILS, Y, X))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with open_scan(path) as scan, pytest.raises(InputError, match=r"ksp: found damaged .*CRC"):
+        scan.read(0)
+
+
+def test_more_slices_than_any_scan_has(tmp_path):
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("kspace", (2**40, COILS, Y, X), "c8", chunks=(1, 1, Y, X))
+    refused(path, "1099511627776 slices", "1048576 slices")

@@ -417,3 +417,29 @@ def test_the_limit_of_a_volume_follows_what_the_file_can_hold(tmp_path, monkeypa
         assert scan.read(0).kspace.shape[-2:] == (Y, X)
     monkeypatch.setattr("mriinv.data.readers.ismrmrd.SPARSEST", 0)
     refused(tmp_path / "scan", "at most 1 samples in a volume")
+
+
+def test_oversampling_that_others_removed(tmp_path):
+    """The header still has it; readouts cover the centre as many samples as the image has pixels."""
+    path = write(tmp_path / "scan", lines(kspace()), header((2 * Y, X, 1), (Y, X, 1)))
+    with open_scan(path) as scan:
+        acquisition = scan.read(0)
+        assert "oversampling" not in scan.describe()
+    assert torch.equal(acquisition.kspace[0], torch.from_numpy(kspace()))
+    assert acquisition.geometry.pixel == (2, 3) and acquisition.fully_sampled
+    assert any("oversampling is taken to have been removed before" in remark for remark in acquisition.remarks)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_partial_echo_that_is_stored_as_zeros(tmp_path, reverse):
+    wide, start = np.concatenate([kspace()] * 2, axis=1), 5
+    wide[:, :start] = 0
+    flags = (ismrmrd.ACQ_IS_REVERSE,) if reverse else ()
+    stored = wide[:, ::-1] if reverse else wide
+    centre = 2 * Y - 1 - Y if reverse else Y
+    path = write(tmp_path / "scan", lines(stored, flags=flags, center_sample=centre), header((2 * Y, X, 1), (Y, X, 1)))
+    with open_scan(path) as scan:
+        acquisition = scan.read(0)
+    assert torch.equal(acquisition.kspace[0], torch.from_numpy(wide))  # not cut: the filter would need what is missing
+    assert not acquisition.mask[0, :start].any() and acquisition.mask[0, start:].all()
+    assert any("partial Fourier (readout" in remark for remark in acquisition.remarks)

@@ -48,6 +48,11 @@ def write(path: Path, maps: np.ndarray) -> Path:
     return path
 
 
+def test_a_pair_may_be_named_without_suffix(tmp_path):
+    write(tmp_path / "maps.cfl", MAPS[1])
+    assert torch.equal(with_maps(acquisition(), tmp_path / "maps").coil_maps[0], torch.from_numpy(MAPS[1]))
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5", ".cfl"])
 def test_the_maps_of_the_slice_replace_those_of_the_file(tmp_path, suffix):
     own = torch.ones(1, 3, 6, 5, dtype=torch.complex64)

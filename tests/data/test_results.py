@@ -257,6 +257,18 @@ def test_a_complete_result_outlives_an_incomplete_one(tmp_path):
     assert read_result(path).settings == {"attempt": 3} and read_result(partial).settings == {"attempt": 2}
 
 
+def test_what_cannot_be_read_is_not_replaced_by_an_incomplete_result(tmp_path):
+    path = tmp_path / "scan.h5"
+    with ResultWriter(path, 1, {"a": 1}, {}) as writer:
+        add(writer, 0)
+    with ResultWriter(path, 2, {"a": 2}, {}) as writer:
+        add(writer, 0)
+        elsewhere = h5py.File(path, "r+")  # another program holds its lock when this one ends
+    elsewhere.close()
+    assert writer.written == tmp_path / "scan.partial.h5"
+    assert read_result(path).complete and read_result(path).settings == {"a": 1}
+
+
 def test_a_rename_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError("No space left on device")

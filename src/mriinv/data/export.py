@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +14,11 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from mriinv.data.geometry import Geometry
-from mriinv.data.readers.base import DAMAGE
-from mriinv.data.results import Result, partial_path, read_result
+from mriinv.data.results import EXPORT_MARK, Result, is_export, partial_path, read_result
 from mriinv.errors import InputError, UnknownNameError
 from mriinv.files import atomic_path, unwritable
 from mriinv.report.figure import display_limit
 
-MARK = "exported by mriinv"
 BART_AXES, BART_COIL, BART_SLICE = 16, 3, 13
 SCANNER, UNKNOWN = 1, 0  # codes of NIfTI for what coordinates refer to
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -108,7 +105,7 @@ def _cfl(base: Path, suffix: str, values: Tensor) -> list[Path]:
     _require_free(header if header.exists() else data, base, suffix)
     with atomic_path(header) as unfinished_header, atomic_path(data) as unfinished_data:
         values.numpy().swapaxes(-1, -2).astype("<c8").tofile(unfinished_data)  # column-major: y runs fastest
-        unfinished_header.write_text(f"# Dimensions\n{' '.join(map(str, sizes))}\n# Creator\n{MARK}\n")
+        unfinished_header.write_text(f"# Dimensions\n{' '.join(map(str, sizes))}\n# Creator\n{EXPORT_MARK}\n")
     return [data, header]
 
 
@@ -136,7 +133,7 @@ def _write_nifti(result: Result, base: Path, suffix: str) -> list[Path]:
             image.set_sform(affine, SCANNER)
         written.append(_beside(base, kind + suffix))
         _require_free(written[-1], base, kind)
-        image.header["descrip"] = MARK.encode()
+        image.header["descrip"] = EXPORT_MARK.encode()
         data = image.to_bytes()
         with atomic_path(written[-1]) as unfinished:
             unfinished.write_bytes(gzip.compress(data, mtime=0) if suffix.endswith(".gz") else data)
@@ -153,14 +150,6 @@ def _require_free(path: Path, base: Path, suffix: str) -> None:
     if path.exists() and not is_export(path):
         expected = "another folder, or the file out of the way"
         raise InputError(path, "", "a file that was not exported by mriinv", expected)
-
-
-def is_export(path: Path) -> bool:
-    """Say whether a file was exported here, values of a pair by their header."""
-    path = path.with_suffix(".hdr") if path.suffix == ".cfl" else path
-    with suppress(*DAMAGE), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        return MARK.encode() in file.read(4096)
-    return False
 
 
 def _placement(geometry: list[Geometry], shape: tuple[int, ...], base: Path) -> tuple[list[int], np.ndarray]:
@@ -193,7 +182,7 @@ def _write_png(result: Result, base: Path) -> list[Path]:
         written.append(_beside(base, f"_{index:03d}.png"))
         _require_free(written[-1], base, f"_{index:03d}")
         with atomic_path(written[-1]) as unfinished:
-            imsave(unfinished, values, cmap="gray", vmin=0, vmax=window, metadata={"Software": MARK})
+            imsave(unfinished, values, cmap="gray", vmin=0, vmax=window, metadata={"Software": EXPORT_MARK})
     return written
 
 

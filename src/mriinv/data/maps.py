@@ -14,7 +14,7 @@ import torch
 
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.array_file import stored_array
-from mriinv.data.readers.cfl import open_pair, stacked
+from mriinv.data.readers.cfl import open_pair, pair_of, stacked
 from mriinv.data.results import attributes, read_result
 from mriinv.errors import InputError
 
@@ -30,15 +30,15 @@ def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
 
     Parameters
     ----------
-    path : npz or HDF5 with an entry ``coil_maps``, npy, or a BART pair, a 3D one with its slices along READ; of the
-        coils and the matrix of `acquisition`
+    path : npz or HDF5 with an entry ``coil_maps``, npy, or a BART pair, by either file or without suffix, a 3D one
+        with its slices along READ; of the coils and the matrix of `acquisition`
 
     Raises
     ------
     InputError : no such file, a format that cannot be read, no such entry, a wrong shape or type, too few slices, a
         result whose maps are those of whitened coils
     """
-    path = Path(path)
+    path = pair_of(Path(path))
     result = attributes(path)
     if result and _whitened(path, result):
         expected = "maps of the coils as they are in the file, by --set preparation.whiten=false"

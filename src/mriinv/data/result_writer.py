@@ -16,7 +16,6 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from mriinv.data.geometry import Geometry
@@ -35,12 +34,11 @@ from mriinv.data.results import (
     SOLUTION,
     VERSION,
     attributes,
-    is_complete,
     is_result,
     partial_path,
 )
 from mriinv.errors import InputError
-from mriinv.files import atomic_path, make_folder, unwritable
+from mriinv.files import atomic_path, exclusive, make_folder, unwritable
 from mriinv.metrics import Metrics
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the magnitude of posterior samples
@@ -114,20 +112,11 @@ class ResultWriter:
             raise unwritable(self.path, IsADirectoryError("it is a directory"))
         self.finished: list[int] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._lock = FileLock(self._journal / LOCK, timeout=0)
         make_folder(self._journal)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            expected = "its end, or another --out"
-            raise InputError(self.path, "", "another run of the same that writes it", expected) from None
-        except (OSError, NotImplementedError) as error:
-            raise unwritable(self.path, error) from None
-        try:
+        with contextlib.ExitStack() as held:
+            held.enter_context(exclusive(self.path, self._journal / LOCK, "run of the same that writes it"))
             self._take_over(restart)
-        except BaseException:
-            self._lock.release()
-            raise
+            self._held = held.pop_all()
 
     @property
     def missing(self) -> list[int]:
@@ -205,11 +194,12 @@ class ResultWriter:
             elif not self.finished:
                 self._remove_journal()
         finally:
-            self._lock.release()
+            self._held.close()
 
     def _publish(self) -> None:
-        complete, older = not self.missing, is_complete(self.path)
-        path = self.path if complete or not older else partial_path(self.path)
+        complete = not self.missing
+        protected = self.path.exists() and attributes(self.path).get("complete", True)  # so may be what cannot be read
+        path = self.path if complete or not protected else partial_path(self.path)
         replaced = attributes(path).get(IDENTITY) not in (None, self._identity)
         assembled = self._journal / "assembled"  # where a kill leaves nothing beside the results
         with self._writable():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from mriinv.errors import InputError
 from mriinv.files import reason
 
 FORMAT = "mriinv result"
+EXPORT_MARK = "exported by mriinv"
 VERSION = 3
 IMAGE = "image"
 GROUPS = METRICS, SOLUTION, HISTORY, REMARKS, GEOMETRY, HEADER = (
@@ -76,9 +79,12 @@ def is_result(path: Path) -> bool:
     return bool(attributes(path))
 
 
-def is_complete(path: Path) -> bool:
-    """Say whether `path` is a result file with every announced slice."""
-    return bool(attributes(path).get("complete", False))
+def is_export(path: Path) -> bool:
+    """Say whether a file was exported here, values of a pair by their header."""
+    path = path.with_suffix(".hdr") if path.suffix == ".cfl" else path
+    with suppress(*DAMAGE), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        return EXPORT_MARK.encode() in file.read(4096)
+    return False
 
 
 def attributes(path: Path) -> dict[str, Any]:

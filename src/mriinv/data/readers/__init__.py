@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import cast
 
 from mriinv.data.readers.base import Scan
-from mriinv.data.readers.cfl import CflScan
+from mriinv.data.readers.cfl import CflScan, pair_of
 from mriinv.data.readers.hdf5 import Hdf5Scan
 from mriinv.data.readers.ismrmrd import IsmrmrdScan
 from mriinv.data.readers.npz import NpzScan
+from mriinv.discovery import last_line
 from mriinv.errors import InputError
 from mriinv.registry import registry
 
+logger = logging.getLogger("mriinv")
 READERS: list[type[Scan]] = [IsmrmrdScan, Hdf5Scan, NpzScan, CflScan]  # a specific test before a general one
 HEAD_BYTES = 4096
 
@@ -30,9 +34,7 @@ def open_scan(path: str | Path) -> Scan:
     ------
     InputError : the file is missing, empty, damaged, of no known format, or lacks what a reconstruction needs
     """
-    path = Path(path)
-    if not path.exists() and (pair := path.with_name(f"{path.name}.cfl")).is_file():
-        path = pair
+    path = pair_of(Path(path))
     head = _head(path)
     if reader := _recognise(path, head):
         return reader(path)
@@ -50,7 +52,13 @@ def find_reader(path: Path) -> type[Scan] | None:
 
 
 def _recognise(path: Path, head: bytes) -> type[Scan] | None:
-    return next((reader for reader in _readers() if reader.recognises(path, head)), None)
+    for reader in registry().readers():
+        try:
+            if reader.recognises(path, head):
+                return cast(type[Scan], reader)
+        except Exception as error:  # whatever a plug-in does, the rest goes on working
+            logger.warning("%s: reader %s cannot tell whether it is for it (%s)", path, reader, last_line(error))
+    return next((reader for reader in READERS if reader.recognises(path, head)), None)
 
 
 def _readers() -> list[type[Scan]]:

@@ -22,7 +22,7 @@ from mriinv.errors import InputError
 from mriinv.files import reason
 
 MAX_ELEMENTS = 2**28  # of one array read at once: 2 GiB of complex64, far above any slice of multi-coil k-space
-MAX_COILS = 1024
+MAX_COILS, MAX_SLICES = 1024, 2**20
 DAMAGE = (
     MemoryError,
     OSError,
@@ -191,9 +191,9 @@ class FileScan(Scan):
 
     def _set_shape(self, name: str, slices: int, coils: int, y: int, x: int) -> None:
         """Store the shape, or refuse one that would take more memory than any scan needs."""
-        if math.prod((coils, y, x)) > MAX_ELEMENTS or coils > MAX_COILS:
-            limit = f"at most {MAX_ELEMENTS} samples in a slice and {MAX_COILS} coils"
-            raise InputError(self.path, name, f"{coils} coils of {y} × {x} samples", limit)
+        if math.prod((coils, y, x)) > MAX_ELEMENTS or coils > MAX_COILS or slices > MAX_SLICES:
+            limit = f"at most {MAX_ELEMENTS} samples in a slice, {MAX_COILS} coils and {MAX_SLICES} slices"
+            raise InputError(self.path, name, f"{slices} slices of {coils} coils of {y} × {x} samples", limit)
         self.kspace_name, self.shape = name, (slices, coils, y, x)
 
     def _finite(self, name: str, values: np.ndarray, index: int) -> np.ndarray:

@@ -29,6 +29,12 @@ CURES = {
 MAX_TEXT = 2**16  # bytes of a .hdr
 
 
+def pair_of(path: Path) -> Path:
+    """Return the file of values of the pair that a name without suffix stands for, as BART's do; else `path`."""
+    pair = path.with_name(f"{path.name}.cfl")
+    return pair if pair.is_file() and not path.exists() else path
+
+
 class CflScan(FileScan):
     """A Cartesian k-space of BART: dimensions READ, PHS1, PHS2, COIL and one of SLICE, TIME, BATCH.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class IsmrmrdScan(FileScan):
             self._heads = read_heads(self._readouts)
         self._encoding = choose_encoding(self.path, self._heads, header.encodings)
         self._layout = lay_out(self.path, self._heads, self._encoding)
+        self._leave_out_zeros()
         self._choose_grid()
         self.remarks += self._layout.remarks
         self._describe_sampling()
@@ -73,6 +75,16 @@ class IsmrmrdScan(FileScan):
         if hasattr(self, "_file"):
             self._file.close()
 
+    def _leave_out_zeros(self) -> None:
+        """Take the ends of the readouts as not measured where they are stored as zeros, told by the middle one."""
+        first, last = self._layout.extent
+        self._measured = slice(0, last - first)
+        found = np.flatnonzero(self._oriented(len(self._layout.rows) // 2).any(0))
+        if len(found):
+            self._measured = slice(int(found[0]), int(found[-1]) + 1)
+            extent = (first + self._measured.start, first + self._measured.stop)
+            self._layout = replace(self._layout, extent=extent)
+
     def _choose_grid(self) -> None:
         """Decide on the size of the images: without oversampling along the readout and the partitions."""
         encoded, recon = self._encoding.encoded, self._encoding.recon
@@ -82,8 +94,19 @@ class IsmrmrdScan(FileScan):
                 min(max(round(recon.fov[axis] / encoded.fov[axis] * encoded.matrix[axis]), 1), encoded.matrix[axis])
                 for axis in (0, 2)
             )
+        first, last = self._layout.extent
+        if last - first == y < encoded.matrix[0] and first == encoded.matrix[0] // 2 - y // 2:
+            self.remarks.append(
+                f"readouts of {y} samples around the centre, and of {encoded.matrix[0]} by the header: their "
+                "oversampling is taken to have been removed before"
+            )
+            fov = encoded.fov and recon.fov and (recon.fov[0], *encoded.fov[1:])
+            encoded = replace(encoded, matrix=(y, *encoded.matrix[1:]), fov=fov)
+            self._encoding, self._layout = (
+                replace(self._encoding, encoded=encoded),
+                replace(self._layout, extent=(0, y)),
+            )
         if y < encoded.matrix[0]:
-            first, last = self._layout.extent
             whole = last - first == encoded.matrix[0]
             factor = f"{encoded.matrix[0] / y:.3g}× along the readout"
             self.header["oversampling"] = f"{factor}, {'removed' if whole else 'kept because the echo is partial'}"
@@ -161,15 +184,22 @@ class IsmrmrdScan(FileScan):
 
     def _readout(self, number: int) -> np.ndarray:
         """Return a readout of the layout on the grid of the image, ``(coil, y)``."""
-        row, (first, last) = int(self._layout.rows[number]), self._layout.extent
-        before = self._heads["discard_pre"][row]
-        samples = self._samples(row)[:, before : before + last - first]
-        if self._layout.reverse[number]:
-            samples = np.roll(samples[:, ::-1], int(self._layout.shift[number]), axis=1)
-        size = self._encoding.encoded.matrix[0]
+        samples, size = self._oriented(number)[:, self._measured], self._encoding.encoded.matrix[0]
         line = np.zeros((len(samples), size), np.complex64)
-        line[:, first:last] = samples
+        line[:, slice(*self._layout.extent)] = samples
         return line if self.shape[2] == size else _cut(line, self.shape[2])
+
+    def _oriented(self, number: int) -> np.ndarray:
+        """Return what was not discarded of a readout of the layout, from low to high frequency, ``(coil, sample)``."""
+        row = int(self._layout.rows[number])
+        before, after = self._heads["discard_pre"][row], self._heads["discard_post"][row]
+        samples = self._samples(row)
+        samples = samples[:, before : samples.shape[1] - after]
+        return (
+            np.roll(samples[:, ::-1], int(self._layout.shift[number]), axis=1)
+            if self._layout.reverse[number]
+            else samples
+        )
 
     def _volume(self, image: int) -> np.ndarray:
         """Return the k-space ``(coil, partition, y, x)`` of an image; the last one read is held."""
