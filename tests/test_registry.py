@@ -15,7 +15,7 @@ import pytest
 import mriinv
 from mriinv import CompatibilityError, InputError, MriinvError, hookspecs
 from mriinv.core.capabilities import CAPABILITIES, Derivation, derive, match
-from mriinv.discovery import GROUP, own_catalogue
+from mriinv.discovery import GROUP, content_folder, own_catalogue
 from mriinv.errors import PluginError, UnknownNameError
 from mriinv.manifest import KINDS, MAX_BYTES, ComponentEntry, load_manifest
 from mriinv.registry import Registry, registry
@@ -519,3 +519,48 @@ def test_the_environment_chooses_the_distributions(
 
 def test_errors_that_users_can_act_on_have_one_base() -> None:
     assert all(issubclass(error, MriinvError) for error in (InputError, PluginError, UnknownNameError))
+
+
+def test_a_catalogue_belongs_to_one_entry_point(site: Site) -> None:
+    files = {"lab/__init__.py": "", "lab/a.py": "", "lab/registry.yaml": solver("s", "lab.a:S")}
+    site.add("lab", files, "lab.a")
+    points = site.folder / "lab-2.0.dist-info" / "entry_points.txt"
+    points.write_text(points.read_text() + "second = lab\n")
+    found = site.registry()
+    assert found.find("solver", "s").plugin.name == "lab-entry"
+    assert "the catalogue of plug-in 'lab-entry' as well; expected one entry point for each" in found.remarks[0]
+
+
+def test_a_catalogue_names_a_component_once(tmp_path: Path) -> None:
+    path = tmp_path / "registry.yaml"
+    entry = "{kind: solver, name: a, target: 'm:A', summary: s}"
+    path.write_text(f"components: [{entry}, {entry}]\n")
+    with pytest.raises(InputError, match="components: found solver 'a' twice; expected each name once"):
+        load_manifest(path)
+
+
+def test_a_class_that_lacks_a_method_is_refused(site: Site) -> None:
+    source = "import mriinv\nclass S(mriinv.Solver):\n    name = 's'\n"
+    files = {"odd/__init__.py": hook({"solver:s": "odd.c:S"}), "odd/c.py": source}
+    site.add("odd", {**files, "odd/registry.yaml": solver("s", "odd.c:S")}, "odd")
+    with pytest.raises(PluginError, match=r"odd\.c:S does not implement solve"):
+        site.registry().load("solver", "s")
+
+
+def test_an_object_is_used_whatever_plugins_call_theirs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = "components: [{{kind: prior, name: smooth, target: '{0}:P', summary: s}}]\n"
+    for name in ("one", "two"):
+        site.add(name, {f"{name}/__init__.py": "", f"{name}/registry.yaml": prior.format(name)}, name)
+    found = site.registry()
+    assert found.usual_recipe("smooth") is None
+    with pytest.raises(PluginError, match="write 'one:smooth' or 'two:smooth'"):
+        found.find("prior", "smooth")
+
+
+def test_weights_lie_in_the_folder_of_the_catalogue(site: Site) -> None:
+    entry = "{name: w, file: weights/w.safetensors, sha256: '" + "0" * 64 + "', licence: l, trained_on: t, summary: s}"
+    catalogue = f"components: [{{kind: prior, name: p, target: 'lab.mri.p:P', summary: s, weights: [{entry}]}}]\n"
+    files = {"lab/__init__.py": "", "lab/mri/__init__.py": "", "lab/mri/registry.yaml": catalogue}
+    site.add("lab", files, "lab.mri")
+    plugin = site.registry().find("prior", "p").plugin
+    assert content_folder(plugin) == site.folder / "lab" / "mri"

@@ -88,6 +88,11 @@ def catalogue_of(plugin: Plugin) -> Path:
     return found
 
 
+def content_folder(plugin: Plugin) -> Path:
+    """Return the folder that a catalogue's paths are relative to: its own, and of a built-in that of its package."""
+    return package_folder(plugin.module) if plugin.builtin else catalogue_of(plugin).parent
+
+
 def _plugin(point: EntryPoint) -> Plugin:
     name, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "")
     return Plugin(point.name, name, version, point.module, point)

@@ -44,7 +44,7 @@ class WeightEntry(_Entry):
     """A weight file of a prior. The first one listed is its default."""
 
     name: Name
-    file: str = Field(description="path inside the package of the prior's target")
+    file: str = Field(description="path from the folder of the catalogue")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     licence: str
     trained_on: str
@@ -143,11 +143,15 @@ def load_manifest(path: Path) -> Manifest:
     if content is not None and not isinstance(content, dict):
         raise InputError(path, "", type(content).__name__, f"a mapping with {', '.join(Manifest.model_fields)}")
     try:
-        return Manifest.model_validate(content or {})
+        manifest = Manifest.model_validate(content or {})
     except ValidationError as error:
         first = error.errors()[0]
         found, expected = _complaint(first)
         raise InputError(path, ".".join(str(part) for part in first["loc"]), found, expected) from None
+    keys = [f"{entry.kind} '{entry.name}'" for entry in manifest.components]
+    if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
+        raise InputError(path, "components", f"{twice} twice", "each name once")
+    return manifest
 
 
 def _complaint(problem: Any) -> tuple[str, str]:

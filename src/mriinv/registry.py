@@ -7,11 +7,13 @@ built-in's; a name that two others claim belongs to neither until the user write
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -19,7 +21,7 @@ import pluggy
 from mriinv import hookspecs
 from mriinv.core.capabilities import Derivation, match
 from mriinv.discovery import Plugin, canonical, catalogue_of, installed_plugins, last_line, own_catalogue
-from mriinv.errors import CompatibilityError, MriinvError, PluginError, UnknownNameError
+from mriinv.errors import CompatibilityError, InputError, MriinvError, PluginError, UnknownNameError
 from mriinv.manifest import Choice, ComponentEntry, Kind, Manifest, RecipeEntry, load_manifest
 
 logger = logging.getLogger("mriinv")
@@ -51,6 +53,7 @@ class Registry:
         self.recipes: dict[str, RecipeEntry] = dict(own.recipes)
         self.remarks: list[str] = []
         self._components: dict[tuple[Kind, str], list[Registered]] = {}
+        self._catalogues: dict[Path, str] = {}
         for plugin in self.plugins:
             self._enter(plugin, own)
         self._report_collisions()
@@ -96,7 +99,7 @@ class Registry:
         """Return the first recipe with a prior (and a solver), how it is meant to be used; None where there is none."""
         try:
             component = self.find("prior", prior)
-        except UnknownNameError:  # an object of the user's own class
+        except (UnknownNameError, PluginError):  # an object of the user's own class, whatever plug-ins call theirs
             return None
         names = (component.qualified, *([component.entry.name] if component.plugin.builtin else []))
         found = (one for one in self.recipes.values() if one.prior and one.prior.name in names)
@@ -127,6 +130,8 @@ class Registry:
             called = f"'{is_name}'" if is_name else "without a name"
             found = f"{is_kind} {called}" if is_kind else "no component"
             raise PluginError(f"{target} is {found}; the catalogue says {kind} '{entry.name}'")
+        if inspect.isabstract(cls):
+            raise PluginError(f"{target} does not implement {', '.join(sorted(cls.__abstractmethods__))}")
         _check_claims(cls, entry)
         return cls
 
@@ -187,7 +192,7 @@ class Registry:
 
     def _enter(self, plugin: Plugin, own: Manifest) -> None:
         try:
-            manifest = own if plugin.builtin else load_manifest(catalogue_of(plugin))
+            manifest = own if plugin.builtin else self._read(plugin)
         except (MriinvError, OSError, ImportError, ValueError) as error:
             plugin.problem = str(error)
             self.remarks.append(f"plug-in '{plugin.name}' of {plugin.distribution}: {error}")
@@ -200,6 +205,13 @@ class Registry:
         if not plugin.builtin:
             for name, recipe in manifest.recipes.items():
                 self.recipes[f"{plugin.distribution}:{name}"] = _qualified(recipe, manifest, plugin.distribution)
+
+    def _read(self, plugin: Plugin) -> Manifest:
+        """Read the catalogue of a third-party plug-in, which is that of no other one."""
+        path = catalogue_of(plugin)
+        if (other := self._catalogues.setdefault(path, plugin.name)) != plugin.name:
+            raise InputError(path, "", f"the catalogue of plug-in '{other}' as well", "one entry point for each")
+        return load_manifest(path)
 
     def _resolve(self, kind: Kind, name: str) -> Registered | None:
         """Return what a plain name stands for: a built-in, or the only one there is."""

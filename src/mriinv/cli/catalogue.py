@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import click
 
 from mriinv.cli.group import json_option, main
-from mriinv.discovery import Plugin
+from mriinv.discovery import OWN_DISTRIBUTION, Plugin, last_line
 from mriinv.errors import MriinvError, UnknownNameError
 from mriinv.manifest import KINDS
 from mriinv.registry import registry
@@ -69,7 +70,9 @@ def _find(name: str) -> list[dict[str, Any]]:
 
 
 @main.command()
-@click.option("--check", is_flag=True, help="Import every component as well, and compare it with its catalogue.")
+@click.option(
+    "--check", is_flag=True, help="Import every component as well, load its weights, and compare it with its catalogue."
+)
 @json_option
 def plugins(check: bool, as_json: bool) -> None:
     """Show installed plug-ins, and for one that fails, why; with --check the status is 1 where one does."""
@@ -99,12 +102,46 @@ def plugins(check: bool, as_json: bool) -> None:
 
 
 def _problems(plugin: Plugin) -> str | None:
-    """Return what is wrong with the components of a plug-in; None where each can be imported and is what it says."""
-    found = []
-    for key in plugin.components:
-        kind, _, name = key.partition(":")
-        try:
-            registry().load(kind, f"{plugin.distribution}:{name}")  # type: ignore[arg-type]
-        except MriinvError as error:
-            found.append(str(error))
+    """Return what is wrong with what a plug-in offers; None where all of it is there and is what the catalogue says."""
+    extra = sorted((plugin.loaded or {}).keys() - set(plugin.components))
+    found = [f"{key}: the hook names it, the catalogue does not" for key in extra]
+    found += [problem for key in plugin.components if (problem := _refused(_check_component, plugin, key))]
+    own = [name for name in registry().recipes if (name.rpartition(":")[0] or OWN_DISTRIBUTION) == plugin.distribution]
+    found += [f"recipe {name}: {problem}" for name in own if (problem := _refused(_check_recipe, name))]
+    try:
+        plugin.hooks.mriinv_readers()
+    except Exception as error:  # whatever a plug-in does
+        found.append(f"mriinv_readers: {last_line(error)}")
     return "; ".join(found) or None
+
+
+def _refused(check: Callable[..., None], *of: Any) -> str | None:
+    """Return the error of a check in words; None where it passes."""
+    try:
+        check(*of)
+    except MriinvError as error:
+        return str(error)
+    return None
+
+
+def _check_component(plugin: Plugin, key: str) -> None:
+    """Import a component; load the weights and build the trainer that the catalogue names."""
+    kind, _, plain = key.partition(":")
+    name = f"{plugin.distribution}:{plain}"
+    component = registry().find(kind, name)  # type: ignore[arg-type]
+    registry().load(component.entry.kind, name)
+    from mriinv.compose import make_prior, make_trainer
+
+    for weights in component.entry.weights:
+        make_prior(name, weights=weights.name)
+    if trainer := component.entry.trained_by:
+        make_trainer(trainer.name, **trainer.settings)
+
+
+def _check_recipe(name: str) -> None:
+    """Combine the components of a recipe, with its settings."""
+    recipe = registry().recipe(name)
+    registry().match(recipe.prior.name if recipe.prior else None, recipe.solver.name)
+    for kind in ("operator", "prior", "solver"):
+        if (choice := getattr(recipe, kind)) is not None:
+            registry().load(kind, choice.name).parse_settings(choice.settings)
