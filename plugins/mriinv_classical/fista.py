@@ -8,6 +8,7 @@ from torch import Tensor
 from mriinv import (
     ComponentSettings,
     InverseProblem,
+    Iterations,
     Monitor,
     Prior,
     Solution,
@@ -59,13 +60,11 @@ class FISTA(Solver):
         gram_x = gram(x)
         y, gram_y = x, gram_x
         time = torch.ones_like(constant)
-        stopped = torch.zeros_like(time, dtype=torch.bool)
-        iterations = torch.zeros_like(time, dtype=torch.int64)
         memory: dict[str, Tensor] = {}
-        history: list[dict[str, Tensor]] = []
-        while len(history) < s.max_iterations and not stopped.all():
+        iterations = Iterations(x, s.max_iterations, monitor)
+        while iterations:
             target = prior.proximal(y - step * (gram_y - projected), step, memory)
-            moved = torch.where(stopped.view(-1, 1, 1), 0, target - x)
+            moved = torch.where(iterations.moving.view(-1, 1, 1), target - x, 0)
             restart = inner_product(y - target, moved) > 0
             time, previous = torch.where(restart, 1.0, 0.5 * (1 + (1 + 4 * time.square()).sqrt())), time
             momentum = torch.where(restart, 0, (previous - 1) / time).clamp_max(LARGEST_MOMENTUM)
@@ -74,11 +73,7 @@ class FISTA(Solver):
             gram_x, gram_before = gram(x), gram_x
             y, gram_y = x + momentum * moved, gram_x + momentum * (gram_x - gram_before)
 
-            iterations += ~stopped
             change = relative_norm(moved, x)
-            row = {"change": change, "data": constant + inner_product(x, 0.5 * gram_x - projected)}
-            history.append(row)
-            stopped = stopped | (change <= s.tolerance)
-            if monitor is not None:
-                monitor(len(history), {name: float(value.mean()) for name, value in row.items()})
-        return Solution(x, stopped, iterations, {name: torch.stack([r[name] for r in history]) for name in history[0]})
+            iterations.record("change", change=change, data=constant + inner_product(x, 0.5 * gram_x - projected))
+            iterations.converged |= change <= s.tolerance
+        return iterations.solution(x)

@@ -21,7 +21,7 @@ def majorise(state: State, solve: Solve, tolerance: float) -> StepTaken:
 
     A step is accepted where E(x + d) ≤ E(x) + Re⟨∇E(x), d⟩ + ½L‖d‖² and the cost does not rise; L may then shrink.
     """
-    pending = ~state.stopped
+    pending = state.iterations.moving
     before, cost_before, used = state.image, state.cost, state.curvature
     promise = None
     for _ in range(MAX_REFUSALS):

@@ -46,7 +46,7 @@ class QuasiNewton:
     def __call__(self, state: State, solve: Solve, tolerance: float) -> StepTaken:
         """Take one step for every image that still moves."""
         direction, cg_iterations = self._direction(state, solve)
-        searching, used = ~state.stopped, state.curvature
+        searching, used = state.iterations.moving, state.curvature
         refused = searching
         before, cost_before = state.image, state.cost
         gradient_before, descent_before = state.gradient, state.descent
@@ -83,7 +83,7 @@ class QuasiNewton:
             missing = share - pair.weight * inner_product(pair.change, direction)
             direction = direction + per_image(missing, direction) * pair.step
         ascent = inner_product(state.descent, direction) <= 0
-        if (ascent & ~state.stopped).any():
+        if (ascent & state.iterations.moving).any():
             cg = solve(state.descent, state.curvature)
             direction = torch.where(ascent.view(-1, 1, 1), cg.solution, direction)
             for pair in self._pairs:

@@ -11,6 +11,7 @@ from mriinv import (
     CGResult,
     ComponentSettings,
     InverseProblem,
+    Iterations,
     Monitor,
     MriinvError,
     Prior,
@@ -91,7 +92,8 @@ class MMCG(Solver):
         assert prior is not None
         s = self.settings
         start = problem.sense() if initial is None else initial.clone()
-        state = State(self.posed(problem), prior, start)
+        iterations = Iterations(start, s.max_iterations, monitor)
+        state = State(self.posed(problem), prior, start, iterations)
         quasi_newton = QuasiNewton(s.memory) if s.memory else None
         count = self._count(prior)
         # power iterations for L at the first level and at later ones; quasi-Newton steps correct a rough L on the way
@@ -102,14 +104,10 @@ class MMCG(Solver):
             self._enter(state, level, generator, first if number == 1 else later)
             if quasi_newton is not None:
                 quasi_newton.forget()
-            for _ in range(s.max_iterations - len(state.history) if last else self._steps_per_level):
+            end = s.max_iterations if last else len(iterations) + self._steps_per_level
+            while iterations and len(iterations) < end:
                 self._step(state, quasi_newton or majorise, last)
-                if monitor is not None:
-                    monitor(len(state.history), {"cost": float(state.cost.mean())})
-                if state.stopped.all():
-                    break
-        history = {name: torch.stack([row[name] for row in state.history]) for name in state.history[0]}
-        return Solution(state.image, state.converged, state.iterations, history)
+        return iterations.solution(state.image)
 
     def _count(self, prior: Prior) -> int:
         """Return the number of noise levels; at least half of `max_iterations` is left for the last one."""
@@ -168,10 +166,9 @@ class MMCG(Solver):
                 rhs, curvature, tolerance=s.cg_tolerance, max_iterations=s.cg_iterations
             )
 
-        moving = ~state.stopped
         taken = step(state, solve, s.tolerance)
         state.record(taken)
         if last:
-            decrease = torch.where(taken.refused, taken.promise, taken.change)
-            state.converged |= moving & (decrease <= s.tolerance)
-            state.stopped |= state.converged | (moving & taken.refused)
+            moving, decrease = state.iterations.moving, torch.where(taken.refused, taken.promise, taken.change)
+            state.iterations.converged |= moving & (decrease <= s.tolerance)
+            state.iterations.failed |= moving & taken.refused & (decrease > s.tolerance)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mriinv import InverseProblem, Prior
+from mriinv import InverseProblem, Iterations, Prior
 
 TINY = 1e-300
 
@@ -19,7 +19,7 @@ def relative(decrease: Tensor, cost: Tensor) -> Tensor:
 
 @dataclass
 class State:
-    """Iterates, their cost and gradients, and the history; all quantities are per image.
+    """Iterates, their cost and gradients; all quantities are per image.
 
     Attributes
     ----------
@@ -32,10 +32,10 @@ class State:
     problem: InverseProblem
     prior: Prior
     image: Tensor
+    iterations: Iterations
     level: Tensor | None = None
     direction: Tensor | None = None
     gradients: int = 0
-    history: list[dict[str, Tensor]] = field(default_factory=list)
     cost: Tensor = field(init=False)
     energy: Tensor = field(init=False)
     gradient: Tensor = field(init=False)
@@ -44,10 +44,6 @@ class State:
 
     def __post_init__(self) -> None:
         self._back_projection, self._start = self.problem.back_projection(), self.image
-        batch, device = len(self.image), self.image.device
-        self.converged = torch.zeros(batch, dtype=torch.bool, device=device)
-        self.stopped = self.converged.clone()
-        self.iterations = torch.zeros(batch, dtype=torch.int64, device=device)
 
     @property
     def noise_std(self) -> Tensor:
@@ -82,12 +78,18 @@ class State:
         self.descent = self._back_projection - self.problem.operator.gram(self.image) - self.gradient
 
     def record(self, step: StepTaken) -> None:
-        """Append a row to the history and count the step for the images that still move."""
-        self.iterations += ~self.stopped
-        level = torch.full_like(self.cost, float("nan")) if self.level is None else self.level.to(self.cost)
-        row = {"cost": self.cost, "data": self.cost - self.energy, "energy": self.energy, "step": step.length}
-        row |= {"curvature": step.curvature, "noise_level": level, "cg_iterations": step.cg_iterations.to(self.cost)}
-        self.history.append(row | {"gradients": torch.full_like(self.cost, self.gradients)})
+        """Count the step, and keep its row of the history."""
+        self.iterations.record(
+            "cost",
+            cost=self.cost,
+            data=self.cost - self.energy,
+            energy=self.energy,
+            step=step.length,
+            curvature=step.curvature,
+            noise_level=torch.full_like(self.cost, float("nan")) if self.level is None else self.level.to(self.cost),
+            cg_iterations=step.cg_iterations.to(self.cost),
+            gradients=torch.full_like(self.cost, self.gradients),
+        )
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from mriinv import (
     CompatibilityError,
     ComponentSettings,
     InverseProblem,
+    Iterations,
     Monitor,
     MriinvError,
     Prior,
@@ -74,18 +75,15 @@ class MuseMM(Solver):
         if not torch.isfinite(cost).all():
             raise MriinvError(f"muse-mm: the cost is {cost.tolist()} where it starts")
         growth = torch.ones_like(cost)
-        stopped = torch.zeros_like(cost, dtype=torch.bool)
-        converged, iterations = stopped.clone(), torch.zeros_like(cost, dtype=torch.int64)
-        history: list[dict[str, Tensor]] = []
-        while len(history) < s.max_iterations and not stopped.all():
+        iterations = Iterations(x, s.max_iterations, monitor)
+        while iterations:
             direction = problem.operator.solve_normal(
                 gradient / s.data_curvature,
                 curvature / s.data_curvature,
                 tolerance=1e-3,
                 max_iterations=s.cg_iterations,
             ).solution
-            pending, change = ~stopped, torch.zeros_like(cost)
-            iterations += pending
+            pending, change = iterations.moving, torch.zeros_like(cost)
             for _ in range(MAX_REFUSALS):
                 candidate = x - direction / per_image(growth, x)
                 new_cost, new_gradient = self._evaluate(problem, prior, candidate)
@@ -98,13 +96,10 @@ class MuseMM(Solver):
                 growth = torch.where(pending, 2 * growth, torch.where(accepted, (0.7 * growth).clamp_min(1.0), growth))
                 if not pending.any():
                     break
-            history.append({"cost": cost, "growth": growth})
-            converged |= ~stopped & ~pending & (change <= s.tolerance)
-            stopped = stopped | converged | pending
-            if monitor is not None:
-                monitor(len(history), {"cost": float(cost.mean())})
-        rows = {name: torch.stack([row[name] for row in history]) for name in history[0]}
-        return Solution(x, converged, iterations, rows)
+            iterations.record("cost", cost=cost, growth=growth)
+            iterations.converged |= iterations.moving & ~pending & (change <= s.tolerance)
+            iterations.failed |= pending
+        return iterations.solution(x)
 
     def _evaluate(self, problem: InverseProblem, prior: Prior, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return C̃ and ∇C̃ = Jᴴ Aᴴ(A D(x) − b) + ∇E; the Jacobian J of D is symmetric."""

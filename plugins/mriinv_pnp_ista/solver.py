@@ -8,6 +8,7 @@ from torch import Tensor
 from mriinv import (
     ComponentSettings,
     InverseProblem,
+    Iterations,
     Monitor,
     Prior,
     Solution,
@@ -72,31 +73,26 @@ class ISTA(Solver):
         share = per_image(self._share(problem), x)
         size = inner_product(x, x).maximum(inner_product(projected, projected))
         smallest = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
-        converged = torch.zeros_like(smallest, dtype=torch.bool)
-        diverged, iterations = converged.clone(), torch.zeros_like(smallest, dtype=torch.int64)
-        history: list[dict[str, Tensor]] = []
-        while len(history) < s.max_iterations and not (converged | diverged).all():
-            moving = ~(converged | diverged)
+        iterations = Iterations(x, s.max_iterations, monitor)
+        while iterations:
+            moving = iterations.moving
             nearer = x - step * problem.data_gradient(x, projected)
             following = nearer + share * (prior.denoise(nearer, s.noise_level) - nearer)
             change = relative_norm(following - x, following)
             x = torch.where(moving.view(-1, 1, 1), following, x)
-            iterations += moving
             better = moving & (change < smallest)
             best = torch.where(better.view(-1, 1, 1), x, best)
             smallest = torch.where(better, change, smallest)
-            converged |= moving & (change <= s.tolerance)
+            iterations.record("change", change=change, data=problem.data_term(x))
+            iterations.converged |= moving & (change <= s.tolerance)
             sound = (change <= DIVERGED * smallest) & (inner_product(x, x) <= DIVERGED**2 * size)
-            diverged |= moving & ~sound  # not a number has diverged
-            history.append({"change": change, "data": problem.data_term(x)})
-            if monitor is not None:
-                monitor(len(history), {"change": float(change.mean())})
+            iterations.failed |= moving & ~sound  # not a number has diverged
+        diverged = iterations.failed
         notes = tuple(
             f"ista diverged after {count} iterations; the image is the one with the smallest change, {kept:.1e}"
-            for count, kept in zip(iterations[diverged].tolist(), smallest[diverged].tolist(), strict=True)
+            for count, kept in zip(iterations.count[diverged].tolist(), smallest[diverged].tolist(), strict=True)
         )
-        rows = {name: torch.stack([row[name] for row in history]) for name in history[0]}
-        return Solution(best, converged, iterations, rows, notes)
+        return iterations.solution(best, notes)
 
     def _share(self, problem: InverseProblem) -> Tensor:
         """Return s per image: 1 where the noise of the data is unknown."""

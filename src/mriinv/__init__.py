@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mriinv.core.energy import NetworkEnergy as NetworkEnergy
     from mriinv.core.following import FollowsNoise as FollowsNoise
     from mriinv.core.following import NoiseSettings as NoiseSettings
+    from mriinv.core.iterations import Iterations as Iterations
     from mriinv.core.normal import normal_map as normal_map
     from mriinv.core.normal import regularised_inverse as regularised_inverse
     from mriinv.core.operator import Operator as Operator
@@ -98,6 +99,7 @@ _HOMES = {  # of the names, module by module; the same as above
     "core.component": "ComponentSettings NoiseRange setting",
     "core.energy": "NetworkEnergy",
     "core.following": "FollowsNoise NoiseSettings",
+    "core.iterations": "Iterations",
     "core.normal": "normal_map regularised_inverse",
     "core.operator": "Operator",
     "core.prior": "Prior",

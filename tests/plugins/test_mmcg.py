@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mriinv import InverseProblem, MriinvError, complex_noise, inner_product, make_solver
+from mriinv import InverseProblem, Iterations, MriinvError, complex_noise, inner_product, make_solver
 from mriinv.testing.analytic import DenseOperator, QuadraticPrior, gaussian_problem
 
 
@@ -277,7 +277,8 @@ def test_a_direction_that_does_not_descend_is_replaced():
     from mriinv_mmcg.state import State
 
     problem, prior, _ = gaussian_problem(batch=2)
-    state = State(problem, prior, torch.ones(2, 3, 4, dtype=torch.complex128))
+    start = torch.ones(2, 3, 4, dtype=torch.complex128)
+    state = State(problem, prior, start, Iterations(start, 5))
     state.enter(None)
     state.curvature = torch.ones(2, dtype=torch.float64)
     quasi_newton, cost = QuasiNewton(3), state.cost
