@@ -31,7 +31,6 @@ from torch import Tensor
 
 from mriinv import Prior, Samples, Solver, make_prior, make_solver
 from mriinv.calibration import calibration_path, read_calibration
-from mriinv.compose import find_weights
 from mriinv.core.delegate import Watched
 from mriinv.files import atomic_path, make_folder
 from mriinv.metrics import psnr
@@ -77,7 +76,7 @@ class Row:
 
 def calibrated_coverage(case: EvaluationCase, prior: Prior, solver: Solver, samples: Samples) -> float | None:
     """Return the share of pixels within the 90 % interval of the calibration that ships; None where none applies."""
-    weights = find_weights(prior.name, None)
+    weights = prior.weights
     if weights is None or not calibration_path(weights.path).exists():
         return None
     calibration, sampling = read_calibration(calibration_path(weights.path)), case.case.sampling

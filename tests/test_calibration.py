@@ -272,7 +272,7 @@ def test_the_figure_shows_each_mask_before_and_after(monkeypatch):
     figures: list[Figure] = []
     monkeypatch.setattr("mriinv.report.calibration_figure.save_figure", lambda figure, path: figures.append(figure))
     found = calibrate({"fit": problems(4.0, 6)}, {"new": problems(4.0, 2, seed=1)}, PRIOR, sampler(), device="cpu")
-    calibration_figure("x.png", found.before, found.after, found.fitted)
+    calibration_figure("x.png", found)
     for row, errors in ((figures[0].axes[:3], found.before), (figures[0].axes[3:], found.after)):
         _, fit, new = row[0].lines
         assert fit.get_ydata().tolist() == [coverage(errors["fit"], level) for level in fit.get_xdata()]
@@ -285,6 +285,19 @@ def test_the_figure_shows_each_mask_before_and_after(monkeypatch):
         assert "Student, 20 draws" in [text.get_text() for text in row[1].get_legend().get_texts()]
         std, error = row[2].lines[0].get_data()
         assert (error / std).mean() == pytest.approx(2 if errors is found.before else 1, rel=0.15)
+
+
+def test_the_figure_shows_what_the_scale_covers(monkeypatch):
+    figures: list[Figure] = []
+    monkeypatch.setattr("mriinv.report.calibration_figure.save_figure", lambda figure, path: figures.append(figure))
+    cases = {"fit": problems(4.0, 6)}, {"new": problems(4.0, 2, seed=1)}
+    found = calibrate(*cases, PRIOR, sampler(), conformal=True, keep_temperature=True, device="cpu")
+    calibration_figure("x.png", found)
+    dots = [line for line in figures[0].axes[3].lines if line.get_marker() == "o" and len(line.get_xdata())]
+    for line, row in zip(dots, found.coverage(), strict=True):
+        assert row.conformal is not None and list(row.conformal.values()) == list(line.get_ydata())
+    assert dots[0].get_ydata() == pytest.approx(dots[0].get_xdata(), abs=0.01)
+    assert not any(line.get_marker() == "o" for line in figures[0].axes[0].lines)
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from mriinv import make_operator, simulate_acquisition
-from mriinv.check import check_scan, check_text
+from mriinv.check import check_scan
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.result_writer import ResultWriter
 from mriinv.metrics import Metrics
+from mriinv.report.text import check_text
 from support import succeed
 
 SHAPE, COILS, NOISE_STD = (96, 80), 4, 0.005

@@ -498,7 +498,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
         "prior: found weights without a name; name one with --prior",
     ),
     "no prior": (["--solver", "langevin"], "cannot combine prior 'none' with solver 'langevin'\n"),
-    "samples without a sampler": (["--samples", "4"], "mm-cg has no setting 'samples'"),
+    "samples without a sampler": (["--samples", "4"], "--samples: solver 'mm-cg' gives one image; choose one that"),
     "device that is not there": (["--device", "cuda:99"], "device: found 'cuda:99'; this machine has"),
     "device that does not exist": (
         ["--device", "gpu"],

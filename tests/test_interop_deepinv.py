@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import deepinv
 import pytest
 import torch
@@ -178,3 +180,15 @@ def test_what_does_not_fit_is_refused() -> None:
     operator = PhysicsOperator(deepinv.physics.Denoising(), SHAPE, channels=1)
     with pytest.raises(InputError, match=r"\(batch, 32, 28\)"):
         operator.forward(noise(1, 32, 32))
+
+
+def test_networks_of_another_precision_than_the_images() -> None:
+    image = noise(2, *SHAPE, dtype=torch.complex128)
+    single = DenoiserPrior(deepinv.models.DnCNN(2, 2, pretrained=None, nf=4, depth=3))
+    denoised = single.denoise(image, 0.1)
+    assert denoised.dtype == torch.complex128
+    torch.testing.assert_close(denoised, single.denoise(image.to(torch.complex64), 0.1).to(torch.complex128))
+    full = simulate_acquisition(shape=SHAPE, coils=2)
+    wide = replace(full, kspace=full.kspace.to(torch.complex128), reference=None)
+    one, other = (make_problem(acquisition, "tomography") for acquisition in (full, wide))
+    assert other.data.dtype == torch.complex128 and one.data.shape == other.data.shape

@@ -95,7 +95,13 @@ def test_wrong_priors_and_arguments():
         log_prior(Plain(torch.eye(4, dtype=torch.complex128)), image, generator=generator())
     with pytest.raises(CompatibilityError, match="still recovers 80% of them"):
         log_prior(white, image, levels=(0.1, 0.5), generator=generator())
-    for wrong in ({"probes": 1}, {"steps": 5}, {"levels": (0.0, 1.0)}, {"levels": (2.0, 1.0)}):
+    for wrong in (
+        {"probes": 1},
+        {"steps": 5},
+        {"levels": (0.0, 1.0)},
+        {"levels": (2.0, 1.0)},
+        {"levels": (0.001, 5.0)},
+    ):
         with pytest.raises(InputError, match="log_prior: "):
             log_prior(white, image, generator=generator(), **wrong)
     with pytest.raises(InputError, match="finite"):

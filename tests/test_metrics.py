@@ -114,3 +114,13 @@ def test_images_on_a_device_are_compared_with_a_reference_elsewhere(pair):
     support = torch.ones(1, *image.shape[1:], dtype=torch.bool)
     for metric in (psnr, ssim, nmse, ssim_legacy):
         torch.testing.assert_close(metric(image.cuda(), reference, support).cpu(), metric(image, reference, support))
+
+
+def test_what_is_no_image_is_said(pair):
+    image, reference = pair
+    with pytest.raises(InputError, match="reference: found ndarray; expected a tensor"):
+        psnr(image, reference.numpy())
+    with pytest.raises(InputError, match="reference: found NaN or infinity"):
+        psnr(image, reference * torch.nan)
+    with pytest.raises(InputError, match=r"data_range: found shape \(2,\); expected one number, or \(3,\)"):
+        psnr(image, reference, data_range=torch.ones(2))

@@ -88,7 +88,7 @@ def test_a_posterior_has_mean_map_spread_quantiles_and_diagnostics(folder: Path)
 
 def test_the_calibration_beside_the_weights_is_used(folder: Path) -> None:
     write_calibration(calibration_path(folder / "copy.safetensors"), calibration(scale={"2D": {0.9: 3.0}}))
-    assert "calibrated by copy.calibration.json, fitted on its masks" in run()
+    assert "calibrated by copy.calibration.json, fitted on 1 slice under its masks with 4 samples" in run()
     result = read_result(folder / "out" / "scan.h5")
     assert result.settings["solver"]["settings"]["temperature"] == 2.5
     expected = 3.0 * (1 + 1 / 4) ** 0.5 * result.arrays["magnitude_std"]
@@ -154,3 +154,11 @@ def test_a_damaged_calibration_is_refused(folder: Path) -> None:
     calibration_path(folder / "copy.safetensors").write_text(json.dumps({"format": "other"}))
     result = invoke(*command())
     assert result.exit_code == 1 and "copy.calibration.json: format" in result.stderr
+
+
+def test_fully_sampled_data_have_no_calibrated_interval(folder: Path) -> None:
+    np.savez("scan.npz", ksp=simulate_acquisition(shape=SHAPE, coils=3, seed=2).kspace[0].numpy())
+    scale = {"2D": {0.9: 3.0}, "lines": {0.9: 3.0}}
+    write_calibration(calibration_path(folder / "copy.safetensors"), calibration(scale=scale))
+    assert "no half_width_90: nothing was calibrated for fully sampled data" in run()
+    assert "half_width_90" not in read_result(folder / "out" / "scan.h5").arrays

@@ -100,3 +100,13 @@ def test_an_image_that_is_not_finite_has_not_converged():
     found = Broken()(InverseProblem(DenseOperator(random(4, 6), (2, 3)), random(3, 4)), None)
     assert found.converged.tolist() == [True, False, True]
     assert found.notes == ("broken: the image holds NaN or infinity",)
+
+
+def test_a_solution_has_no_graph():
+    data = random(1, 4).requires_grad_()
+    assert not make_solver("cg-sense")(InverseProblem(DenseOperator(random(4, 6), (2, 3)), data)).image.requires_grad
+
+
+def test_an_operator_moves_to_devices_alone():
+    with pytest.raises(TypeError):
+        DenseOperator(random(4, 6), (2, 3)).to(torch.float64)

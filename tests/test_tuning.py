@@ -17,8 +17,8 @@ from mriinv.data.readers import open_scan
 from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
 from mriinv.metrics import psnr
 from mriinv.registry import registry
-from mriinv.report.text import plain
-from mriinv.tuning import Tuned, maximise, tune, tuned_run_file, tuning_text
+from mriinv.report.text import plain, tuning_text
+from mriinv.tuning import Tuned, maximise, tune, tuned_run_file
 from mriinv.validation import Case
 
 SHAPE = (48, 40)

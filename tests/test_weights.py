@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mriinv import ComponentSettings, InputError, Prior, make_prior, setting
+from mriinv.core.prior import LoadedWeights
 from mriinv.errors import SettingsError, UnwritableError, WeightsError
 from mriinv.files import atomic_path, sha256
 from mriinv.weights import FORMAT, load_prior, read_metadata, save_weights
@@ -110,6 +111,27 @@ def test_settings_that_contradict_the_file(path: Path) -> None:
         load_prior(Linear, path, {"width": 4})
     with pytest.raises(SettingsError, match="linear has no setting 'widht'; did you mean 'width'"):
         load_prior(Linear, path, {"widht": 4})
+
+
+def test_a_prior_knows_the_file_that_it_was_loaded_from(path: Path, prior: Linear) -> None:
+    checksum = sha256(path)
+    loaded = load_prior(Linear, path, {})
+    save_weights(path, prior, {"trained_on": "something else"})
+    assert loaded.weights == LoadedWeights(path, checksum) and checksum != sha256(path)
+    assert prior.weights is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((5, 2), 1e300, dtype=torch.float64), "weight: found NaN or infinity"),
+        (torch.ones(5, 2, dtype=torch.complex64), "weight: found torch.complex64; expected torch.float32"),
+    ],
+)
+def test_tensors_of_another_type(path: Path, value: Tensor, message: str) -> None:
+    rewrite(path, {"weight": value, "mean": torch.zeros(2)})
+    with pytest.raises(WeightsError, match=message):
+        load_prior(Linear, path, {})
 
 
 def test_the_checksum(path: Path) -> None:

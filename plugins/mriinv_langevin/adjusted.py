@@ -65,6 +65,9 @@ class PreconditionedLangevin(Sampler):
     Gaussian posterior is exact at every τ ≤ 1 and ρ (`KineticChain`); of other posteriors it is wrong by τ². The levels
     of the annealing are passed without momentum. ``metropolis`` takes steps of plain Langevin dynamics and corrects
     them, at the price of a τ that shrinks with the number of pixels.
+
+    All this holds where the systems are solved: a note says where conjugate gradients stopped far from it, as they do
+    for λ of a few thousandths and less (a weak energy, hardly any noise).
     """
 
     name = "preconditioned-langevin"

@@ -244,8 +244,8 @@ def calibrate_weights(
     if common := {mask.label for mask in masks} & {mask.label for mask in test_masks}:
         raise SettingsError(f"test masks: {', '.join(sorted(common))} is fitted on; expected other masks")
     reconstruct = combine(config)
-    prior, sampler, chosen = reconstruct.prior, reconstruct.solver, config.prior
-    assert prior is not None and isinstance(sampler, Sampler) and chosen is not None
+    prior, sampler = reconstruct.prior, reconstruct.solver
+    assert prior is not None and prior.weights is not None and isinstance(sampler, Sampler)
     if sampler.settings.samples < 2:
         raise SettingsError("solver.samples: found 1; a standard deviation needs at least 2")
     sampler.changed(temperature=2.0)  # what cannot be set is refused before the work
@@ -266,13 +266,11 @@ def calibrate_weights(
         device=str(reconstruct.device),
         observer=observer,
     )
-    weights = find_weights(chosen.name, chosen.weights)
-    assert weights is not None
     settings = prior.settings.model_dump(mode="json")
     record = Calibration(
-        prior=chosen.name,
+        prior=prior.name,
         prior_settings={name: settings[name] for name in sorted(prior.adjustable)},
-        weights_sha256=weights.sha256,
+        weights_sha256=prior.weights.sha256,
         operator=config.operator.name,
         solver=config.solver.name,
         solver_settings=sampler.settings.model_dump(mode="json", exclude=UNRELATED),

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from mriinv.compose import make_operator
@@ -20,7 +19,6 @@ from mriinv.data.readers import Scan, open_scan
 from mriinv.data.results import FORMAT, attributes, is_result, read_result
 from mriinv.data.suspicions import suspicions
 from mriinv.errors import MriinvError
-from mriinv.report.text import plain
 
 OPERATOR, RECIPE, MASK = "sense", "cg-sense", "poisson-2d"  # of the commands that are suggested
 
@@ -64,6 +62,7 @@ class CheckReport:
     remarks : what else is worth knowing
     commands : what could be typed next
     reconstructible : whether every slice that was read can be reconstructed
+    is_result : whether it is a result, which needs no reconstruction
     """
 
     path: Path
@@ -73,6 +72,7 @@ class CheckReport:
     remarks: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     reconstructible: bool = False
+    is_result: bool = False
 
 
 def check_scan(path: str | Path, *, every_slice: bool = False) -> CheckReport:
@@ -191,45 +191,11 @@ def _check_result(path: Path) -> CheckReport:
     notes = [f"incomplete, without slice {', '.join(map(str, missing))}"] if missing else []
     notes += _gathered(result.remarks, len(result.slices))
     finite = bool(result.image.isfinite().all())
-    return CheckReport(path, found, problems=[] if finite else ["the images hold NaN or infinity"], remarks=notes)
+    problems = [] if finite else ["the images hold NaN or infinity"]
+    return CheckReport(path, found, problems=problems, remarks=notes, is_result=True)
 
 
 def _name(settings: Any, part: str) -> str:
     """Return what was chosen for a part of a run; "" for nothing."""
     choice = settings.get(part)
     return str(choice["name"]) if choice else ""
-
-
-def check_text(report: CheckReport) -> str:
-    """Return a report as lines for the terminal."""
-    found = {name: value for name, value in report.found.items() if value is not None and name != "remarks"}
-    # YAML escapes what a terminal would obey
-    text = yaml.safe_dump(plain(found), sort_keys=False, allow_unicode=True, default_flow_style=None)
-    lines = [text.rstrip()] if found else []
-    lines += [_slice_text(one) for one in report.slices]
-    lines += [f"problem: {problem}" for problem in report.problems]
-    lines += [f"note: {remark}" for remark in report.remarks]
-    if report.found.get("format") == FORMAT:
-        lines.append("a result: nothing to reconstruct")
-    else:
-        lines.append("can be reconstructed" if report.reconstructible else "cannot be reconstructed")
-    return "\n".join([*lines, *(f"  {command}" for command in report.commands)])
-
-
-def _slice_text(checked: SliceCheck) -> str:
-    y, x = checked.acquired
-    if checked.sampling == "full":
-        parts = ["fully sampled"]
-    elif checked.sampling == "zero-padded":
-        parts = [f"fully sampled {y}×{x}, zero-padded"]
-    else:
-        parts = [f"{checked.sampling}, acceleration {checked.acceleration:.2f}"]
-        parts.append(f"fully sampled centre {checked.centre}×{checked.centre}")
-    if checked.noise_std is None:
-        parts.append("noise unknown")
-    else:
-        origin = "estimated" if checked.noise_estimated else "from the file"
-        parts.append(f"noise_std {checked.noise_std:.3g} ({origin})")
-    if checked.dynamic_range is not None:
-        parts.append(f"peak {checked.dynamic_range:.0f} dB above it")
-    return f"slice {checked.index}: {', '.join(parts)}"

@@ -17,9 +17,8 @@ from mriinv.core.solver import Monitor, Solver
 from mriinv.core.trainer import Trainer
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import prepare_acquisition
-from mriinv.discovery import package_folder
+from mriinv.discovery import content_folder
 from mriinv.errors import InputError, SettingsError, UnknownNameError
-from mriinv.files import sha256
 from mriinv.manifest import PriorChoice, WeightEntry
 from mriinv.registry import registry
 from mriinv.weights import load_prior
@@ -65,15 +64,10 @@ def make_prior(name: str, *, weights: str | None = None, **settings: Any) -> Pri
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file of weights, and the checksum that the catalogue has of it: None for a file of one's own."""
+    """A file of weights, and the SHA-256 that the catalogue has of it: None for a file of one's own."""
 
     path: Path
     checksum: str | None = None
-
-    @property
-    def sha256(self) -> str:
-        """The checksum, read off a file of one's own."""
-        return self.checksum or sha256(self.path)
 
 
 def find_weights(prior: str, weights: str | None) -> WeightFile | None:
@@ -84,8 +78,7 @@ def find_weights(prior: str, weights: str | None) -> WeightFile | None:
         return None
     entry = next(iter(entries.values())) if weights is None else entries.get(weights)
     if entry is not None:
-        folder = package_folder(component.entry.target.partition(":")[0].split(".")[0])
-        return WeightFile(folder / entry.file, entry.sha256)
+        return WeightFile(content_folder(component.plugin) / entry.file, entry.sha256)
     assert weights is not None
     if Path(weights).suffix != ".safetensors" and not os.path.exists(weights):
         raise UnknownNameError(f"weights of prior '{prior}'", weights, [*entries, UNTRAINED])
@@ -109,10 +102,9 @@ def make_problem(
 ) -> InverseProblem:
     """Build the inverse problem of an acquisition: its k-space, or its image where the operator measures images.
 
-    Noise is taken as the acquisition tells it; `prepare_acquisition` whitens and estimates it before.
-
-    In the latter case (`Operator.measures_images`) the scale is that of the regularised least-squares image, since
-    that of Aᴴb may be far from the scale of the image.
+    Where the operator measures images (`Operator.measures_images`) the scale is that of the regularised least-squares
+    image, since that of Aᴴb may be far from it. Noise is taken as the acquisition tells it; `prepare_acquisition`
+    whitens and estimates it before.
 
     Parameters
     ----------
@@ -129,6 +121,7 @@ def make_problem(
     if settings and not isinstance(operator, str):
         raise SettingsError(f"make_problem: found {', '.join(settings)} beside an operator, which has its settings")
     built = make_operator(operator, acquisition, **settings) if isinstance(operator, str) else operator
+    _require("make_problem", "operator", built, Operator)
     if not built.measures_images:
         return InverseProblem(built, acquisition.kspace, acquisition.noise_std)
     image = with_reference(acquisition).reference
@@ -153,8 +146,9 @@ def with_reference(acquisition: Acquisition) -> Acquisition:
     return replace(acquisition, reference=reference)
 
 
-def resolve_device(device: str) -> torch.device:
+def resolve_device(device: str | torch.device) -> torch.device:
     """Return the torch device of ``auto`` (CUDA where there is one), ``cpu`` or ``cuda[:n]``."""
+    device = str(device)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", device):
@@ -163,6 +157,13 @@ def resolve_device(device: str) -> torch.device:
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise SettingsError(f"device: found '{device}'; this machine has {torch.cuda.device_count()} CUDA devices")
     return torch.empty(0, device=found).device  # with its number, as tensors have it
+
+
+def _require(where: str, what: str, found: object, kind: type) -> None:
+    """Refuse what is no instance of `kind`, a class of that kind in place of an object above all."""
+    if not isinstance(found, kind):
+        said = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
+        raise InputError(where, what, said, f"a name, or an instance of {kind.__name__}")
 
 
 def _moved(problem: InverseProblem, device: torch.device) -> InverseProblem:
@@ -190,7 +191,7 @@ class Reconstruction:
         self,
         prior: str | Prior | None = None,
         solver: str | Solver | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         *,
         operator: str = "sense",
     ) -> None:
@@ -204,10 +205,9 @@ class Reconstruction:
         if isinstance(prior, str):
             chosen = chosen or PriorChoice(name=prior)
             prior = make_prior(prior, weights=chosen.weights, **chosen.settings)
-        for what, one, kind in (("prior", prior, Prior), ("solver", solver, Solver)):
-            if one is not None and not isinstance(one, kind):
-                found = f"the class {one.__name__}" if isinstance(one, type) else type(one).__name__
-                raise InputError("Reconstruction", what, found, f"a name, or an instance of {kind.__name__}")
+        if prior is not None:
+            _require("Reconstruction", "prior", prior, Prior)
+        _require("Reconstruction", "solver", solver, Solver)
         self.prior = None if prior is None else prior.to(self.device)
 
     def __call__(

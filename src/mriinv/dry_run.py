@@ -32,7 +32,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     return {
         "configuration": resolved(run),
         "derivations": [str(d) for d in derivations],
-        "weights": weights_record(config),
+        "weights": weights_record(run),
         "device": str(reconstruction.device),
         "inputs": inputs,
         "memory_estimate_MB": round(memory_estimate(reconstruction, matrix, largest["coils"]) / 1e6, 1),

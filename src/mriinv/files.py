@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mriinv.errors import UnwritableError
+from mriinv.errors import InputError, UnwritableError
 
 
 @contextmanager
@@ -72,6 +72,29 @@ def make_folder(folder: Path) -> None:
         raise unwritable(folder, error) from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise unwritable(folder, PermissionError("no permission"))
+
+
+@contextmanager
+def exclusive(path: Path, lock: Path, work: str) -> Iterator[None]:
+    """Hold `lock`, a file that is made when missing, so that no other process does the same `work` on `path`.
+
+    Raises
+    ------
+    InputError : another one does
+    """
+    from filelock import FileLock, Timeout  # slow to load, and what only lists and checks does without
+
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise InputError(path, "", f"another {work}", "its end, or another --out") from None
+    except (OSError, NotImplementedError) as error:
+        raise unwritable(path, error) from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def unwritable(path: Path, error: Exception) -> UnwritableError:

@@ -86,6 +86,10 @@ def log_prior(
     lowest, highest = levels or prior.noise_range or (0.0, 0.0)
     if not 0 < lowest < highest:
         raise InputError("log_prior", "levels", f"{lowest:g}, {highest:g}", "0 < lowest < highest")
+    known = prior.noise_range or (lowest, highest)
+    if not known[0] <= lowest < highest <= known[1]:
+        expected = "{:g} to {:g}, at which the denoiser was trained".format(*known)
+        raise InputError("log_prior", "levels", f"{lowest:g} to {highest:g}", expected)
     parts = torch.randint(0, 2, (probes, *image.shape, 2), generator=generator, device=generator.device)
     signs = torch.view_as_complex(2 * parts.to(image.real.dtype) - 1)
     fine = _integrate(prior, image, signs, steps, lowest, highest)

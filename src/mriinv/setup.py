@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from mriinv.calibration import Calibration, calibration_path, read_calibration
-from mriinv.compose import Reconstruction, find_weights, make_prior, make_solver, resolve_device
+from mriinv.compose import Reconstruction, make_prior, make_solver, resolve_device
 from mriinv.config import SIMULATION_MASK, RunConfig
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.errors import SettingsError
+from mriinv.provenance import code_of
 from mriinv.registry import registry
 
 logger = logging.getLogger("mriinv")
@@ -63,10 +65,14 @@ def combine(config: RunConfig) -> Reconstruction:
 
 @dataclass(frozen=True)
 class Run:
-    """A settled configuration, its prior and solver, and the calibration in use; `remark` says which, or why none."""
+    """A settled configuration, its prior and solver, and the calibration in use; `remark` says which, or why none.
+
+    `components` says which code the parts are, by kind (`code_of`).
+    """
 
     config: RunConfig
     reconstruction: Reconstruction
+    components: Mapping[str, str]
     calibration: Calibration | None = None
     remark: str = ""
 
@@ -78,26 +84,25 @@ def set_up(config: RunConfig) -> Run:
     settings is not used, and the remark says why.
     """
     config = settle(config)
-    run = Run(config, combine(config))
-    chosen, solver = config.prior, config.solver
-    weights = find_weights(chosen.name, chosen.weights) if chosen else None
-    if weights is None or not os.path.exists(path := calibration_path(weights.path)):
+    run = Run(config, combine(config), {kind: code_of(kind, choice.name) for kind, choice in config.parts.items()})
+    prior, solver = run.reconstruction.prior, config.solver
+    weights = None if prior is None else prior.weights
+    if prior is None or weights is None or not os.path.exists(path := calibration_path(weights.path)):
         return run
     found = read_calibration(path)
     if found.solver != solver.name or "temperature" in solver.settings:
         return run
-    prior = run.reconstruction.prior
-    assert prior is not None
     settings = [part.settings.model_dump(mode="json") for part in (prior, run.reconstruction.solver)]
     if different := found.mismatch(weights.sha256, config.operator.name, *settings):
         return replace(run, remark=f"{path.name} is not used: {different}")
     masks = ", ".join(one.mask for one in found.coverage if one.fitted)
-    remark = f"calibrated by {path.name}, fitted on {masks or 'its masks'}"
-    if found.scale:
-        sure = found.slices / (found.slices + 1)
-        remark += f" of {found.slices} slices: intervals hold at least {100 * sure:.0f} % of what they promise"
+    count = "1 slice" if found.slices == 1 else f"{found.slices} slices"
+    remark = f"calibrated by {path.name}, fitted on {count} under {masks or 'its masks'}"
+    if found.scale is not None:
+        remark += f" with {found.draws} samples; measured coverage is no guarantee for others"
     sampler = run.reconstruction.solver.changed(temperature=found.temperature)
-    return Run(config, Reconstruction(prior, sampler, config.device), found, remark)
+    reconstruction = Reconstruction(prior, sampler, config.device)
+    return replace(run, reconstruction=reconstruction, calibration=found, remark=remark)
 
 
 def resolved(run: Run) -> dict[str, Any]:
@@ -115,9 +120,8 @@ def resolved(run: Run) -> dict[str, Any]:
     return content
 
 
-def weights_record(config: RunConfig) -> dict[str, str] | None:
-    """Return the file name and the checksum of the prior's weights."""
-    if config.prior is None:
-        return None
-    weights = find_weights(config.prior.name, config.prior.weights)
+def weights_record(run: Run) -> dict[str, str] | None:
+    """Return the file name and the checksum of the weights that the prior was loaded from."""
+    prior = run.reconstruction.prior
+    weights = None if prior is None else prior.weights
     return None if weights is None else {"file": weights.path.name, "sha256": weights.sha256}

@@ -214,6 +214,8 @@ def _spread(run: Run, samples: Samples, acquired: Acquisition, remarks: list[str
     }
     if calibration is not None and samples.draws.shape[:2].numel() < 2:
         remarks.append("no half_width_90: one sample has no standard deviation")
+    elif calibration is not None and acquired.gapless:
+        remarks.append("no half_width_90: nothing was calibrated for fully sampled data")
     elif calibration is not None and calibration.applies(sampling):
         found["half_width_90"] = calibration.half_width(samples, INTERVAL, sampling)
     elif calibration is not None:

@@ -153,15 +153,6 @@ def maximise(quality: Callable[[float], float], grid: list[float], tolerance: fl
     return best
 
 
-def tuning_text(tuned: Tuned) -> str:
-    """Return what a search found, a line per trial in the order of the values."""
-    lines = [f"{value:10.4g}  {quality:.2f} dB" for value, quality in sorted(tuned.trials)]
-    summary = f"{tuned.parameter} = {tuned.value:g}: mean PSNR {tuned.psnr:.2f} dB ({tuned.default:.2f} dB before)"
-    end = ["  note: the best value is an end of the range"] if tuned.at_end else []
-    end += [] if tuned.better else ["  note: no value of the range is better than the setting as it was: keep it"]
-    return "\n".join([*lines, summary, f"  on {'; '.join(tuned.cases)}", *end])
-
-
 def require_writable(path: Path) -> None:
     """Refuse a place for a run file, before the search, that cannot be written or holds something else."""
     make_folder(path.parent)

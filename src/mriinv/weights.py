@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mriinv.core.prior import Prior
+from mriinv.core.prior import LoadedWeights, Prior
 from mriinv.errors import SettingsError, WeightsError
 from mriinv.files import atomic_path, sha256
 
@@ -75,7 +75,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha256: str | None = None) -> P:
-    """Build a `cls` as the weight file describes it and load its tensors.
+    """Build a `cls` as the weight file describes it, load its tensors, and note in `weights` which they are.
 
     Parameters
     ----------
@@ -88,8 +88,11 @@ def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha2
     """
     if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such weight file")
-    if expected_sha256 is not None and (found := sha256(path)) != expected_sha256:
-        raise WeightsError(f"{path}: checksum: found {found[:16]}…; expected {expected_sha256[:16]}… of the catalogue")
+    checksum = sha256(path)
+    if expected_sha256 not in (None, checksum):
+        raise WeightsError(
+            f"{path}: checksum: found {checksum[:16]}…; expected {expected_sha256[:16]}… of the catalogue"
+        )
     metadata = read_metadata(path)
     if metadata["prior"] != cls.name:
         raise WeightsError(f"{path}: holds weights of prior '{metadata['prior']}'; expected '{cls.name}'")
@@ -102,17 +105,21 @@ def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha2
         found, expected = getattr(prior.settings, name), getattr(trained, name)
         if found != expected:
             raise WeightsError(f"{path}: another architecture: {name}: found {found!r}; trained with {expected!r}")
-    shapes = {name: tuple(value.shape) for name, value in own_tensors(prior).items()}
-    tensors: dict[str, Tensor] = {}
+    own = own_tensors(prior)
+    shapes = {name: tuple(value.shape) for name, value in own.items()}
     with safe_open(path, framework="pt") as file:
         stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         if stored != shapes:
             raise WeightsError(f"{path}: another architecture: {_first_difference(stored, shapes)}")
         tensors = {name: file.get_tensor(name) for name in stored}
     for name, value in tensors.items():
+        if not torch.can_cast(value.dtype, own[name].dtype):
+            raise WeightsError(f"{path}: {name}: found {value.dtype}; expected {own[name].dtype}")
+        tensors[name] = value = value.to(own[name].dtype)
         if not torch.isfinite(value).all():
             raise WeightsError(f"{path}: {name}: found NaN or infinity; expected finite values")
     prior.load_state_dict(tensors, strict=False)  # names were compared; those left out share their tensors
+    prior.weights = LoadedWeights(path, checksum)
     return prior
 
 

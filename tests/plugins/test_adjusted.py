@@ -212,3 +212,12 @@ def test_a_shift_that_is_set_is_compared_with_what_is_stable():
 def test_the_law_does_not_depend_on_the_shift():
     samples, exact = sampled("preconditioned-langevin", shift=4.0, cg_tolerance=1e-8, thinning=30, burn_in=150)
     assert (covariance(samples) - exact).norm() < 0.06 * exact.norm()
+
+
+def test_systems_that_are_not_solved_are_said():
+    problem, _, _ = gaussian_problem(shape=(8, 8), samples=40)
+    options = {"samples": 2, "chains": 1, "levels": 1, "burn_in": 1, "long_run": 0, "shift": 1e-3}
+    weak = QuadraticPrior(theta=1e-3)
+    for settings, said in (({"cg_iterations": 2}, True), ({"cg_iterations": 200}, False)):
+        notes = make_solver("preconditioned-langevin", **options, **settings)(problem, weak).notes
+        assert any("in 2 iterations; raise solver.cg_iterations" in note for note in notes) == said

@@ -27,7 +27,7 @@ from mriinv.core.problem import Samples
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import MriinvError
-from mriinv.files import atomic_path, reason, write_text
+from mriinv.files import atomic_path, reason, sha256, write_text
 from mriinv.metrics import evaluate
 from mriinv.numerics.images import centre_crop
 from mriinv.provenance import code_of
@@ -93,7 +93,7 @@ def _combination(config: str) -> Record:
             chosen[kind]["code"] = code_of(kind, chosen[kind]["name"])
     if (prior := chosen["prior"]) is not None:
         weights = find_weights(prior["name"], prior["weights"])
-        prior["weights"] = weights and weights.sha256
+        prior["weights"] = weights and (weights.checksum or sha256(weights.path))
     return chosen
 
 

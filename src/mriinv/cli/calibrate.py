@@ -22,7 +22,6 @@ from mriinv.cli.group import (
 from mriinv.errors import SettingsError
 
 if TYPE_CHECKING:
-    from mriinv.calibration import Calibration
     from mriinv.calibration_fit import Fit
     from mriinv.data.mask_choice import MaskChoice
 
@@ -80,6 +79,7 @@ def calibrate(
     from mriinv.compose import find_weights
     from mriinv.files import make_folder
     from mriinv.report.calibration_figure import calibration_figure
+    from mriinv.report.text import calibration_text
 
     chosen = config.prior
     assert chosen is not None
@@ -110,8 +110,8 @@ def calibrate(
         write_calibration(place, found)
     table, figure = out / "coverage.csv", out / "calibration.png"
     _write_table(table, fitted)
-    calibration_figure(figure, fitted.before, fitted.after, fitted.fitted)
-    click.echo(_text(found))
+    calibration_figure(figure, fitted)
+    click.echo(calibration_text(found))
     click.echo(", ".join(map(str, (*places, table, figure))))
 
 
@@ -121,28 +121,6 @@ def _mask(text: str, acs: int | None) -> MaskChoice:
 
     own = validated(MaskChoice, {"name": text})
     return own if own.file or acs is None else validated(MaskChoice, {"name": text, "acs": acs})
-
-
-def _text(found: Calibration) -> str:
-    """Return the coverage of each mask, before and after, and what was fitted."""
-    levels = list(found.coverage[0].before)
-    stages = ["before", "after", *(["conformal"] if found.scale else [])]
-    width = max(len(row.mask) for row in found.coverage) + 7
-    shown = "".join(f"{level:7.0%}" for level in levels)
-    lines = [
-        "coverage".ljust(width) + "".join(f"  {stage:<{len(shown)}}" for stage in stages),
-        " " * width + f"  {shown}" * len(stages),
-    ]
-    for row in found.coverage:
-        stored = (getattr(row, stage) for stage in stages)  # no scale was fitted for masks of another kind
-        shares = ("".join(f"{one[level]:7.1%}" for level in levels) if one else f"{'none':>7}" for one in stored)
-        lines.append(f"{row.mask}{'' if row.fitted else ' (test)'}".ljust(width) + "".join(f"  {s}" for s in shares))
-    lines.append(f"temperature: {found.temperature:.4g} times that of the sampler")
-    scales = ((f"scale κ, {sampling}", values, "") for sampling, values in (found.scale or {}).items())
-    for name, values, unit in (*scales, ("margin of the PSNR", found.psnr_margin, " dB")):
-        if values:
-            lines.append(f"{name}: " + ", ".join(f"{level:.0%} {value:.3g}{unit}" for level, value in values.items()))
-    return "\n".join([*lines, *(f"  note: {remark}" for remark in found.remarks)])
 
 
 def _write_table(path: Path, fit: Fit) -> None:

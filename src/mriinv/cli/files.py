@@ -22,7 +22,7 @@ def check(context: click.Context, inputs: tuple[Path, ...], every_slice: bool, a
 
     INPUTS are files, folders or patterns, as for `mriinv run`; a file may be a result as well.
     """
-    from mriinv.check import check_scan, check_text
+    from mriinv.check import check_scan
     from mriinv.inputs import find_scans
 
     scans, left_out = find_scans(inputs)
@@ -30,7 +30,7 @@ def check(context: click.Context, inputs: tuple[Path, ...], every_slice: bool, a
     for path in sorted([*scans, *left_out]):
         reports.append(check_scan(path, every_slice=every_slice))
         if not as_json:
-            click.echo(("" if len(reports) == 1 else "\n") + check_text(reports[-1]))
+            click.echo(("" if len(reports) == 1 else "\n") + text.check_text(reports[-1]))
     if as_json:
         click.echo(json.dumps(text.plain([asdict(report) for report in reports]), indent=2))
     context.exit(1 if any(report.problems for report in reports) else 0)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mriinv.cli.group import INTERRUPTED, combination, combination_options, file_type, json_option, main, progress
-from mriinv.errors import MriinvError
+from mriinv.errors import MriinvError, SettingsError
+from mriinv.registry import registry
 from mriinv.report import text
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ def run(
     if samples is not None:
         assignments = (*assignments, f"solver.samples={samples}")
     config = build_config(recipe, run_file, combination(inputs, given), assignments)
+    if samples is not None and "samples" not in registry().load("solver", config.solver.name).Settings.model_fields:
+        raise SettingsError(
+            f"--samples: solver '{config.solver.name}' gives one image; choose one that draws samples, such as "
+            "--solver preconditioned-langevin"
+        )
     if dry_run:
         from mriinv.dry_run import plan
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from mriinv.cli.group import device_option, file_type, main, prior_choice, progress, seed_option, set_option
+from mriinv.errors import SettingsError
 
 
 @main.command()
@@ -50,6 +51,8 @@ def train(
     """Train a prior on simulated measurements of simulated heads."""
     from mriinv.config import build_train_config
 
+    if run_file is None and (missing := [f"--{name}" for name in ("prior", "out") if not given[name]]):
+        raise SettingsError(f"train: found no {' and no '.join(missing)}; expected both, or --config with them")
     options = {**given, "prior": prior_choice(given["prior"], weights)}
     config = build_train_config(run_file, options, assignments, heads=heads, scans=scans)
     from mriinv.training.session import run_training, training_command

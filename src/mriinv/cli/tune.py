@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mriinv.cli.group import combination, combination_options, file_type, json_option, main, progress
-from mriinv.report.text import plain
+from mriinv.report.text import plain, tuning_text
 
 
 @main.command()
@@ -39,7 +39,7 @@ def tune(
     from mriinv.config import build_config
 
     config = build_config(recipe, run_file, combination(inputs, given), assignments)
-    from mriinv.tuning import require_writable, tuning_text, write_run_file
+    from mriinv.tuning import require_writable, write_run_file
     from mriinv.tuning import tune as search
 
     if out is not None:

@@ -82,11 +82,14 @@ class NetworkEnergy(FollowsNoise):
         return factor * potential, per_image(factor, image) * gradient
 
     def denoise(self, image: Image, noise_level: float | Tensor, *, create_graph: bool = False) -> Image:
-        """Return x − σ²∇P(x, σ)."""
+        """Return x − σ²∇P(x, σ), with σ held within `noise_range`."""
         if "denoiser" not in self.provides:
             raise self.missing("denoiser")
         level = self._level(image, noise_level)
+        if self.noise_range is not None:
+            level = level.clamp(*self.noise_range)
         if not create_graph:
+            image = image.detach()
             return image - level.square().view(-1, 1, 1) * self.potential_and_gradient(image, level)[1]
         with torch.enable_grad():
             leaf = image if image.requires_grad else image.detach().requires_grad_()

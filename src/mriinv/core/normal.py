@@ -20,7 +20,7 @@ def normal_map(operator: Operator, image: Image) -> Image:
 def regularised_inverse(
     operator: Operator,
     rhs: Image,
-    shift: Tensor,
+    shift: float | Tensor,
     *,
     initial: Image | None = None,
     tolerance: float = 1e-6,
@@ -36,6 +36,7 @@ def regularised_inverse(
     tolerance, max_iterations : of each solve, relative to its right-hand side
     """
     start = None if initial is None else initial.detach()
+    shift = torch.as_tensor(shift, device=rhs.device)
     result: Image = _RegularisedInverse.apply(rhs, shift, operator, start, tolerance, max_iterations)
     return result
 

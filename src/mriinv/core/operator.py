@@ -128,6 +128,7 @@ class Operator(Component, ABC):
 
     def to(self, device: torch.device | str) -> Operator:
         """Return a copy of this operator with the tensors and operators among its attributes on `device`."""
+        device = torch.device(device)  # refuses a type, in which complex maps would lose their imaginary part
         moved = copy.copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor | Operator):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,6 +19,14 @@ if TYPE_CHECKING:
     from mriinv.core.solver import Monitor
 
 LEVEL_FLOOR = 0.01  # of the last noise level: finer texture of real tissue is unlike that of any training
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """The file that the tensors of a prior come from, and the SHA-256 of what was read."""
+
+    path: Path
+    sha256: str
 
 
 class Prior(Component, nn.Module, ABC):
@@ -34,6 +44,7 @@ class Prior(Component, nn.Module, ABC):
     provides: frozenset[str] = frozenset()  # of the class; an instance may have less, by its settings
     adjustable: ClassVar[frozenset[str]] = frozenset()  # settings that may differ from those of the training
     noise_range: tuple[float, float] | None = None  # lowest and highest trained level of a noise-conditional prior
+    weights: LoadedWeights | None = None  # None for an untrained prior, and for one without parameters
 
     def __init__(self, **settings: Any) -> None:
         nn.Module.__init__(self)
@@ -120,11 +131,11 @@ class Prior(Component, nn.Module, ABC):
         raise self.missing("denoiser")
 
     def score(self, image: Image, noise_level: float | Tensor | None) -> Image:
-        """Return ∇ log p_σ(x) = (D_σ(x) − x)/σ² (Tweedie), at one noise level or one per image."""
+        """Return ∇ log p_σ(x) = (D_σ(x) − x)/σ² (Tweedie), at one noise level or one per image, without a graph."""
         if noise_level is None:
             raise CompatibilityError(f"prior '{self.name}' has no noise levels of its own: its score needs one")
         sigma = torch.as_tensor(noise_level, dtype=image.real.dtype, device=image.device).reshape(-1, 1, 1)
-        return (self.denoise(image, noise_level) - image) / sigma**2
+        return (self.denoise(image, noise_level) - image.detach()) / sigma**2
 
     def proximal(self, image: Image, step: float | PerImage, memory: dict[str, Tensor] | None = None) -> Image:
         """Return prox(image) = argmin_z ½‖z − image‖² + step·E(z), per image.

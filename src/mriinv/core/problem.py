@@ -71,6 +71,8 @@ class InverseProblem:
         noise_std: float | Tensor | None = None,
         scale: float | Tensor | None = None,
     ) -> None:
+        if not isinstance(data, Tensor):
+            raise InputError("InverseProblem", "data", type(data).__name__, "a tensor")
         if data.numel() == 0:
             raise InputError("InverseProblem", "data", f"shape {tuple(data.shape)}", "at least one image")
         if not data.isfinite().all():

@@ -51,6 +51,11 @@ class Chain(ABC):
         """Share of accepted proposals per image; None for chains that accept all."""
         return None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user, such as that a step was not computed exactly enough."""
+        return ()
+
 
 class Sampler(Solver):
     r"""A solver that draws from the posterior exp(−C/T) by Markov chains; trainers advance the same chains.
@@ -180,6 +185,7 @@ class Sampler(Solver):
         levels, report = self._levels(problem, prior), _Report(self.name, monitor)
         chain: Chain | None = None
         draws, traces, acceptance = list[Tensor](), list[dict[str, Tensor]](), list[Tensor]()
+        notes = dict[str, None]()  # in order, each once
         given, problem = problem, self.posed(problem)
         while len(draws) < chains:
             count = min(together, chains - len(draws))
@@ -199,22 +205,23 @@ class Sampler(Solver):
             if chain.acceptance is not None:
                 acceptance += chain.acceptance.view(count, batch)
             report.check(chain)
+            notes |= dict.fromkeys(chain.notes)
         assert chain is not None
         merged = {name: torch.cat([one[name] for one in traces]) for name in traces[0]}
         longer, accepted = self._longer(problem, prior, chain, traces[-1], levels, generator, report)
         diagnosis = diagnose(merged, longer, self._first(levels))
         stack, device = torch.stack(draws), chain.image.device
         mixed = diagnosis.numbers().get("split_rhat", torch.full((batch,), torch.inf)) <= UNMIXED
-        notes = diagnosis.remarks()
+        notes |= dict.fromkeys(diagnosis.remarks())
         if acceptance:
             accepted = torch.stack(acceptance).amin(0)
         if accepted is not None and not (moved := accepted.cpu() > 0).all():
-            mixed, notes = mixed & moved, (STUCK, *notes)
+            mixed, notes = mixed & moved, {STUCK: None, **notes}
         return Samples(
             stack.mean((0, 1)),
             mixed.to(device),
             torch.full((batch,), self._first(levels) + (draws_each - 1) * s.thinning, device=device),
-            notes=notes,
+            notes=tuple(notes),
             draws=stack,
             traces=merged,
             diagnosis=diagnosis,

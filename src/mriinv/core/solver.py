@@ -61,7 +61,7 @@ class Solver(Component, ABC):
         if match(provided, self.requires) is None:
             name = prior.name if prior is not None else "none"
             raise mismatch(f"combine prior '{name}' with solver '{self.name}'", self.requires, provided)
-        scale = problem.scale
+        scale = problem.scale.detach()
         if generator is None:
             generator = torch.Generator(problem.data.device).manual_seed(0)
         start = None if initial is None else self._start(problem, initial) / scale.reshape(-1, 1, 1)

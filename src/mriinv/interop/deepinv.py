@@ -6,6 +6,7 @@ data, ``(batch, 2, coil, y, x)``. Its gradients are those of mriinv, âˆ‚Re + iâˆ
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Literal, cast
 
 import torch
@@ -111,16 +112,21 @@ class PhysicsOperator(Operator):
         if image.shape[1:] != self.shape:
             found, expected = f"shape {tuple(image.shape)}", f"(batch, {self.shape[0]}, {self.shape[1]})"
             raise InputError(f"{self.name} operator", "image", found, expected)
+        given = image.dtype
+        image = image.to(_precision(self.physics, image).to_complex())
         if self.channels == 2:
-            return from_channels(self.physics.A(to_channels(image)))
-        return _from_parts(self.physics.A(_to_parts(image)[:, None]))
+            return from_channels(self.physics.A(to_channels(image))).to(given)
+        return _from_parts(self.physics.A(_to_parts(image)[:, None])).to(given)
 
     def adjoint(self, data: Tensor) -> Tensor:
+        given = data.dtype
+        data = data.to(_precision(self.physics, data).to_complex())
         if self.channels == 2:
-            return from_channels(self.physics.A_adjoint(to_channels(data)))
-        return _from_parts(self.physics.A_adjoint(_to_parts(data)))[:, 0]
+            return from_channels(self.physics.A_adjoint(to_channels(data))).to(given)
+        return _from_parts(self.physics.A_adjoint(_to_parts(data)))[:, 0].to(given)
 
     def to(self, device: torch.device | str) -> PhysicsOperator:
+        device = torch.device(device)
         moved = object.__new__(type(self))
         vars(moved).update(vars(self))
         moved.physics = self.physics.clone().to(device)
@@ -148,11 +154,13 @@ class DenoiserPrior(Prior):
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
         _start_anew(self.denoiser)
-        sigma = torch.as_tensor(noise_level, dtype=image.real.dtype, device=image.device).expand(len(image))
+        given, own = image.dtype, _precision(self.denoiser, image)
+        sigma = torch.as_tensor(noise_level, dtype=own, device=image.device).expand(len(image))
         with torch.set_grad_enabled(create_graph):
+            image = image.to(own.to_complex())
             if self.channels == 2:
-                return from_channels(self.denoiser(to_channels(image), sigma))
-            return _from_parts(self.denoiser(_to_parts(image)[:, None], sigma.repeat(2)))[:, 0]
+                return from_channels(self.denoiser(to_channels(image), sigma)).to(given)
+            return _from_parts(self.denoiser(_to_parts(image)[:, None], sigma.repeat(2)))[:, 0].to(given)
 
 
 class PotentialPrior(Prior):
@@ -190,6 +198,12 @@ class PotentialPrior(Prior):
         if memory is not None:
             memory["known"] = image
         return torch.cat(result)
+
+
+def _precision(module: nn.Module, like: Tensor) -> torch.dtype:
+    """Return the real type that a module computes in: that of its tensors, or of `like` where it has none."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((one.dtype for one in tensors if one.is_floating_point()), like.real.dtype)
 
 
 def _start_anew(module: nn.Module) -> None:

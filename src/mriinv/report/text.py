@@ -1,4 +1,4 @@
-"""What the command line prints, as text: reports of runs, plans, components and recipes."""
+"""What the command line prints, as text: reports of runs and checks, plans, searches, components and recipes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import click
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+    from mriinv.calibration import Calibration
+    from mriinv.check import CheckReport, SliceCheck
     from mriinv.registry import Registered
     from mriinv.run import InputReport
+    from mriinv.tuning import Tuned
 
 BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
@@ -69,6 +72,74 @@ def plan_text(plan: Mapping[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(plain(plan), sort_keys=False, allow_unicode=True).rstrip()
+
+
+def check_text(report: CheckReport) -> str:
+    """Return a report as lines for the terminal."""
+    import yaml
+
+    found = {name: value for name, value in report.found.items() if value is not None and name != "remarks"}
+    # YAML escapes what a terminal would obey
+    text = yaml.safe_dump(plain(found), sort_keys=False, allow_unicode=True, default_flow_style=None)
+    lines = [text.rstrip()] if found else []
+    lines += [_slice_text(one) for one in report.slices]
+    lines += [f"problem: {problem}" for problem in report.problems]
+    lines += [f"note: {remark}" for remark in report.remarks]
+    if report.is_result:
+        lines.append("a result: nothing to reconstruct")
+    else:
+        lines.append("can be reconstructed" if report.reconstructible else "cannot be reconstructed")
+    return "\n".join([*lines, *(f"  {command}" for command in report.commands)])
+
+
+def _slice_text(checked: SliceCheck) -> str:
+    y, x = checked.acquired
+    if checked.sampling == "full":
+        parts = ["fully sampled"]
+    elif checked.sampling == "zero-padded":
+        parts = [f"fully sampled {y}×{x}, zero-padded"]
+    else:
+        parts = [f"{checked.sampling}, acceleration {checked.acceleration:.2f}"]
+        parts.append(f"fully sampled centre {checked.centre}×{checked.centre}")
+    if checked.noise_std is None:
+        parts.append("noise unknown")
+    else:
+        origin = "estimated" if checked.noise_estimated else "from the file"
+        parts.append(f"noise_std {checked.noise_std:.3g} ({origin})")
+    if checked.dynamic_range is not None:
+        parts.append(f"peak {checked.dynamic_range:.0f} dB above it")
+    return f"slice {checked.index}: {', '.join(parts)}"
+
+
+def tuning_text(tuned: Tuned) -> str:
+    """Return what a search found, a line per trial in the order of the values."""
+    lines = [f"{value:10.4g}  {quality:.2f} dB" for value, quality in sorted(tuned.trials)]
+    summary = f"{tuned.parameter} = {tuned.value:g}: mean PSNR {tuned.psnr:.2f} dB ({tuned.default:.2f} dB before)"
+    end = ["  note: the best value is an end of the range"] if tuned.at_end else []
+    end += [] if tuned.better else ["  note: no value of the range is better than the setting as it was: keep it"]
+    return "\n".join([*lines, summary, f"  on {'; '.join(tuned.cases)}", *end])
+
+
+def calibration_text(found: Calibration) -> str:
+    """Return the coverage of each mask, before and after, and what was fitted."""
+    levels = list(found.coverage[0].before)
+    stages = ["before", "after", *(["conformal"] if found.scale else [])]
+    width = max(len(row.mask) for row in found.coverage) + 7
+    shown = "".join(f"{level:7.0%}" for level in levels)
+    lines = [
+        "coverage".ljust(width) + "".join(f"  {stage:<{len(shown)}}" for stage in stages),
+        " " * width + f"  {shown}" * len(stages),
+    ]
+    for row in found.coverage:
+        stored = (getattr(row, stage) for stage in stages)  # no scale was fitted for masks of another kind
+        shares = ("".join(f"{one[level]:7.1%}" for level in levels) if one else f"{'none':>7}" for one in stored)
+        lines.append(f"{row.mask}{'' if row.fitted else ' (test)'}".ljust(width) + "".join(f"  {s}" for s in shares))
+    lines.append(f"temperature: {found.temperature:.4g} times that of the sampler")
+    scales = ((f"scale κ, {sampling}", values, "") for sampling, values in (found.scale or {}).items())
+    for name, values, unit in (*scales, ("margin of the PSNR", found.psnr_margin, " dB")):
+        if values:
+            lines.append(f"{name}: " + ", ".join(f"{level:.0%} {value:.3g}{unit}" for level, value in values.items()))
+    return "\n".join([*lines, *(f"  note: {remark}" for remark in found.remarks)])
 
 
 def describe_component(component: Registered, settings: Mapping[str, FieldInfo]) -> dict[str, Any]:

@@ -69,6 +69,7 @@ class GaussianDenoiser(Prior):
         self.variances, self.basis = torch.linalg.eigh(covariance)
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
+        image = image if create_graph else image.detach()
         level = torch.as_tensor(noise_level, dtype=image.real.dtype, device=image.device).reshape(-1, 1)
         modes = (image.flatten(1) - self.mean) @ self.basis.conj()
         kept = self.variances / (self.variances + level**2)
@@ -221,6 +222,7 @@ class MixturePrior(Prior):
         return self.energy(image, noise_level), (-self.variance.view(-1, 1, 1) * score).to(image.dtype)
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
+        image = image if create_graph else image.detach()
         level = torch.as_tensor(noise_level, dtype=image.real.dtype, device=image.device).reshape(-1, 1, 1)
         return image + (level**2 * self.law.score(image.flatten(1), level).view(image.shape)).to(image.dtype)
 

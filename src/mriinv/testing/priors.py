@@ -114,7 +114,7 @@ def check_capabilities(prior: Prior, image: Image) -> None:
 
 def _check_denoiser(prior: Prior, image: Image, level: float) -> None:
     single, leaf = prior.denoise(image, level), image.detach().clone().requires_grad_()
-    if single.requires_grad:
+    if single.requires_grad or prior.denoise(leaf, level).requires_grad:
         raise AssertionError(f"{prior.name}.denoise: found a graph; expected none unless create_graph is set")
     if not prior.denoise(leaf, level, create_graph=True).requires_grad:
         raise AssertionError(
