@@ -550,6 +550,7 @@ def test_an_error_is_stored_by_its_first_line(monkeypatch: pytest.MonkeyPatch) -
     cells.run_cells([first, second], Path("out"), made.plan.test, CPU, keep=False)
     stored = [json.loads(c.path(Path("out"), made.plan.test, CPU).read_text()) for c in (first, second)]
     assert [one["error"] for one in stored] == ["late", "MemoryError"]
+    assert all("in fail" in one["traceback"] for one in stored)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")

@@ -73,11 +73,15 @@ def sampler(samples: int = 20) -> Exact:
     return Exact(samples=samples)
 
 
+def using(solver: Sampler) -> Reconstruction:
+    return Reconstruction(PRIOR, solver, "cpu")
+
+
 @pytest.mark.parametrize(("width", "samples"), [(1.0, 20), (4.0, 6), (0.3, 60)])
 def test_a_temperature_that_is_wrong_by_a_known_factor_is_recovered(width, samples):
     cases = problems(width, 40)
     other = problems(width, 20, seed=1)
-    found = calibrate({"one": cases[:20], "two": cases[20:]}, {"other": other}, PRIOR, sampler(samples), device="cpu")
+    found = calibrate({"one": cases[:20], "two": cases[20:]}, {"other": other}, using(sampler(samples)))
     assert found.temperature == pytest.approx(width, rel=0.06)  # it stops at a coverage of 0.900 ± 0.005
     assert found.fitted == ("one", "two") and list(found.after) == ["one", "two", "other"]
     rows = {row.mask: row for row in found.coverage()}
@@ -95,7 +99,7 @@ def test_a_temperature_that_is_wrong_by_a_known_factor_is_recovered(width, sampl
 def test_a_real_sampler_is_calibrated_too():
     cases = problems(2.5, 3)
     langevin = make_solver("langevin", samples=24, chains=24, batch=24, burn_in=120, long_run=0)
-    found = calibrate({"all": cases}, {}, PRIOR, langevin, device="cpu")
+    found = calibrate({"all": cases}, {}, using(langevin))
     assert coverage(found.after["all"], 0.9) == pytest.approx(0.9, abs=0.005)
     assert found.temperature == pytest.approx(2.5, rel=0.25)
 
@@ -110,7 +114,7 @@ def test_conformal_intervals_hold_for_errors_that_are_not_gaussian():
         factor = -u.sign() * (1 - 2 * u.abs()).log() * 0.1
         heavy.append(replace(case, reference=case.reference * torch.exp(factor)))
     fit, test = heavy[:30], heavy[30:]
-    found = calibrate({"fit": fit}, {"new": test}, PRIOR, sampler(40), conformal=True, device="cpu")
+    found = calibrate({"fit": fit}, {"new": test}, using(sampler(40)), conformal=True)
     row = found.coverage()[1]
     assert row.after[0.5] > 0.55  # Gaussian intervals that are right at 90 %
     for level in LEVELS:
@@ -122,20 +126,20 @@ def test_masks_in_2d_and_of_lines_have_a_scale_each():
     """Draws three times too narrow under lines: one scale for both would leave neither at its level."""
     dots, lines = problems(1.0, 24), [replace(case, sampling="lines") for case in problems(9.0, 24, seed=1)]
     fit, test = {"dots": dots[:12], "bars": lines[:12]}, {"other bars": lines[12:], "other dots": dots[12:]}
-    found = calibrate(fit, test, PRIOR, sampler(40), conformal=True, keep_temperature=True, device="cpu")
+    found = calibrate(fit, test, using(sampler(40)), conformal=True, keep_temperature=True)
     assert found.temperature == 1 and list(found.scale) == ["2D", "lines"]
     assert found.scale["lines"][0.9] == pytest.approx(3 * found.scale["2D"][0.9], rel=0.1)
     for row in found.coverage():
         assert row.conformal[0.9] == pytest.approx(0.9, abs=0.02)
-    alone = calibrate({"dots": dots[:2]}, test, PRIOR, sampler(), conformal=True, device="cpu")
+    alone = calibrate({"dots": dots[:2]}, test, using(sampler()), conformal=True)
     assert [row.conformal is None for row in alone.coverage()] == [False, True, False]
 
 
 def test_the_bound_on_the_psnr_is_conformal():
     cases = problems(1.0, 250)
     exact = sampler(10)
-    reconstruct = Reconstruction(PRIOR, exact, device="cpu")
-    found = calibrate({"a": cases[:99]}, {}, PRIOR, exact, conformal=True, device="cpu")
+    reconstruct = using(exact)
+    found = calibrate({"a": cases[:99]}, {}, using(exact), conformal=True)
     assert set(found.psnr_margin) == set(LEVELS) and found.remarks == ()
     shortfalls = []
     record = calibration(psnr_margin=found.psnr_margin, scale=found.scale)
@@ -156,13 +160,13 @@ def test_a_bound_that_needs_more_slices_says_how_many():
     cases = problems(1.0, 18)
     harder = [replace(case, reference=1.3 * case.reference) for case in cases[9:]]
     masks = {"a": cases[:9], "b": harder}
-    options = {"conformal": True, "keep_temperature": True, "device": "cpu"}
-    found = calibrate(masks, {}, PRIOR, sampler(6), **options)
+    options = {"conformal": True, "keep_temperature": True}
+    found = calibrate(masks, {}, using(sampler(6)), **options)
     assert set(found.psnr_margin) == {0.5, 0.68, 0.9}
     assert "a bound on the PSNR with probability 0.95 needs 19 slices, here are 9" in found.remarks
-    easy, worse = (calibrate({mask: cases}, {}, PRIOR, sampler(6), **options) for mask, cases in masks.items())
+    easy, worse = (calibrate({mask: cases}, {}, using(sampler(6)), **options) for mask, cases in masks.items())
     assert found.psnr_margin[0.9] >= worse.psnr_margin[0.9] > easy.psnr_margin[0.9]  # the harder mask decides
-    few = calibrate({"a": cases[:2]}, {}, PRIOR, sampler(6), conformal=True, device="cpu")
+    few = calibrate({"a": cases[:2]}, {}, using(sampler(6)), conformal=True)
     assert set(few.psnr_margin) == {0.5} and "needs 9 slices, here are 2" in " ".join(few.remarks)
 
 
@@ -173,7 +177,7 @@ def test_draws_that_agree_cannot_be_calibrated():
         noise = 0.0
 
     with pytest.raises(MriinvError, match="the draws agree where they are wrong"):
-        calibrate({"a": cases}, {}, PRIOR, Stuck(samples=3), device="cpu")
+        calibrate({"a": cases}, {}, using(Stuck(samples=3)))
 
 
 def calibration(**changes) -> Calibration:
@@ -271,7 +275,7 @@ def test_the_half_width_is_that_of_the_coverage():
 def test_the_figure_shows_each_mask_before_and_after(monkeypatch):
     figures: list[Figure] = []
     monkeypatch.setattr("mriinv.report.calibration_figure.save_figure", lambda figure, path: figures.append(figure))
-    found = calibrate({"fit": problems(4.0, 6)}, {"new": problems(4.0, 2, seed=1)}, PRIOR, sampler(), device="cpu")
+    found = calibrate({"fit": problems(4.0, 6)}, {"new": problems(4.0, 2, seed=1)}, using(sampler()))
     calibration_figure("x.png", found)
     for row, errors in ((figures[0].axes[:3], found.before), (figures[0].axes[3:], found.after)):
         _, fit, new = row[0].lines
@@ -291,7 +295,7 @@ def test_the_figure_shows_what_the_scale_covers(monkeypatch):
     figures: list[Figure] = []
     monkeypatch.setattr("mriinv.report.calibration_figure.save_figure", lambda figure, path: figures.append(figure))
     cases = {"fit": problems(4.0, 6)}, {"new": problems(4.0, 2, seed=1)}
-    found = calibrate(*cases, PRIOR, sampler(), conformal=True, keep_temperature=True, device="cpu")
+    found = calibrate(*cases, using(sampler()), conformal=True, keep_temperature=True)
     calibration_figure("x.png", found)
     dots = [line for line in figures[0].axes[3].lines if line.get_marker() == "o" and len(line.get_xdata())]
     for line, row in zip(dots, found.coverage(), strict=True):

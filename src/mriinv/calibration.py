@@ -80,14 +80,13 @@ class Calibration(_Record):
         scale is of it for the draws of the fit. `InputError` for a level or a kind of mask that was not fitted, and for
         a single draw.
         """
-        draws = samples.draws.shape[0] * samples.draws.shape[1]
-        if draws < 2:
+        if samples.count < 2:
             raise InputError("calibration", "samples", "one draw", "two at least, for a standard deviation")
-        kappa = quantile(level, draws)
+        kappa = quantile(level, samples.count)
         if self.scale is not None:
             fitted = _fitted(f"scale.{sampling}", self.scale.get(sampling), level)
             kappa *= fitted / quantile(level, self.draws)
-        return kappa * (1 + 1 / draws) ** 0.5 * samples.magnitude_std
+        return kappa * samples.predicted_error
 
     def psnr_bound(self, samples: Samples, level: float, support: Support | None) -> float:
         """Return the PSNR (dB) that the mean image reaches on `support` with probability `level`, without a reference.

@@ -10,15 +10,14 @@ from typing import NamedTuple
 from mriinv.calibration import UNRELATED, Calibration, MaskCoverage
 from mriinv.compose import Reconstruction, find_weights
 from mriinv.config import RunConfig
-from mriinv.core.prior import Prior
 from mriinv.core.problem import Samples
 from mriinv.core.sampler import Sampler
-from mriinv.core.solver import Monitor
+from mriinv.core.solver import Monitor, Observer
 from mriinv.data.acquisition import Acquisition, Sampling
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.scan_images import middle_slices
 from mriinv.errors import MriinvError, SettingsError
-from mriinv.jobs import Job, full_slices, prepare
+from mriinv.jobs import Job, find_jobs, full_slices
 from mriinv.numerics.images import centre_crop
 from mriinv.registry import registry
 from mriinv.setup import combine, settle
@@ -29,7 +28,6 @@ TARGET, TOLERANCE, ROUNDS = 0.9, 0.005, 4  # coverage that the temperature is fi
 
 Cases = Mapping[str, Sequence[Case]]  # by mask: each slice as the mask leaves it, slices in the same order
 Errors = dict[str, list[Deviations]]
-Observer = Callable[[str, int, int], Monitor]  # what is sampled, number, count -> monitor of that one
 
 
 class _Slice(NamedTuple):
@@ -88,16 +86,14 @@ class Fit:
 def calibrate(
     fit: Cases,
     test: Cases,
-    prior: Prior,
-    sampler: Sampler,
+    reconstruct: Reconstruction,
     *,
     conformal: bool = False,
     keep_temperature: bool = False,
     seed: int = 0,
-    device: str = "auto",
     observer: Observer | None = None,
 ) -> Fit:
-    """Fit the temperature of `sampler`, and with `conformal` intervals and a bound on the PSNR.
+    """Fit the temperature of a sampler, and with `conformal` intervals and a bound on the PSNR.
 
     The standard deviation goes with the root of the temperature: T ← T·(k/k₀)², with the pooled 90 % quantile k of
     |z| and the one k₀ of Gaussian magnitudes, until the pooled coverage is 0.900 ± 0.005, at most four times; the best
@@ -109,7 +105,7 @@ def calibrate(
     Parameters
     ----------
     fit, test : slices under masks that are fitted on, and under others
-    sampler : its own temperature is not used
+    reconstruct : prior and sampler, whose own temperature is not used
     keep_temperature : stay at factor 1, and fit intervals alone
     seed : of the draws; each slice has its own, the same at each temperature
 
@@ -124,14 +120,14 @@ def calibrate(
     """
 
     def at(temperature: float, cases: Cases) -> dict[str, list[_Slice]]:
-        reconstruct = Reconstruction(prior, sampler.changed(temperature=temperature), device)
+        tempered = reconstruct.changed(reconstruct.solver.changed(temperature=temperature))
         count, found = sum(map(len, cases.values())), dict[str, list[_Slice]]()
         for mask, slices in cases.items():
             found[mask] = []
             for number, case in enumerate(slices):
                 done = sum(map(len, found.values()))
                 monitor = observer(f"{mask} at {temperature:.3g} T,", done, count) if observer else None
-                found[mask].append(_sampled(case, reconstruct, seed + number, monitor))
+                found[mask].append(_sampled(case, tempered, seed + number, monitor))
         return found
 
     tried = _temperatures(lambda temperature: at(temperature, fit), 0 if keep_temperature else ROUNDS)
@@ -253,17 +249,15 @@ def calibrate_weights(
     def middle(job: Job) -> list[int]:
         return [job.slices[number] for number in middle_slices(len(job.slices), slices)]
 
-    full = list(full_slices(config, prepare(config, slices), middle))
+    full = list(full_slices(config, find_jobs(config, slices), middle))
     fit, test = ({mask.label: _cases(mask, full, config) for mask in some} for some in (masks, test_masks))
     found = calibrate(
         fit,
         test,
-        prior,
-        sampler,
+        reconstruct,
         conformal=conformal,
         keep_temperature=keep_temperature,
         seed=config.seed,
-        device=str(reconstruct.device),
         observer=observer,
     )
     settings = prior.settings.model_dump(mode="json")

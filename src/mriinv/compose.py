@@ -210,6 +210,10 @@ class Reconstruction:
         _require("Reconstruction", "solver", solver, Solver)
         self.prior = None if prior is None else prior.to(self.device)
 
+    def changed(self, solver: Solver) -> Reconstruction:
+        """Return this reconstruction with another solver."""
+        return Reconstruction(self.prior, solver, self.device, operator=self.operator)
+
     def __call__(
         self,
         problem: InverseProblem | Acquisition,

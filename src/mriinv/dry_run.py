@@ -10,7 +10,7 @@ from torch import Tensor
 from mriinv.compose import Reconstruction
 from mriinv.config import RunConfig
 from mriinv.core.capabilities import derive
-from mriinv.jobs import prepare, result_files
+from mriinv.jobs import find_jobs, result_files
 from mriinv.registry import registry
 from mriinv.setup import resolved, set_up, weights_record
 
@@ -22,7 +22,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     run = set_up(config)
     config, reconstruction = run.config, run.reconstruction
     derivations = registry().match(config.prior.name if config.prior else None, config.solver.name)
-    jobs = prepare(config)
+    jobs = find_jobs(config)
     results = result_files(config.out, jobs)
     inputs = [
         {"input": job.source, "result": str(result), **job.found} for job, result in zip(jobs, results, strict=True)

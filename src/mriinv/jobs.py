@@ -48,7 +48,7 @@ class Job:
         return _open(self.path, self.seed, self.found["slices"])
 
 
-def prepare(config: RunConfig, simulated: int = 1, scans: Sequence[Path] | None = None) -> list[Job]:
+def find_jobs(config: RunConfig, simulated: int = 1, scans: Sequence[Path] | None = None) -> list[Job]:
     """Open every input and choose slices, so that what does not fit is refused before any work.
 
     Parameters

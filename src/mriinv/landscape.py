@@ -15,7 +15,7 @@ from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
 from mriinv.core.types import ImageSlice
 from mriinv.errors import InputError
-from mriinv.jobs import full_slices, prepare
+from mriinv.jobs import find_jobs, full_slices
 from mriinv.numerics.noise import complex_noise
 from mriinv.setup import settle
 from mriinv.validation import Case, case_of
@@ -64,7 +64,7 @@ def scan_case(config: RunConfig) -> Case:
     InputError : a scan that cannot be read or is not fully sampled, more than one scan
     """
     config = settle(config)
-    job, *others = prepare(config)
+    job, *others = find_jobs(config)
     if others:
         raise InputError(config.input[0], "", f"{1 + len(others)} scans", "one scan")
     (full,) = full_slices(config, [job], lambda job: [job.middle])

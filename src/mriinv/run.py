@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mriinv.config import RunConfig
-from mriinv.core.solver import Monitor
+from mriinv.core.solver import Observer
 from mriinv.data.result_writer import ResultWriter
 from mriinv.data.results import attributes, is_export, read_result
 from mriinv.errors import MriinvError, UnwritableError
 from mriinv.files import make_folder
 from mriinv.inputs import find_scans
-from mriinv.jobs import Job, prepare, result_files
+from mriinv.jobs import Job, find_jobs, result_files
 from mriinv.provenance import provenance
 from mriinv.registry import registry
 from mriinv.report.figure import reconstruction_figure
@@ -39,9 +39,6 @@ class InputReport:
     error: str | None = None
 
 
-Observer = Callable[[str, int, int], Monitor]  # source, slice number, number of slices -> monitor of that slice
-
-
 def execute(config: RunConfig, observer: Observer | None = None, *, restart: bool = False) -> Iterator[InputReport]:
     """Reconstruct every input of `config`, one report after another.
 
@@ -53,7 +50,7 @@ def execute(config: RunConfig, observer: Observer | None = None, *, restart: boo
     run = set_up(config)
     config = run.config
     scans, left_out = find_scans(config.input)
-    jobs = prepare(config, scans=scans)
+    jobs = find_jobs(config, scans=scans)
     results = result_files(config.out, jobs)
     make_folder(config.out)
     for job, result in zip(jobs, results, strict=True):

@@ -100,9 +100,9 @@ def set_up(config: RunConfig) -> Run:
     remark = f"calibrated by {path.name}, fitted on {count} under {masks or 'its masks'}"
     if found.scale is not None:
         remark += f" with {found.draws} samples; measured coverage is no guarantee for others"
-    sampler = run.reconstruction.solver.changed(temperature=found.temperature)
-    reconstruction = Reconstruction(prior, sampler, config.device)
-    return replace(run, reconstruction=reconstruction, calibration=found, remark=remark)
+    reconstruct = run.reconstruction
+    tempered = reconstruct.changed(reconstruct.solver.changed(temperature=found.temperature))
+    return replace(run, reconstruction=tempered, calibration=found, remark=remark)
 
 
 def resolved(run: Run) -> dict[str, Any]:

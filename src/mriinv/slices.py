@@ -114,8 +114,7 @@ def _map_image(reconstruct: Reconstruction, problem: InverseProblem, seed: int) 
     prior, sampler = reconstruct.prior, reconstruct.solver
     if not isinstance(sampler, Sampler) or prior is None or "energy" not in prior.provides:
         return None
-    solver = make_solver(MAP_SOLVER, robust=sampler.settings.robust)
-    return Reconstruction(prior, solver, str(reconstruct.device))(problem, seed=seed).image
+    return reconstruct.changed(make_solver(MAP_SOLVER, robust=sampler.settings.robust))(problem, seed=seed).image
 
 
 def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tuple[SliceReport, tuple[str, ...]]:
@@ -212,7 +211,7 @@ def _spread(run: Run, samples: Samples, acquired: Acquisition, remarks: list[str
         "magnitude_std": samples.magnitude_std,
         "quantiles": samples.quantiles(QUANTILES),
     }
-    if calibration is not None and samples.draws.shape[:2].numel() < 2:
+    if calibration is not None and samples.count < 2:
         remarks.append("no half_width_90: one sample has no standard deviation")
     elif calibration is not None and acquired.gapless:
         remarks.append("no half_width_90: nothing was calibrated for fully sampled data")

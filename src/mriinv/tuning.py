@@ -16,7 +16,7 @@ from mriinv.core.solver import Monitor
 from mriinv.data.acquisition import Acquisition
 from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
 from mriinv.files import make_folder, write_text
-from mriinv.jobs import Job, full_slices, prepare
+from mriinv.jobs import Job, find_jobs, full_slices
 from mriinv.manifest import Choice, Kind
 from mriinv.registry import registry
 from mriinv.setup import combine, settle
@@ -229,4 +229,4 @@ def _slices(config: RunConfig) -> Iterator[Acquisition]:
     def chosen(job: Job) -> list[int]:
         return job.slices if config.slices or not config.input else [job.middle]
 
-    return full_slices(config, prepare(config, SIMULATED_SCANS), chosen)
+    return full_slices(config, find_jobs(config, SIMULATED_SCANS), chosen)

@@ -68,7 +68,7 @@ def deviations(samples: Samples, reference: Image, support: Support | None = Non
     ):
         if not valid:
             raise InputError("uncertainty", field, found, expected)
-    error, std = samples.mean_magnitude - reference.abs(), samples.magnitude_std * (1 + 1 / len(magnitude)) ** 0.5
+    error, std = samples.mean_magnitude - reference.abs(), samples.predicted_error
     scale = reference_scale(reference)
     return Deviations((error[region] / scale).cpu(), (std[region] / scale).cpu(), len(magnitude))
 
@@ -78,8 +78,7 @@ def predicted_psnr(samples: Samples, support: Support | None = None) -> float:
 
     L is the largest magnitude of the mean image. Infinite where the draws agree.
     """
-    count = samples.draws.shape[0] * samples.draws.shape[1]
-    variance = samples.magnitude_std.double().square() * (1 + 1 / count)
+    variance = samples.predicted_error.double().square()
     mean = float((variance if support is None else variance[support]).mean())
     return 10 * log10(float(samples.image.abs().max()) ** 2 / mean) if mean > 0 else float("inf")
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import time
+import traceback
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -119,6 +120,8 @@ def run_cells(cells: list[Cell], folder: Path, plan: HeldOut, device: torch.devi
                 gc.collect()
             images = {}
             record["error"] = reason(error)
+            if not isinstance(error, MriinvError):  # nobody has seen this one coming
+                record["traceback"] = traceback.format_exc()
         if keep and images:
             with atomic_path(path.with_suffix(".npz")) as temporary:
                 np.savez_compressed(temporary, **images)  # type: ignore[arg-type]

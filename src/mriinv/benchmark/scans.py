@@ -20,7 +20,7 @@ from mriinv.data.scan_images import middle_slices
 from mriinv.data.simulate import SimulatedSlices
 from mriinv.errors import InputError, SettingsError
 from mriinv.inputs import distinct_names
-from mriinv.jobs import Job, prepare
+from mriinv.jobs import Job, find_jobs
 from mriinv.manifest import Choice
 
 SIMULATED = "simulated heads"
@@ -144,7 +144,7 @@ def held_out_slices(inputs: tuple[Path, ...], kept_back: tuple[Path, ...], plan:
 
 def _jobs(path: Path) -> list[Job]:
     """Return every scan that a file, a folder or a pattern stands for."""
-    return prepare(RunConfig(input=(path,), solver=Choice(name="zero-filled")))
+    return find_jobs(RunConfig(input=(path,), solver=Choice(name="zero-filled")))
 
 
 def _is_label_map(file: Path) -> bool:

@@ -206,9 +206,14 @@ class Samples(Solution):
     def scaled(self, factor: Tensor) -> Samples:
         return replace(self, image=self.image * factor, draws=self.draws * factor)
 
+    @property
+    def count(self) -> int:
+        """Number of draws, of all chains."""
+        return self.draws.shape[0] * self.draws.shape[1]
+
     def numbers(self, index: int = 0) -> dict[str, float]:
         """Return what is known of the sampling of one image: samples, chains, acceptance, the worst diagnostics."""
-        found = {"chains": float(self.draws.shape[0]), "samples": float(self.draws.shape[0] * self.draws.shape[1])}
+        found = {"chains": float(self.draws.shape[0]), "samples": float(self.count)}
         if self.acceptance is not None:
             found["acceptance"] = float(self.acceptance[:, index].mean())
         diagnosed = self.diagnosis.numbers() if self.diagnosis else {}
@@ -230,6 +235,11 @@ class Samples(Solution):
         """Pixelwise standard deviation of the magnitude, real ``(batch, y, x)``."""
         magnitude = self.draws.flatten(0, 1).abs()
         return magnitude.std(0) if len(magnitude) > 1 else torch.zeros_like(magnitude[0])
+
+    @property
+    def predicted_error(self) -> Tensor:
+        """Standard deviation s√(1 + 1/n) of the mean of n magnitudes from a further draw, real ``(batch, y, x)``."""
+        return self.magnitude_std * (1 + 1 / self.count) ** 0.5
 
     def quantiles(self, probabilities: Sequence[float]) -> Tensor:
         """Pixelwise quantiles of the magnitude, real ``(probability, batch, y, x)``, interpolated between draws."""

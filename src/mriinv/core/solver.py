@@ -18,6 +18,7 @@ from mriinv.core.types import Image, PerImage
 from mriinv.errors import CompatibilityError, InputError
 
 Monitor = Callable[[int, Mapping[str, float]], None]
+Observer = Callable[[str, int, int], Monitor]  # what is worked on, number, count -> monitor of that one
 S = TypeVar("S", bound="Solver")
 
 

@@ -25,14 +25,14 @@ def frequencies(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 def smooth_field(shape: tuple[int, int], knots: int, generator: torch.Generator) -> Tensor:
     """Return a smooth random field ``(y, x)`` of unit variance at its knots: a coarse grid, interpolated."""
-    coarse = torch.randn(knots, knots, generator=generator)
+    coarse = torch.randn(knots, knots, generator=generator, dtype=torch.float32)  # whatever the default is
     return _interpolation(shape[0], knots) @ coarse @ _interpolation(shape[1], knots).T
 
 
 @lru_cache(maxsize=64)
 def _interpolation(size: int, knots: int) -> Tensor:
     """Return the matrix ``(size, knots)`` of cubic interpolation, several times faster than interpolating in 2D."""
-    identity = torch.eye(knots)[None, None]
+    identity = torch.eye(knots, dtype=torch.float32)[None, None]
     return interpolate(identity, size=(size, knots), mode="bicubic", align_corners=True)[0, 0]
 
 

@@ -251,7 +251,7 @@ def measure(
         sampler=cls.name,
         posterior=posterior.name,
         approximate=not issubclass(cls, Sampler),
-        draws=samples.draws.shape[0] * samples.draws.shape[1],
+        draws=samples.count,
         **compare(samples.draws.flatten(2), posterior.law(level)),
         seconds=seconds,
         acceptance=acceptance,
