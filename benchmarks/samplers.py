@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from mriinv import Sampler
+from mriinv import Sampler, Target
 from mriinv.testing.posteriors import (
     AnalyticPosterior,
     Measurement,
@@ -99,7 +99,7 @@ def predicted(sampler: Any, posterior: AnalyticPosterior) -> tuple[float, float]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         start = posterior.problem.sense()
-        chain = sampler.chain(posterior.problem, prior, start, posterior.level or None, generator)
+        chain = sampler.chain(Target(posterior.problem, prior, posterior.level or None), start, generator)
     if type(chain) is KineticChain:
         return 1.0, 0.0
     if type(chain) is not LangevinChain:

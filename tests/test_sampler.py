@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mriinv import Chain, InverseProblem, Sampler, complex_noise, make_solver
+from mriinv import Chain, InverseProblem, Sampler, Target, complex_noise, make_solver
 from mriinv.core import sampler as module
 from mriinv.testing.analytic import QuadraticPrior, gaussian_problem
 
@@ -34,8 +34,8 @@ class Recording(Sampler):
     name = "recording"
     requires = (frozenset({"energy"}),)
 
-    def chain(self, problem, prior, image, level, generator, *, previous=None, passing=False):
-        self.made.append(Counting(image, level, previous, passing))
+    def chain(self, target, image, generator, *, previous=None, passing=False):
+        self.made.append(Counting(image, target.level, previous, passing))
         return self.made[-1]
 
 
@@ -91,10 +91,11 @@ def test_without_levels_chains_start_at_the_image():
 def test_the_longer_chain_goes_on_as_it_was(name, kept):
     problem, prior, _ = gaussian_problem()
     solver, generator = make_solver(name), torch.Generator().manual_seed(0)
-    chain = solver.chain(problem, prior, solver.first_state(problem, generator, 2), None, generator)
+    target = Target(problem, prior)
+    chain = solver.chain(target, solver.first_state(problem, generator, 2), generator)
     for _ in range(3):
         chain.step()
-    longer = solver.chain(problem, prior, chain.image[-1:], None, generator, previous=chain)
+    longer = solver.chain(target, chain.image[-1:], generator, previous=chain)
     assert torch.equal(getattr(longer, kept), getattr(chain, kept)[-1:])
 
 

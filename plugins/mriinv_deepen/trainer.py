@@ -20,6 +20,7 @@ from mriinv import (
     ProblemSource,
     Sampler,
     SettingsError,
+    Target,
     Trainer,
     complex_noise,
     denoising_score_matching,
@@ -183,16 +184,17 @@ class MaximumLikelihood(Trainer):
         problem = chain.measured(source, generator.device)
         position = self._position(step)
         level, sampler = self._levels[position], self._samplers[position]
+        target = Target(problem, prior, level)
         prepare = (step // len(self._levels)) % PREPARE_EVERY == 0 or position not in self._prepared
         device, norms = chain.true.device, list[float]()
         lower = has_bfloat16(device) if s.chain_precision is None else s.chain_precision == "bfloat16"
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=lower):
             if prepare:
-                self._prepared[position] = sampler.prepared(problem, prior, chain.fake, generator)
+                self._prepared[position] = sampler.prepared(target, chain.fake, generator)
             chain.fake = self._prepared[position].advance(
-                problem, prior, chain.fake, s.chain_steps, generator, lambda _, now: norms.append(now["gradient_rms"])
+                target, chain.fake, s.chain_steps, generator, lambda _, now: norms.append(now["gradient_rms"])
             )
-        unit = sampler.temperature(problem, prior) * chain.true[0].numel()
+        unit = sampler.temperature(target) * chain.true[0].numel()
         energy_true, energy_fake = prior.energy(chain.true, level) / unit, prior.energy(chain.fake, level) / unit
         gap = (energy_true - energy_fake).mean()
         error = (chain.fake - chain.true).abs().square().mean().sqrt()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from mriinv import Chain, InverseProblem, Prior, Sampler, SettingsError, largest_curvature, per_image, setting
+from mriinv import Chain, Sampler, SettingsError, Target, largest_curvature, per_image, setting
 from mriinv_langevin.chains import KineticChain, LangevinChain, MetropolisChain, Shifted
 from mriinv_langevin.sampler import measured_curvature, stable_step
 
@@ -32,24 +30,22 @@ class MALA(Sampler):
 
     def chain(
         self,
-        problem: InverseProblem,
-        prior: Prior,
+        target: Target,
         image: Tensor,
-        level: Any,
         generator: torch.Generator,
         *,
         previous: Chain | None = None,
         passing: bool = False,
     ) -> LangevinChain:
-        common, fixed = (problem, prior, image, level, generator), self.settings.step_size
-        temperature = self.temperature(problem, prior).repeat(len(image) // problem.batch)
+        common, fixed = (target, image, generator), self.settings.step_size
+        temperature = self.temperature(target).repeat(len(image) // target.problem.batch)
         if fixed is not None and not passing:
             tau = torch.full_like(temperature, fixed)
             return MetropolisChain(*common, temperature=temperature, step_size=tau, adapt=False)
         tau, curvature = stable_step(*common, previous)
         if passing:
             return LangevinChain(*common, step_size=tau, noise=2 * tau * temperature, curvature=curvature)
-        tau = _adapted(previous, tau, problem.batch)
+        tau = _adapted(previous, tau, target.problem.batch)
         return MetropolisChain(*common, temperature=temperature, step_size=tau, adapt=True, curvature=curvature)
 
 
@@ -93,40 +89,35 @@ class PreconditionedLangevin(Sampler):
             1e-3, f"residual at which they stop, relative; {EXACT:g} at most with metropolis", gt=0
         )
 
-    def check(
-        self, problem: InverseProblem, prior: Prior, image: Tensor, level: Any, generator: torch.Generator
-    ) -> None:
+    def check(self, target: Target, image: Tensor, generator: torch.Generator) -> None:
         s = self.settings
         if s.shift is None or s.metropolis:
             return
-        curvature, _ = largest_curvature(lambda x: prior.gradient(x, level), image, generator)
+        curvature, _ = largest_curvature(lambda x: target.prior.gradient(x, target.level), image, generator)
         limit = 0.5 * (s.step_size or 1.0) * float(curvature.max())
         if not s.shift > limit:
             raise SettingsError(
                 f"solver.shift: found {s.shift:g}; stable above {limit:.3g}, half τ times the curvature of the energy"
             )
 
-    def prepared(self, problem: InverseProblem, prior: Prior, image: Tensor, generator: torch.Generator) -> Sampler:
+    def prepared(self, target: Target, image: Tensor, generator: torch.Generator) -> Sampler:
         if self.settings.shift is not None:
             return self
-        curvature, _ = measured_curvature(problem, prior, image, self.settings.noise_level, generator)
-        return self.changed(shift=float(curvature.max()))
+        return self.changed(shift=float(measured_curvature(target, image, generator).largest.max()))
 
     def chain(
         self,
-        problem: InverseProblem,
-        prior: Prior,
+        target: Target,
         image: Tensor,
-        level: Any,
         generator: torch.Generator,
         *,
         previous: Chain | None = None,
         passing: bool = False,
     ) -> LangevinChain:
-        s, common = self.settings, (problem, prior, image, level, generator)
-        temperature = self.temperature(problem, prior).repeat(len(image) // problem.batch)
+        s, common, problem = self.settings, (target, image, generator), target.problem
+        temperature = self.temperature(target).repeat(len(image) // problem.batch)
         curvature = None if s.shift else measured_curvature(*common, previous)
-        shift = torch.full_like(temperature, s.shift) if curvature is None else curvature[0]
+        shift = torch.full_like(temperature, s.shift) if curvature is None else curvature.largest
         tau = torch.full_like(temperature, s.step_size or 1.0)
         if s.metropolis and not passing:
             return MetropolisChain(

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from mriinv import Chain, InverseProblem, Prior, complex_noise, inner_product, per_image
+from mriinv import Chain, InverseProblem, Target, complex_noise, inner_product, per_image
 
 ACCEPTANCE = 0.574  # the best share of accepted Langevin proposals in many dimensions (Roberts 1998)
 LOOSE = 0.05  # residual of a solve above which variances are wrong by several per cent (measured)
+
+
+class Curvature(NamedTuple):
+    """The largest curvature of E per state, and the direction of it, of one chain of each image."""
+
+    largest: Tensor
+    direction: Tensor
 
 
 class Preconditioner:
@@ -65,46 +74,35 @@ class LangevinChain(Chain):
     Parameters
     ----------
     step_size : τ per image
-    curvature : largest of E per image, and its direction, where they were measured; for the chain at the next level
+    curvature : as it was measured, for the chain at the next level
     noise : v per image; 2τT for the Euler-Maruyama step of the diffusion whose stationary law is exp(−C/T)
     """
 
     def __init__(
         self,
-        problem: InverseProblem,
-        prior: Prior,
+        target: Target,
         image: Tensor,
-        level: Tensor | float | None,
         generator: torch.Generator,
         *,
         step_size: Tensor,
         noise: Tensor,
         preconditioner: Preconditioner | None = None,
-        curvature: tuple[Tensor, Tensor] | None = None,
+        curvature: Curvature | None = None,
     ) -> None:
-        self.problem, self.prior, self.image, self.level, self.generator = problem, prior, image, level, generator
+        self.target, self.image, self.generator = target, image, generator
         self.step_size, self.noise = step_size, noise
         self.preconditioner = preconditioner or Preconditioner()
         self.curvature = curvature
-        self.back_projection = problem.back_projection()
 
     @property
     def notes(self) -> tuple[str, ...]:
         return self.preconditioner.notes
 
     def step(self) -> None:
-        self.energy, self.gradient = self.evaluate(self.image)
+        self.energy, self.gradient = self.target.evaluate(self.image)
         noise = self.preconditioner.perturbation(self.image, self.generator)
         rhs = per_image(self.noise.sqrt(), noise) * noise - per_image(self.step_size, noise) * self.gradient
         self.image = self.image + self.preconditioner.apply(rhs)
-
-    def evaluate(self, image: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return E, where the prior has one, and ∇C."""
-        data = self.problem.data_gradient(image, self.back_projection)
-        if "energy" not in self.prior.provides:
-            return None, data + self.prior.gradient(image, self.level)
-        energy, gradient = self.prior.energy_and_gradient(image, self.level)
-        return energy, data + gradient
 
 
 class KineticChain(LangevinChain):
@@ -125,13 +123,31 @@ class KineticChain(LangevinChain):
     """
 
     def __init__(
-        self, *args: object, temperature: Tensor, momentum: Tensor, persistence: float, **more: object
+        self,
+        target: Target,
+        image: Tensor,
+        generator: torch.Generator,
+        *,
+        step_size: Tensor,
+        temperature: Tensor,
+        momentum: Tensor,
+        persistence: float,
+        preconditioner: Preconditioner | None = None,
+        curvature: Curvature | None = None,
     ) -> None:
-        super().__init__(*args, noise=(1 - persistence**2) * temperature, **more)  # type: ignore[arg-type]
+        super().__init__(
+            target,
+            image,
+            generator,
+            step_size=step_size,
+            noise=(1 - persistence**2) * temperature,
+            preconditioner=preconditioner,
+            curvature=curvature,
+        )
         self.momentum, self.persistence = momentum, persistence
 
     def step(self) -> None:
-        self.energy, self.gradient = self.evaluate(self.image)
+        self.energy, self.gradient = self.target.evaluate(self.image)
         noise = self.preconditioner.perturbation(self.image, self.generator)
         length = per_image((2 * self.step_size).sqrt(), noise)
         pulled = self.momentum - length * self.gradient
@@ -150,8 +166,27 @@ class MetropolisChain(LangevinChain):
     Until `begin`, τ of each image is adapted to an acceptance of 0.574.
     """
 
-    def __init__(self, *args: object, temperature: Tensor, step_size: Tensor, adapt: bool, **more: object) -> None:
-        super().__init__(*args, step_size=step_size, noise=2 * step_size * temperature, **more)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        target: Target,
+        image: Tensor,
+        generator: torch.Generator,
+        *,
+        step_size: Tensor,
+        temperature: Tensor,
+        adapt: bool,
+        preconditioner: Preconditioner | None = None,
+        curvature: Curvature | None = None,
+    ) -> None:
+        super().__init__(
+            target,
+            image,
+            generator,
+            step_size=step_size,
+            noise=2 * step_size * temperature,
+            preconditioner=preconditioner,
+            curvature=curvature,
+        )
         self.temperature, self.adapting = temperature, adapt
         self.accepted, self.proposals = torch.zeros_like(step_size), 0
         self.here = self._everything(self.image)
@@ -189,6 +224,6 @@ class MetropolisChain(LangevinChain):
 
     def _everything(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return C, E, ∇C and M∇C."""
-        energy, gradient = self.evaluate(image)
+        energy, gradient = self.target.evaluate(image)
         assert energy is not None
-        return self.problem.data_term(image) + energy, energy, gradient, self.preconditioner.apply(gradient)
+        return self.target.problem.data_term(image) + energy, energy, gradient, self.preconditioner.apply(gradient)

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mriinv import Chain, InverseProblem, Prior, Sampler, SettingsError, largest_curvature, setting
-from mriinv_langevin.chains import LangevinChain
+from mriinv import Chain, Level, Prior, Sampler, SettingsError, Target, largest_curvature, setting
+from mriinv_langevin.chains import Curvature, LangevinChain
 
 SAFE = 0.5  # α = 0.5/h, where α < 2/h is stable
 FLAT = 1e-4  # of ‖A‖², the least curvature that a preconditioner takes a prior to have
@@ -56,26 +56,25 @@ class Langevin(Sampler):
         if s.epsilon is not None and s.temperature != 1:
             raise SettingsError("langevin: epsilon sets the temperature: leave one of them out")
 
-    def temperature(self, problem: InverseProblem, prior: Prior) -> Tensor:
+    def temperature(self, target: Target) -> Tensor:
         epsilon = self.settings.epsilon
         if epsilon is None:
-            return super().temperature(problem, prior)
+            return super().temperature(target)
         value = 0.5 * epsilon**2 if self.settings.form == "eq16" else 1.0
+        problem = target.problem
         return torch.full((problem.batch,), value, dtype=torch.float64, device=problem.data.device)
 
     def prior_at(self, prior: Prior, noise_std: Tensor) -> Prior:
         """Return the prior as for an image where ε, and not the noise, sets the temperature."""
         return super().prior_at(prior, noise_std) if self.settings.epsilon is None else prior.at_noise(noise_std)
 
-    def check(
-        self, problem: InverseProblem, prior: Prior, image: Tensor, level: Any, generator: torch.Generator
-    ) -> None:
+    def check(self, target: Target, image: Tensor, generator: torch.Generator) -> None:
         s = self.settings
         step = 0.5 * s.epsilon**2 if s.form == "eq11" else s.step_size
         if step is None:
             return
-        curvature, _ = largest_curvature(lambda x: prior.gradient(x, level), image, generator)
-        largest = problem.operator.norm_bound**2 + float(curvature.max())
+        curvature, _ = largest_curvature(lambda x: target.prior.gradient(x, target.level), image, generator)
+        largest = target.problem.operator.norm_bound**2 + float(curvature.max())
         if not step * largest < 2:
             found, limit = ("epsilon", 2 / largest**0.5) if s.form == "eq11" else ("step_size", 2 / largest)
             raise SettingsError(
@@ -83,67 +82,60 @@ class Langevin(Sampler):
                 f"of the energy together are {largest:.3g}"
             )
 
-    def prepared(self, problem: InverseProblem, prior: Prior, image: Tensor, generator: torch.Generator) -> Sampler:
+    def prepared(self, target: Target, image: Tensor, generator: torch.Generator) -> Sampler:
         s = self.settings
         if s.step_size is not None or s.form == "eq11":
             return self
-        alpha, _ = stable_step(problem, prior, image, s.noise_level, generator)
+        alpha, _ = stable_step(target, image, generator)
         return self.changed(step_size=float(alpha.min()))
 
     def chain(
         self,
-        problem: InverseProblem,
-        prior: Prior,
+        target: Target,
         image: Tensor,
-        level: Any,
         generator: torch.Generator,
         *,
         previous: Chain | None = None,
         passing: bool = False,
     ) -> LangevinChain:
         s = self.settings
-        temperature = self.temperature(problem, prior).repeat(len(image) // problem.batch)
+        temperature = self.temperature(target).repeat(len(image) // target.problem.batch)
         curvature = None
         if s.form == "eq11":
             alpha = torch.full_like(temperature, 0.5 * s.epsilon**2)
         elif s.step_size is not None:
             alpha = torch.full_like(temperature, s.step_size)
         else:
-            alpha, curvature = stable_step(problem, prior, image, level, generator, previous)
+            alpha, curvature = stable_step(target, image, generator, previous)
         noise = 2 * alpha * temperature
-        return LangevinChain(problem, prior, image, level, generator, step_size=alpha, noise=noise, curvature=curvature)
+        return LangevinChain(target, image, generator, step_size=alpha, noise=noise, curvature=curvature)
 
 
 def measured_curvature(
-    problem: InverseProblem,
-    prior: Prior,
-    image: Tensor,
-    level: Tensor | float | None,
-    generator: torch.Generator,
-    previous: Chain | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the largest curvature of E per state, and its direction; measured on one chain of each image.
+    target: Target, image: Tensor, generator: torch.Generator, previous: Chain | None = None
+) -> Curvature:
+    """Measure the curvature of E on one chain of each image.
 
     At least 1e-4 of ‖A‖², and as it was in `previous` where that had the same level.
     """
-    batch, floor = problem.batch, FLAT * problem.operator.norm_bound**2
-    own = level[:batch] if isinstance(level, Tensor) and level.ndim else level
+    batch, floor = target.problem.batch, FLAT * target.problem.operator.norm_bound**2
+    own = target.level[:batch] if isinstance(target.level, Tensor) and target.level.ndim else target.level
     known = None
     if isinstance(previous, LangevinChain) and previous.curvature is not None:
         known = previous.curvature
-        if _same(previous.level, own, batch):
-            return known[0][-len(image) :], known[1]
+        if _same(previous.target.level, own, batch):
+            return Curvature(known.largest[-len(image) :], known.direction)
     curvature, direction = largest_curvature(
-        lambda x: prior.gradient(x, own),
+        lambda x: target.prior.gradient(x, own),
         image[:batch],
         generator,
         iterations=8 if known is None else 1,
-        initial=None if known is None else known[1][:batch],
+        initial=None if known is None else known.direction[:batch],
     )
-    return curvature.double().clamp_min(floor).repeat(len(image) // batch), direction
+    return Curvature(curvature.double().clamp_min(floor).repeat(len(image) // batch), direction)
 
 
-def _same(before: Any, now: Any, batch: int) -> bool:
+def _same(before: Level, now: Level, batch: int) -> bool:
     """Say whether two chains have the same level."""
     if isinstance(before, Tensor) and isinstance(now, Tensor):
         return torch.equal(before[:batch], now)
@@ -151,13 +143,8 @@ def _same(before: Any, now: Any, batch: int) -> bool:
 
 
 def stable_step(
-    problem: InverseProblem,
-    prior: Prior,
-    image: Tensor,
-    level: Tensor | float | None,
-    generator: torch.Generator,
-    previous: Chain | None = None,
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    target: Target, image: Tensor, generator: torch.Generator, previous: Chain | None = None
+) -> tuple[Tensor, Curvature]:
     """Return α = 0.5/(‖A‖² + curvature of E), at most 1, per state, and what `measured_curvature` says."""
-    curvature = measured_curvature(problem, prior, image, level, generator, previous)
-    return (SAFE / (problem.operator.norm_bound**2 + curvature[0])).clamp(max=1.0), curvature
+    curvature = measured_curvature(target, image, generator, previous)
+    return (SAFE / (target.problem.operator.norm_bound**2 + curvature.largest)).clamp(max=1.0), curvature

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mriinv.core.sampler import Chain as Chain
     from mriinv.core.sampler import Level as Level
     from mriinv.core.sampler import Sampler as Sampler
+    from mriinv.core.sampler import Target as Target
     from mriinv.core.solver import Monitor as Monitor
     from mriinv.core.solver import Solver as Solver
     from mriinv.core.trainer import Loss as Loss
@@ -104,7 +105,7 @@ _HOMES = {  # of the names, module by module; the same as above
     "core.operator": "Operator",
     "core.prior": "Prior",
     "core.problem": "InverseProblem Samples Solution reference_scale",
-    "core.sampler": "Chain Level Sampler",
+    "core.sampler": "Chain Level Sampler Target",
     "core.solver": "Monitor Solver",
     "core.trainer": "Loss ProblemSource Trainer",
     "core.types": "CoilMaps Image KSpace Mask PerImage",

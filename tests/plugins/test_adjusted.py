@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mriinv import SettingsError, make_solver
+from mriinv import SettingsError, Target, make_solver
 from mriinv.core.problem import InverseProblem
 from mriinv.numerics.noise import complex_noise
 from mriinv.testing.analytic import DenseOperator, QuadraticPrior, gaussian_problem
@@ -63,10 +63,8 @@ def test_without_the_correction_the_same_step_is_biased():
     generator = torch.Generator().manual_seed(0)
     temperature = torch.full((1000,), NOISE**2, dtype=torch.float64)
     chain = LangevinChain(
-        problem,
-        prior,
+        Target(problem, prior),
         torch.zeros(1000, 2, 3, dtype=torch.complex128),
-        None,
         generator,
         step_size=torch.full_like(temperature, 0.9),
         noise=1.8 * temperature,
@@ -93,10 +91,8 @@ def test_a_step_moves_by_the_momentum_before_and_after_it():
     problem, prior, _ = posterior()
     ones, start = torch.ones(1, dtype=torch.float64), torch.ones(1, 2, 3, dtype=torch.complex128)
     chain = KineticChain(
-        replace(problem, data=0 * problem.data),
-        prior,
+        Target(replace(problem, data=0 * problem.data), prior),
         0 * start,
-        None,
         torch.Generator().manual_seed(0),
         step_size=2 * ones,
         temperature=4 * ones,
@@ -151,10 +147,8 @@ def test_the_step_adapts_to_the_acceptance_and_then_stays():
     assert samples.acceptance.shape == (200, 1)
     assert float(samples.acceptance.mean()) == pytest.approx(0.574, abs=0.03)
     chain = MetropolisChain(
-        problem,
-        prior,
+        Target(problem, prior),
         problem.sense(),
-        None,
         torch.Generator().manual_seed(0),
         temperature=torch.tensor([NOISE**2]).double(),
         step_size=torch.tensor([0.1]).double(),
@@ -197,13 +191,12 @@ def test_a_shift_that_is_set_is_compared_with_what_is_stable():
     problem, prior, _ = posterior()
     options = {"samples": 2, "chains": 1, "burn_in": 2, "long_run": 0}
     prepared = make_solver("preconditioned-langevin", **options).prepared(
-        problem.normalised(),
-        prior,
+        Target(problem.normalised(), prior),
         problem.back_projection(),
         torch.Generator().manual_seed(0),
     )
     measured = prepared.settings.shift
-    assert prepared.prepared(problem, prior, problem.back_projection(), torch.Generator()) is prepared
+    assert prepared.prepared(Target(problem, prior), problem.back_projection(), torch.Generator()) is prepared
     make_solver("preconditioned-langevin", **options, shift=measured)(problem, prior)
     with pytest.raises(SettingsError, match=r"solver\.shift: found .*; stable above"):
         make_solver("preconditioned-langevin", **options, shift=0.4 * measured)(problem, prior)

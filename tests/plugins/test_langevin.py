@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mriinv import InverseProblem, MriinvError, SettingsError, make_solver
+from mriinv import InverseProblem, MriinvError, SettingsError, Target, make_solver
 from mriinv.testing.analytic import QuadraticPrior, gaussian_problem
 from mriinv.testing.posteriors import stationary_covariance
 
@@ -22,7 +22,7 @@ def test_mean_and_covariance_are_those_of_the_discretised_chain(settings, step, 
     problem, prior, hessian = gaussian_problem(shape=(2, 3), samples=4, batch=CHAINS)
     generator = torch.Generator().manual_seed(0)
     start = torch.zeros(CHAINS, 2, 3, dtype=torch.complex128)
-    states = make_solver("langevin", **settings).advance(problem, prior, start, steps, generator).flatten(1)
+    states = make_solver("langevin", **settings).advance(Target(problem, prior), start, steps, generator).flatten(1)
     mean = torch.linalg.solve(hessian, problem.back_projection()[0].flatten())
     exact, ideal = 2 * stationary_covariance(hessian, step, noise), noise / step * torch.linalg.inv(hessian)
     centred = states - mean
@@ -68,17 +68,17 @@ def test_step_follows_the_measured_curvature():
         def energy(self, image, noise_level=None):
             return super().energy(image) * torch.tensor([1.0, 2.0])
 
-    step = make_solver("langevin").prepared(problem, Uneven(theta=1.5), start, generator).settings.step_size
+    step = make_solver("langevin").prepared(Target(problem, Uneven(theta=1.5)), start, generator).settings.step_size
     assert step == pytest.approx(0.5 / (1 + 3.0), rel=0.02)
     fixed = make_solver("langevin", step_size=0.3)
-    assert fixed.prepared(problem, Uneven(), start, generator) is fixed
+    assert fixed.prepared(Target(problem, Uneven()), start, generator) is fixed
 
 
 def test_temperature_is_the_variance_of_the_noise():
     problem, prior, _ = gaussian_problem(batch=2)
     noisy = InverseProblem(problem.operator, problem.data, torch.tensor([0.1, 0.3]), problem.scale)
     for settings, exact in (({}, [0.01, 0.09]), ({"temperature": 2.0}, [0.02, 0.18]), ({"epsilon": 0.2}, [0.02, 0.02])):
-        found = make_solver("langevin", **settings).temperature(noisy, prior)
+        found = make_solver("langevin", **settings).temperature(Target(noisy, prior))
         torch.testing.assert_close(found, torch.tensor(exact).double())
     spread = make_solver("langevin", samples=30, chains=30, burn_in=60)(noisy, prior).std.mean((1, 2))
     assert spread[1] / spread[0] == pytest.approx(3, rel=0.15)
@@ -109,7 +109,7 @@ def test_divergence_is_reported():
     problem, prior, _ = gaussian_problem()
     generator = torch.Generator().manual_seed(0)
     with pytest.raises(MriinvError, match=r"langevin diverged after .* smaller solver\.step_size"):
-        make_solver("langevin", step_size=60.0).advance(problem, prior, problem.sense(), 400, generator)
+        make_solver("langevin", step_size=60.0).advance(Target(problem, prior), problem.sense(), 400, generator)
 
 
 def test_divergence_in_the_last_steps_is_reported_too():

@@ -10,6 +10,7 @@ from mriinv import (
     InputError,
     InverseProblem,
     Prior,
+    Target,
     complex_noise,
     make_mask,
     make_problem,
@@ -130,7 +131,7 @@ def test_samplers_solve_the_robust_problem_and_advance_the_given_one():
     images = {on: sampler(problem, SmallEnergy()).image for on, sampler in drawn_by.items()}
     assert not torch.allclose(images[True], images[False])
     chains = [
-        sampler.advance(problem, SmallEnergy(), images[True], 2, torch.Generator().manual_seed(0))
+        sampler.advance(Target(problem, SmallEnergy()), images[True], 2, torch.Generator().manual_seed(0))
         for sampler in drawn_by.values()
     ]
     assert torch.equal(*chains)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from mriinv import Chain, InputError, Sampler, SettingsError
-from mriinv.core.sampler import Level
 from mriinv.numerics.noise import complex_noise
 from mriinv.testing.analytic import GaussianMixture, MixturePrior
 from mriinv.testing.posteriors import (
@@ -142,7 +141,7 @@ class Lazy(Sampler):
     requires = (frozenset({"gradient"}),)
     law: GaussianMixture
 
-    def chain(self, problem, prior, image, level: Level, generator, *, previous=None, passing=False):
+    def chain(self, target, image, generator, *, previous=None, passing=False):
         return LazyChain(self.law, image, generator)
 
 

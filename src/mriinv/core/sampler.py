@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -23,6 +25,34 @@ REPORT_EVERY = 10
 MOST_CHAINS = 8  # unless more are asked for
 UNKNOWN_NOISE = 0.007  # per real component, image scale 1
 STUCK = "a chain has not moved: none of its proposals was accepted; set a smaller solver.step_size"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What chains draw from: exp(−C/T) at one noise level, with C(x) = ½‖Ax − b‖² + E(x).
+
+    Attributes
+    ----------
+    problem : of reference scale 1
+    level : of a noise-conditional prior, one number, or one per image or chain; None for a prior without levels
+    """
+
+    problem: InverseProblem
+    prior: Prior
+    level: Level = None
+
+    @cached_property
+    def back_projection(self) -> Image:
+        """Aᴴb, which every gradient needs."""
+        return self.problem.back_projection()
+
+    def evaluate(self, image: Image) -> tuple[PerImage | None, Image]:
+        """Return E per image, None where the prior has a gradient alone, and ∇C."""
+        data = self.problem.data_gradient(image, self.back_projection)
+        if "energy" not in self.prior.provides:
+            return None, data + self.prior.gradient(image, self.level)
+        energy, gradient = self.prior.energy_and_gradient(image, self.level)
+        return energy, data + gradient
 
 
 class Chain(ABC):
@@ -99,40 +129,35 @@ class Sampler(Solver):
     @abstractmethod
     def chain(
         self,
-        problem: InverseProblem,
-        prior: Prior,
+        target: Target,
         image: Image,
-        level: Level,
         generator: torch.Generator,
         *,
         previous: Chain | None = None,
         passing: bool = False,
     ) -> Chain:
-        """Return chains of exp(−C/T), T that of `temperature`, for a problem whose reference scale is 1.
+        """Return chains of `target` at the T of `temperature`.
 
         Parameters
         ----------
         image : where they start, ``(chains·batch, y, x)`` for one image of the problem, or as many as the problem has
-        level : of a noise-conditional prior, one per chain; None for a prior without levels
         previous : the chains at the level before, from which measured quantities may be taken over
         passing : whether this is a level of the annealing, which need not be sampled exactly
         """
 
-    def check(
-        self, problem: InverseProblem, prior: Prior, image: Image, level: Level, generator: torch.Generator
-    ) -> None:
-        """Refuse a step that cannot be stable at the last `level`, before anything runs; by default none is refused."""
+    def check(self, target: Target, image: Image, generator: torch.Generator) -> None:
+        """Refuse a step that cannot be stable at the last level, before anything runs; by default none is refused."""
 
-    def temperature(self, problem: InverseProblem, prior: Prior) -> PerImage:
-        """Return T per image, in the scale of `problem`: the setting times `learned_temperature`."""
-        return self.settings.temperature * self.learned_temperature(problem, prior)
+    def temperature(self, target: Target) -> PerImage:
+        """Return T per image, in the scale of the problem: the setting times `learned_temperature`."""
+        return self.settings.temperature * self.learned_temperature(target)
 
-    def learned_temperature(self, problem: InverseProblem, prior: Prior) -> PerImage:
+    def learned_temperature(self, target: Target) -> PerImage:
         """Return T₀ per image, at which exp(−C/T₀) is the posterior; with a score, ∇E is −T₀ times it, at every T."""
-        noise = problem.noise_std
+        noise = target.problem.noise_std
         if noise is None:
-            noise = torch.full((problem.batch,), UNKNOWN_NOISE, device=problem.data.device)
-        return prior.temperature(noise.double())
+            noise = torch.full((target.problem.batch,), UNKNOWN_NOISE, device=target.problem.data.device)
+        return target.prior.temperature(noise.double())
 
     def prior_at(self, prior: Prior, noise_std: PerImage) -> Prior:
         """Return the prior as the posterior has it (`Prior.in_posterior`)."""
@@ -145,21 +170,15 @@ class Sampler(Solver):
         one = problem.back_projection()
         return complex_noise((chains * len(one), *one.shape[1:]), 1.0, generator, one.dtype)
 
-    def prepared(self, problem: InverseProblem, prior: Prior, image: Image, generator: torch.Generator) -> Sampler:
+    def prepared(self, target: Target, image: Image, generator: torch.Generator) -> Sampler:
         """Return this sampler with what it measures before it starts (a stable step) fixed; itself by default."""
         return self
 
     def advance(
-        self,
-        problem: InverseProblem,
-        prior: Prior,
-        image: Image,
-        steps: int,
-        generator: torch.Generator,
-        monitor: Monitor | None = None,
+        self, target: Target, image: Image, steps: int, generator: torch.Generator, monitor: Monitor | None = None
     ) -> Image:
-        """Return the state `steps` steps after `image` at `noise_level`, as trainers need it; no graph is built."""
-        chain = self.chain(problem, prior, image, self.settings.noise_level, generator)
+        """Return the state `steps` steps after `image`, as trainers need it; no graph is built."""
+        chain = self.chain(target, image, generator)
         report = _Report(self.name, monitor)
         for _ in range(steps):
             report.step(chain)
@@ -182,50 +201,59 @@ class Sampler(Solver):
         draws_each = -(-s.samples // chains)
         # chains of one image share its maps and data, and advance as one batch; several images are a batch already
         together = min(s.batch, chains) if batch == 1 else 1
-        levels, report = self._levels(problem, prior), _Report(self.name, monitor)
-        chain: Chain | None = None
-        draws, traces, acceptance = list[Tensor](), list[dict[str, Tensor]](), list[Tensor]()
-        notes = dict[str, None]()  # in order, each once
         given, problem = problem, self.posed(problem)
-        while len(draws) < chains:
-            count = min(together, chains - len(draws))
+        targets = [Target(problem, prior, level) for level in self._levels(problem, prior)]
+        report, runs, chain = _Report(self.name, monitor), list[_Run](), None
+        for first in range(0, chains, together):
+            count = min(together, chains - first)
             start = self.first_state(given, generator, count) if initial is None else initial.repeat(count, 1, 1)
-            if not draws:
-                self.check(problem, prior, start[:batch], levels[-1], generator)
-            chain = self._annealed(problem, prior, start, levels, generator, report)
-            trace, kept = Trace(problem.operator.support), list[Tensor]()
-            for number in range(1 + (draws_each - 1) * s.thinning):
-                if number:
-                    report.step(chain)
-                trace.add(chain.image, count, energy=chain.energy)
-                if number % s.thinning == 0:
-                    kept.append(chain.image.view(count, batch, *chain.image.shape[1:]))
-            draws += torch.stack(kept, dim=1)
-            traces.append(trace.stacked())
-            if chain.acceptance is not None:
-                acceptance += chain.acceptance.view(count, batch)
-            report.check(chain)
-            notes |= dict.fromkeys(chain.notes)
+            if not runs:
+                self.check(targets[-1], start[:batch], generator)
+            chain, run = self._run(targets, start, draws_each, generator, report)
+            runs.append(run)
         assert chain is not None
+        longer, moved = self._longer(targets, chain, runs[-1].trace, generator, report)
+        return self._samples(runs, longer, moved, self._first(targets))
+
+    def _run(
+        self, targets: list[Target], start: Image, draws: int, generator: torch.Generator, report: _Report
+    ) -> tuple[Chain, _Run]:
+        """Take chains from `start` down the levels, through the burn-in, and on to `draws` of each."""
+        chain = self._annealed(targets, start, generator, report)
+        batch = targets[-1].problem.batch
+        count = len(start) // batch
+        trace, kept = Trace(targets[-1].problem.operator.support), list[Tensor]()
+        for number in range(1 + (draws - 1) * self.settings.thinning):
+            if number:
+                report.step(chain)
+            trace.add(chain.image, count, energy=chain.energy)
+            if number % self.settings.thinning == 0:
+                kept.append(chain.image.view(count, batch, *chain.image.shape[1:]))
+        report.check(chain)
+        acceptance = None if chain.acceptance is None else chain.acceptance.view(count, batch)
+        return chain, _Run(torch.stack(kept, dim=1), trace.stacked(), acceptance, chain.notes)
+
+    def _samples(self, runs: list[_Run], longer: dict[str, Tensor], moved: PerImage | None, burn_in: int) -> Samples:
+        """Put the chains of all runs together; `longer` and `moved` are trace and acceptance of the long run."""
+        draws, traces = torch.cat([run.draws for run in runs]), [run.trace for run in runs]
         merged = {name: torch.cat([one[name] for one in traces]) for name in traces[0]}
-        longer, accepted = self._longer(problem, prior, chain, traces[-1], levels, generator, report)
-        diagnosis = diagnose(merged, longer, self._first(levels))
-        stack, device = torch.stack(draws), chain.image.device
+        diagnosis = diagnose(merged, longer, burn_in)
+        batch, device = draws.shape[2], draws.device
         mixed = diagnosis.numbers().get("split_rhat", torch.full((batch,), torch.inf)) <= UNMIXED
-        notes |= dict.fromkeys(diagnosis.remarks())
-        if acceptance:
-            accepted = torch.stack(acceptance).amin(0)
-        if accepted is not None and not (moved := accepted.cpu() > 0).all():
-            mixed, notes = mixed & moved, {STUCK: None, **notes}
+        acceptance = [run.acceptance for run in runs if run.acceptance is not None]
+        stuck = torch.cat(acceptance).amin(0) if acceptance else moved
+        notes = [*(note for run in runs for note in run.notes), *diagnosis.remarks()]
+        if stuck is not None and not (free := stuck.cpu() > 0).all():
+            mixed, notes = mixed & free, [STUCK, *notes]
         return Samples(
-            stack.mean((0, 1)),
+            draws.mean((0, 1)),
             mixed.to(device),
-            torch.full((batch,), self._first(levels) + (draws_each - 1) * s.thinning, device=device),
-            notes=tuple(notes),
-            draws=stack,
+            torch.full((batch,), burn_in + (draws.shape[1] - 1) * self.settings.thinning, device=device),
+            notes=tuple(dict.fromkeys(notes)),
+            draws=draws,
             traces=merged,
             diagnosis=diagnosis,
-            acceptance=torch.stack(acceptance) if acceptance else None,
+            acceptance=torch.cat(acceptance) if acceptance else None,
         )
 
     def _levels(self, problem: InverseProblem, prior: Prior) -> list[Tensor] | list[None]:
@@ -241,29 +269,23 @@ class Sampler(Solver):
         steps = max(s.levels - 1, 1)
         return [high * (last / high) ** (number / steps) for number in range(s.levels - 1)] + [last]
 
-    def _first(self, levels: list[Tensor] | list[None]) -> int:
+    def _first(self, targets: list[Target]) -> int:
         """Return the number of steps before the first sample."""
-        return len(levels) - 1 + int(self.settings.burn_in)
+        return len(targets) - 1 + int(self.settings.burn_in)
 
-    def _annealed(
-        self,
-        problem: InverseProblem,
-        prior: Prior,
-        image: Image,
-        levels: list[Tensor] | list[None],
-        generator: torch.Generator,
-        report: _Report,
-    ) -> Chain:
+    def _annealed(self, targets: list[Target], image: Image, generator: torch.Generator, report: _Report) -> Chain:
         """Return chains at the last level, burned in: one step at each level before it, from the image plus noise."""
-        chains = len(image) // problem.batch
-        if len(levels) > 1 and levels[0] is not None:
-            spread = levels[0].repeat(chains).view(-1, 1, 1)
+        chains = len(image) // targets[0].problem.batch
+        highest = targets[0].level
+        if len(targets) > 1 and isinstance(highest, Tensor):
+            spread = highest.repeat(chains).view(-1, 1, 1)
             image = image + spread * complex_noise(image.shape, 1.0, generator, image.dtype)
         chain: Chain | None = None
-        for number, level in enumerate(levels, start=1):
-            passing = number < len(levels)
-            repeated = None if level is None else level.repeat(chains)
-            chain = self.chain(problem, prior, image, repeated, generator, previous=chain, passing=passing)
+        for number, target in enumerate(targets, start=1):
+            passing = number < len(targets)
+            if isinstance(target.level, Tensor):
+                target = replace(target, level=target.level.repeat(chains))
+            chain = self.chain(target, image, generator, previous=chain, passing=passing)
             for _ in range(1 if passing else self.settings.burn_in):
                 report.step(chain)
             image = chain.image
@@ -273,28 +295,37 @@ class Sampler(Solver):
 
     def _longer(
         self,
-        problem: InverseProblem,
-        prior: Prior,
+        targets: list[Target],
         chain: Chain,
         trace: dict[str, Tensor],
-        levels: list[Tensor] | list[None],
         generator: torch.Generator,
         report: _Report,
     ) -> tuple[dict[str, Tensor], PerImage | None]:
         """Let one chain go on to `long_run` times the length of annealing and burn-in; return trace and acceptance."""
         own = {name: values[-1:] for name, values in trace.items()}
         gone = next(iter(own.values())).shape[1] - 1  # the first state is that at the end of the burn-in
-        more = int(self.settings.long_run * self._first(levels)) - self._first(levels) - gone
+        more = int(self.settings.long_run * self._first(targets)) - self._first(targets) - gone
         if more <= 0:
             return {}, None
-        one = self.chain(problem, prior, chain.image[-problem.batch :], levels[-1], generator, previous=chain)
+        target = targets[-1]
+        one = self.chain(target, chain.image[-target.problem.batch :], generator, previous=chain)
         one.begin()
-        going = Trace(problem.operator.support)
+        going = Trace(target.problem.operator.support)
         for _ in range(more):
             report.step(one)
             going.add(one.image, 1, energy=one.energy)
         gone_on = {name: values for name, values in going.stacked().items() if name in own}
         return {name: torch.cat([own[name], values], dim=1) for name, values in gone_on.items()}, one.acceptance
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What chains that advanced together left: draws ``(chain, draw, batch, y, x)``, acceptance ``(chain, batch)``."""
+
+    draws: Tensor
+    trace: dict[str, Tensor]
+    acceptance: Tensor | None
+    notes: tuple[str, ...]
 
 
 class _Report:
