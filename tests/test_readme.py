@@ -65,11 +65,14 @@ def test_commands(lines, folder, monkeypatch):
 
 
 def test_python_examples(capsys, folder, monkeypatch):
-    monkeypatch.chdir(folder)
+    posterior = next(line for line in COMMANDS if "--samples" in line)
+    short = {"levels": 2, "burn_in": 1, "thinning": 1, "long_run": 0}
+    run(" ".join([posterior, *(f"--set solver.{name}={value}" for name, value in short.items())]), folder, monkeypatch)
     names = {}
     for block in BLOCKS["python"]:
         exec(compile(block, "README.md", "exec"), names)
-    assert "torch.Size([1, 96, 80]) True" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "torch.Size([1, 96, 80]) True" in shown and "torch.Size([1, 8, 2, 48, 56])" in shown
     assert names["result"].image.shape == (1, 48, 56)
     assert names["solution"].image.shape == (1, 96, 80)
 
