@@ -312,8 +312,8 @@ def test_all_problems_are_listed_at_once() -> None:
 def test_a_training_is_merged_in_the_same_order(tmp_path: Path) -> None:
     content = {"prior": "deepen", "out": "x", "data": {"coils": 5, "noise_std": 0.01}, "trainer": "maximum-likelihood"}
     file = run_file(tmp_path, content)
-    options = {"out": Path("y"), "seed": None}
-    found = build_train_config(file, options, ["data.coils=4", "trainer.steps=9"], heads=Path("h"), scans=(Path("s"),))
+    options = {"out": Path("y"), "seed": None, "data": {"heads": Path("h")}, "validation": {"scans": (Path("s"),)}}
+    found = build_train_config(file, options, ["data.coils=4", "trainer.steps=9"])
     assert (found.out, found.data.coils, found.data.noise_std, found.data.heads) == (Path("y"), 4, 0.01, Path("h"))
     assert found.trainer.settings == {"steps": 9} and found.validation.scans == (Path("s"),)
     assert found.operator.name == "sense"
@@ -342,7 +342,7 @@ def test_a_prior_is_trained_by_the_trainer_that_the_catalogue_names(tmp_path: Pa
 )
 def test_bad_trainings(tmp_path: Path, content: Any, assignments: list[str], message: str) -> None:
     with pytest.raises(MriinvError) as caught:
-        build_train_config(run_file(tmp_path, content), {}, assignments, heads=Path("h"))
+        build_train_config(run_file(tmp_path, content), {"data": {"heads": Path("h")}}, assignments)
     assert message in str(caught.value)
 
 

@@ -29,6 +29,7 @@ from mriinv.registry import registry
 DEFAULT_RECIPE = "deepen-map"
 SIMULATION_MASK = {"name": "poisson-2d"}  # a simulated scan is fully sampled
 COMPONENTS = ("operator", "prior", "solver", "trainer")  # chosen by name, with settings of their own
+RUN_PARTS, TRAINING_PARTS = ("mask", "preparation"), ("data", "validation", "loop")  # mappings of fields
 SLICES = "one slice, such as 3, or the first and the one after the last, such as 3:5"
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -143,7 +144,7 @@ def build_config(
     ------
     SettingsError : unknown fields (with the nearest name) and values out of range
     """
-    content = _mapping(run_file, (*COMPONENTS, "mask", "preparation"))
+    content = _mapping(run_file, (*COMPONENTS, *RUN_PARTS))
     given = {key: value for key, value in options.items() if value is not None}
     in_file = content.pop("recipe", None)
     name = recipe or in_file
@@ -157,7 +158,7 @@ def build_config(
     for layer in (content, combined, given) if recipe else (combined, content, given):
         merged = _merge(merged, layer)
     for assignment in assignments:
-        _assign(merged, assignment, ("operator", "prior", "solver", "mask", "preparation"))
+        _assign(merged, assignment, ("operator", "prior", "solver", *RUN_PARTS))
     if (mask := given.get("mask")) and "name" not in merged["mask"]:
         raise SettingsError(f"{' and '.join(f'--{key}' for key in mask)} {'need' if len(mask) > 1 else 'needs'} --mask")
     if (prior := merged.get("prior")) is not None and "name" not in prior:
@@ -170,22 +171,15 @@ def build_train_config(
     run_file: Path | None,
     options: Mapping[str, Any],
     assignments: Iterable[str],
-    *,
-    heads: Path | None = None,
-    scans: tuple[Path, ...] = (),
 ) -> TrainConfig:
     """As `build_config`, for a training; ``--set trainer.steps=100``, ``data.coils=4``, ``validation.every=50``."""
-    content = _mapping(run_file, (*COMPONENTS, "data", "validation", "loop"))
+    content = _mapping(run_file, (*COMPONENTS, *TRAINING_PARTS))
     merged = _merge(content, {key: value for key, value in options.items() if value is not None})
-    for part in ("operator", "data", "validation", "loop"):
+    for part in ("operator", *TRAINING_PARTS):
         merged[part] = merged.get(part) or TrainConfig.model_fields[part].default.model_dump()
     merged = _merge({"trainer": _usual_trainer(merged.get("prior")).model_dump()}, merged)
-    if heads is not None:
-        merged["data"]["heads"] = heads
-    if scans:
-        merged["validation"]["scans"] = scans
     for assignment in assignments:
-        _assign(merged, assignment, ("operator", "prior", "trainer", "data", "validation", "loop"))
+        _assign(merged, assignment, ("operator", "prior", "trainer", *TRAINING_PARTS))
     return validated(TrainConfig, merged)
 
 
@@ -217,7 +211,7 @@ def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` overlaid with `layer`; another component of the same kind drops the settings of the former."""
     merged = dict(base)
     for key, value in layer.items():
-        if key in (*COMPONENTS, "mask", "preparation") and value is not None:
+        if key in (*COMPONENTS, *RUN_PARTS, *TRAINING_PARTS) and value is not None:
             value = {"name": value} if isinstance(value, str) else value
             old = merged.get(key) or {}
             if value.get("name", old.get("name")) == old.get("name"):

@@ -54,7 +54,9 @@ def train(
     if run_file is None and (missing := [f"--{name}" for name in ("prior", "out") if not given[name]]):
         raise SettingsError(f"train: found no {' and no '.join(missing)}; expected both, or --config with them")
     options = {**given, "prior": prior_choice(given["prior"], weights)}
-    config = build_train_config(run_file, options, assignments, heads=heads, scans=scans)
+    options |= {"data": {"heads": heads}} if heads else {}
+    options |= {"validation": {"scans": scans}} if scans else {}
+    config = build_train_config(run_file, options, assignments)
     from mriinv.training.session import run_training, training_command
 
     first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes, one for each device
