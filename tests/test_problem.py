@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mriinv import InputError, InverseProblem, Solution, Solver, make_solver
+from mriinv import InputError, InverseProblem, Prior, Solution, Solver, make_solver
 from mriinv.testing.analytic import DenseOperator
 from support import random
 
@@ -110,3 +110,19 @@ def test_a_solution_has_no_graph():
 def test_an_operator_moves_to_devices_alone():
     with pytest.raises(TypeError):
         DenseOperator(random(4, 6), (2, 3)).to(torch.float64)
+
+
+def test_a_solver_works_in_inference_mode():
+    class Smooth(Prior):
+        name = "smooth"
+        provides = frozenset({"energy"})
+
+        def energy(self, image, noise_level=None):
+            return image.diff(dim=1).abs().square().sum((1, 2)).double()
+
+    found = []
+    for mode in (False, True):
+        with torch.inference_mode(mode):
+            problem = InverseProblem(DenseOperator(random(9, 6), (2, 3)), random(2, 9, seed=1), 0.1)
+            found.append(make_solver("mm-cg")(problem, Smooth()).image.clone())
+    assert torch.equal(*found)

@@ -65,11 +65,11 @@ class Solver(Component, ABC):
         scale = problem.scale.detach()
         if generator is None:
             generator = torch.Generator(problem.data.device).manual_seed(0)
-        start = None if initial is None else self._start(problem, initial) / scale.reshape(-1, 1, 1)
-        normalised = problem.normalised()
-        if prior is not None and normalised.noise_std is not None:
-            prior = self.prior_at(prior, normalised.noise_std)
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # in inference mode no energy could be differentiated
+            start = None if initial is None else self._start(problem, initial) / scale.reshape(-1, 1, 1)
+            normalised = problem.normalised()
+            if prior is not None and normalised.noise_std is not None:
+                prior = self.prior_at(prior, normalised.noise_std)
             solution = self.solve(normalised, prior, initial=start, generator=generator, monitor=monitor)
         finite = solution.image.isfinite().flatten(1).all(1)
         if not finite.all():
