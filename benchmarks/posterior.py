@@ -76,7 +76,7 @@ class Row:
 
 def calibrated_coverage(case: EvaluationCase, prior: Prior, solver: Solver, samples: Samples) -> float | None:
     """Return the share of pixels within the 90 % interval of the calibration that ships; None where none applies."""
-    weights = prior.weights
+    weights = prior.loaded_weights
     if weights is None or not calibration_path(weights.path).exists():
         return None
     calibration, sampling = read_calibration(calibration_path(weights.path)), case.case.sampling

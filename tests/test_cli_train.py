@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from mriinv import __version__, make_prior, simulate_acquisition
 from mriinv.errors import SettingsError
+from mriinv.files import exclusive
 from mriinv.training.processes import shared
 from support import PATIENCE, fill_disk, invoke, succeed
 
@@ -78,6 +79,26 @@ def test_two_processes_come_to_the_same_as_one(command: list[str]) -> None:
     (one,), (other,) = rows("one"), rows("two")
     for name in ("loss", "gradient_norm", "dsm", "gap", "energy", "curvature", "chain_gradient"):
         assert float(other[name]) == pytest.approx(float(one[name]), rel=1e-4)
+
+
+def test_a_folder_that_another_training_holds_is_refused_by_all_processes(command: list[str]) -> None:
+    Path("train.py").write_text("from mriinv.cli import main\nmain(prog_name='mriinv')\n")
+    with exclusive(Path("two"), make(Path("two")) / ".lock", "training"):
+        two = subprocess.run(
+            [sys.executable, "-W", "error", "train.py", *command, "--out", "two", "--devices", "2"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert two.returncode == 1
+    assert two.stderr == "error: two: found another training that writes it; expected its end, or another --out\n"
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def test_images_that_cannot_be_shared_are_refused() -> None:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from mriinv import Sampler, make_mask, simulate_acquisition
+from mriinv.core.sampler import _LongRun
 from mriinv.data.results import read_result
 from mriinv.registry import registry
 from support import succeed, write_hdf5
@@ -59,7 +60,9 @@ def test_second_command_is_what_runs_this_test():
 
 @pytest.mark.parametrize("lines", COMMANDS, ids=lambda lines: lines.splitlines()[-1])
 def test_commands(lines, folder, monkeypatch):
-    monkeypatch.setattr(Sampler, "_longer", lambda *_: ({}, None))  # half of the time of a posterior, tested elsewhere
+    monkeypatch.setattr(
+        Sampler, "_longer", lambda *_: _LongRun({}, None, ())
+    )  # half of the time of a posterior, tested elsewhere
     for line in lines.splitlines():
         assert run(line, folder, monkeypatch).strip()
 

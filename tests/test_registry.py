@@ -14,8 +14,9 @@ import pytest
 
 import mriinv
 from mriinv import CompatibilityError, InputError, MriinvError, hookspecs
+from mriinv.compose import WeightFile, find_weights
 from mriinv.core.capabilities import CAPABILITIES, Derivation, derive, match
-from mriinv.discovery import GROUP, content_folder, own_catalogue
+from mriinv.discovery import GROUP, own_catalogue
 from mriinv.errors import PluginError, UnknownNameError
 from mriinv.manifest import KINDS, MAX_BYTES, ComponentEntry, load_manifest
 from mriinv.registry import Registry, registry
@@ -557,10 +558,10 @@ def test_an_object_is_used_whatever_plugins_call_theirs(site: Site, monkeypatch:
         found.find("prior", "smooth")
 
 
-def test_weights_lie_in_the_folder_of_the_catalogue(site: Site) -> None:
+def test_weights_lie_in_the_folder_of_the_catalogue(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = "{name: w, file: weights/w.safetensors, sha256: '" + "0" * 64 + "', licence: l, trained_on: t, summary: s}"
     catalogue = f"components: [{{kind: prior, name: p, target: 'lab.mri.p:P', summary: s, weights: [{entry}]}}]\n"
     files = {"lab/__init__.py": "", "lab/mri/__init__.py": "", "lab/mri/registry.yaml": catalogue}
     site.add("lab", files, "lab.mri")
-    plugin = site.registry().find("prior", "p").plugin
-    assert content_folder(plugin) == site.folder / "lab" / "mri"
+    monkeypatch.setattr("mriinv.compose.registry", site.registry)
+    assert find_weights("p", None) == WeightFile(site.folder / "lab" / "mri" / "weights" / "w.safetensors", "0" * 64)

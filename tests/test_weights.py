@@ -117,8 +117,8 @@ def test_a_prior_knows_the_file_that_it_was_loaded_from(path: Path, prior: Linea
     checksum = sha256(path)
     loaded = load_prior(Linear, path, {})
     save_weights(path, prior, {"trained_on": "something else"})
-    assert loaded.weights == LoadedWeights(path, checksum) and checksum != sha256(path)
-    assert prior.weights is None
+    assert loaded.loaded_weights == LoadedWeights(path, checksum) and checksum != sha256(path)
+    assert prior.loaded_weights is None
 
 
 @pytest.mark.parametrize(

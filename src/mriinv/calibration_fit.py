@@ -241,7 +241,7 @@ def calibrate_weights(
         raise SettingsError(f"test masks: {', '.join(sorted(common))} is fitted on; expected other masks")
     reconstruct = combine(config)
     prior, sampler = reconstruct.prior, reconstruct.solver
-    assert prior is not None and prior.weights is not None and isinstance(sampler, Sampler)
+    assert prior is not None and prior.loaded_weights is not None and isinstance(sampler, Sampler)
     if sampler.settings.samples < 2:
         raise SettingsError("solver.samples: found 1; a standard deviation needs at least 2")
     sampler.changed(temperature=2.0)  # what cannot be set is refused before the work
@@ -264,7 +264,7 @@ def calibrate_weights(
     record = Calibration(
         prior=prior.name,
         prior_settings={name: settings[name] for name in sorted(prior.adjustable)},
-        weights_sha256=prior.weights.sha256,
+        weights_sha256=prior.loaded_weights.sha256,
         operator=config.operator.name,
         solver=config.solver.name,
         solver_settings=sampler.settings.model_dump(mode="json", exclude=UNRELATED),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import logging
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mriinv.errors import InputError, UnwritableError
+
+logger = logging.getLogger("mriinv")
 
 
 @contextmanager
@@ -89,7 +92,9 @@ def exclusive(path: Path, lock: Path, work: str) -> Iterator[None]:
         held.acquire()
     except Timeout:
         raise InputError(path, "", f"another {work}", "its end, or another --out") from None
-    except (OSError, NotImplementedError) as error:
+    except NotImplementedError:
+        logger.warning("%s: its file system has no locks, which would keep another %s away", path, work)
+    except OSError as error:
         raise unwritable(path, error) from None
     try:
         yield

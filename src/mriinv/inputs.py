@@ -65,7 +65,9 @@ def _files(path: Path, left_out: dict[Path, InputError]) -> Iterator[Path]:
 
 def _is_scan(file: Path, left_out: dict[Path, InputError]) -> bool:
     """Say whether a file among others is k-space that can be read."""
-    if file.name.startswith(".") or file.is_dir() or is_result(file) or is_export(file):
+    if file.name.startswith(".") or not (file.is_file() or file.is_symlink()) or file.is_dir():
+        return False
+    if is_result(file) or is_export(file):
         return False
     if find_reader(file) is None and file.suffix not in SUFFIXES:
         return False

@@ -135,12 +135,12 @@ def _prepare(image: Tensor, reference: Tensor, data_range: float | Tensor | None
         found = f"shape {tuple(image.shape)} and a reference of shape {tuple(reference.shape)}"
         raise InputError("metrics", "image", found, "two equal shapes (batch, y, x)")
     x, y = image.detach().abs().double(), reference.detach().abs().double().to(image.device)
-    if not y.isfinite().all():
-        raise InputError("metrics", "reference", "NaN or infinity", "an image")
     limit = y.amax((1, 2)) if data_range is None else torch.as_tensor(data_range, dtype=y.dtype, device=y.device)
     if limit.shape not in ((), (1,), (len(y),)):
         raise InputError("metrics", "data_range", f"shape {tuple(limit.shape)}", f"one number, or {(len(y),)}")
     limit = limit.expand(len(y))
+    if not limit.isfinite().all():
+        raise InputError("metrics", "reference", "NaN or infinity", "an image")
     if not (limit > 0).all():
         raise InputError("metrics", "reference", "a largest magnitude that is not above 0", "an image")
     return x, y, limit

@@ -86,7 +86,7 @@ def set_up(config: RunConfig) -> Run:
     config = settle(config)
     run = Run(config, combine(config), {kind: code_of(kind, choice.name) for kind, choice in config.parts.items()})
     prior, solver = run.reconstruction.prior, config.solver
-    weights = None if prior is None else prior.weights
+    weights = None if prior is None else prior.loaded_weights
     if prior is None or weights is None or not os.path.exists(path := calibration_path(weights.path)):
         return run
     found = read_calibration(path)
@@ -123,5 +123,5 @@ def resolved(run: Run) -> dict[str, Any]:
 def weights_record(run: Run) -> dict[str, str] | None:
     """Return the file name and the checksum of the weights that the prior was loaded from."""
     prior = run.reconstruction.prior
-    weights = None if prior is None else prior.weights
+    weights = None if prior is None else prior.loaded_weights
     return None if weights is None else {"file": weights.path.name, "sha256": weights.sha256}

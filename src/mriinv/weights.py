@@ -75,7 +75,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha256: str | None = None) -> P:
-    """Build a `cls` as the weight file describes it, load its tensors, and note in `weights` which they are.
+    """Build a `cls` as the weight file describes it, load its tensors, and note in `loaded_weights` which they are.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha2
         if not torch.isfinite(value).all():
             raise WeightsError(f"{path}: {name}: found NaN or infinity; expected finite values")
     prior.load_state_dict(tensors, strict=False)  # names were compared; those left out share their tensors
-    prior.weights = LoadedWeights(path, checksum)
+    prior.loaded_weights = LoadedWeights(path, checksum)
     return prior
 
 

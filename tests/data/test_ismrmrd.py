@@ -443,3 +443,22 @@ def test_a_partial_echo_that_is_stored_as_zeros(tmp_path, reverse):
     assert torch.equal(acquisition.kspace[0], torch.from_numpy(wide))  # not cut: the filter would need what is missing
     assert not acquisition.mask[0, :start].any() and acquisition.mask[0, start:].all()
     assert any("partial Fourier (readout" in remark for remark in acquisition.remarks)
+
+
+def test_zeros_that_are_no_end_of_the_readouts(tmp_path):
+    """A first sample that is always zero; single readouts with more of them; padding of what the header announces."""
+    wide = np.concatenate([kspace()] * 2, axis=1)
+    wide[:, 0], wide[:, :5, X // 2], wide[:, -5:, 3] = 0, 0, 0
+    with open_scan(write(tmp_path / "scan", lines(wide), header((2 * Y, X, 1), (Y, X, 1)))) as scan:
+        assert scan.shape[2:] == (Y, X) and scan.read(0).fully_sampled
+    wide[:, : Y // 2] = wide[:, -(Y // 2) :] = 0
+    with open_scan(write(tmp_path / "padded", lines(wide), header((2 * Y, X, 1), (Y, X, 1)))) as scan:
+        assert scan.shape[2:] == (2 * Y, X) and not scan.read(0).mask[0, : Y // 2].any()
+
+
+def test_a_readout_with_samples_where_the_others_have_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("mriinv.data.readers.ismrmrd.PROBES", 2)
+    data = kspace()
+    data[:, :5] = 0
+    data[:, :5, X // 2] = 1
+    refused(write(tmp_path / "scan", lines(data)), f"samples in readout {X // 2} where others hold zeros")

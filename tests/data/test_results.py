@@ -339,3 +339,14 @@ def test_reading_something_else(tmp_path):
     for name in ("other.h5", "text.h5", "missing.h5", "."):
         with pytest.raises(InputError, match="mriinv result"):
             read_result(tmp_path / name)
+
+
+def test_a_file_system_without_locks_is_written_with_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(*_: object) -> None:
+        raise NotImplementedError("no flock")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with ResultWriter(tmp_path / "scan.h5", 1, {}, {}) as writer:
+        add(writer, 0)
+    assert read_result(tmp_path / "scan.h5").complete
+    assert "file system has no locks, which would keep another run of the same that writes it away" in caplog.text

@@ -257,9 +257,47 @@ def test_scores_of_another_validation_are_not_compared(tmp_path, caplog):
         options = LoopOptions(tmp_path, validate_every=4, validated_on=on)
         progress = train(new_prior(), trainer, Images(), options, validation=lambda _, score=score: {"score": score})
     assert progress.best == 20 and "validated on something else before" in caplog.text
-    assert read_metadata(tmp_path / "best.safetensors")["card"]["updates"] == 12
+    assert read_metadata(tmp_path / "best.safetensors")["card"]["updates"] == 8  # validated again where it goes on
     card = (tmp_path / "MODEL_CARD.md").read_text()
-    assert "best, after 12" in card and "30" not in card.partition("## Validation")[2].partition("## Curves")[0]
+    assert "best, after 8" in card and "30" not in card.partition("## Validation")[2].partition("## Curves")[0]
+    options = LoopOptions(tmp_path, validate_every=4, validated_on="a third")  # of a training that has ended
+    caplog.clear()
+    for _ in range(2):
+        progress = train(new_prior(), ShrinkEnergy(), Images(), options, validation=lambda _: {"score": 10.0})
+    assert progress.best == 10 and caplog.text.count("validated on something else before") == 1
+    assert "| 10 | 10 |" in (tmp_path / "MODEL_CARD.md").read_text()
+
+
+def test_best_weights_that_could_not_be_stored_are_validated_again(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    options = LoopOptions(tmp_path, validate_every=6)
+    monkeypatch.setattr("mriinv.training.loop._Folder.keep_best", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(new_prior(), ShrinkEnergy(), Images(), options, validation=lambda _: {"score": 1.0})
+    monkeypatch.undo()
+    scores = iter([1.0, 0.5])
+    train(new_prior(), ShrinkEnergy(), Images(), options, validation=lambda _: {"score": next(scores)})
+    assert read_metadata(tmp_path / "best.safetensors")["card"]["updates"] == 6
+
+
+@pytest.mark.parametrize("damage", ["older", "unreadable"])
+def test_weights_behind_their_checkpoint_are_written_again(tmp_path, damage):
+    options, weights = LoopOptions(tmp_path, checkpoint_every=4), tmp_path / "weights.safetensors"
+    stored = {}
+    train(
+        new_prior(),
+        ShrinkEnergy(),
+        Images(),
+        options,
+        monitor=lambda step, _: stored.update({step: step > 5 and weights.read_bytes()}),
+    )
+    whole = parameters(make_prior("deepen", weights=str(weights)))
+    weights.write_bytes(stored[8] if damage == "older" else b"damaged")
+    train(new_prior(), ShrinkEnergy(), Images(), options)
+    assert torch.equal(parameters(make_prior("deepen", weights=str(weights))), whole)
+    assert read_metadata(weights)["card"]["updates"] == 12
 
 
 def test_a_call_that_trains_nothing_leaves_what_the_card_says(tmp_path):

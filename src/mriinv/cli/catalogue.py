@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mriinv.cli.group import json_option, main
-from mriinv.discovery import OWN_DISTRIBUTION, Plugin, last_line
+from mriinv.discovery import Plugin, last_line
 from mriinv.errors import MriinvError, UnknownNameError
 from mriinv.manifest import KINDS
 from mriinv.registry import registry
@@ -106,8 +106,7 @@ def _problems(plugin: Plugin) -> str | None:
     extra = sorted((plugin.loaded or {}).keys() - set(plugin.components))
     found = [f"{key}: the hook names it, the catalogue does not" for key in extra]
     found += [problem for key in plugin.components if (problem := _refused(_check_component, plugin, key))]
-    own = [name for name in registry().recipes if (name.rpartition(":")[0] or OWN_DISTRIBUTION) == plugin.distribution]
-    found += [f"recipe {name}: {problem}" for name in own if (problem := _refused(_check_recipe, name))]
+    found += [f"recipe {name}: {problem}" for name in _recipes(plugin) if (problem := _refused(_check_recipe, name))]
     try:
         plugin.hooks.mriinv_readers()
     except Exception as error:  # whatever a plug-in does
@@ -121,6 +120,8 @@ def _refused(check: Callable[..., None], *of: Any) -> str | None:
         check(*of)
     except MriinvError as error:
         return str(error)
+    except Exception as error:  # whatever a plug-in does
+        return last_line(error)
     return None
 
 
@@ -136,6 +137,15 @@ def _check_component(plugin: Plugin, key: str) -> None:
         make_prior(name, weights=weights.name)
     if trainer := component.entry.trained_by:
         make_trainer(trainer.name, **trainer.settings)
+
+
+def _recipes(plugin: Plugin) -> list[str]:
+    """Return the recipes of a distribution; of the built-in ones, those with a solver of the plug-in."""
+    recipes = registry().recipes
+    if not plugin.builtin:
+        return [name for name in recipes if name.rpartition(":")[0] == plugin.distribution]
+    solvers = {key.partition(":")[2] for key in plugin.components if key.startswith("solver:")}
+    return [name for name, recipe in recipes.items() if ":" not in name and recipe.solver.name in solvers]
 
 
 def _check_recipe(name: str) -> None:

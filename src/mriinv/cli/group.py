@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except MriinvError as error:
-            click.echo(f"error: {error}", err=True)
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of several processes speaks
+                click.echo(f"error: {error}", err=True)
             context.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)

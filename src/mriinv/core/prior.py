@@ -44,7 +44,7 @@ class Prior(Component, nn.Module, ABC):
     provides: frozenset[str] = frozenset()  # of the class; an instance may have less, by its settings
     adjustable: ClassVar[frozenset[str]] = frozenset()  # settings that may differ from those of the training
     noise_range: tuple[float, float] | None = None  # lowest and highest trained level of a noise-conditional prior
-    weights: LoadedWeights | None = None  # None for an untrained prior, and for one without parameters
+    loaded_weights: LoadedWeights | None = None  # None for an untrained prior, and for one without parameters
 
     def __init__(self, **settings: Any) -> None:
         nn.Module.__init__(self)

@@ -212,8 +212,8 @@ class Sampler(Solver):
             chain, run = self._run(targets, start, draws_each, generator, report)
             runs.append(run)
         assert chain is not None
-        longer, moved = self._longer(targets, chain, runs[-1].trace, generator, report)
-        return self._samples(runs, longer, moved, self._first(targets))
+        longer = self._longer(targets, chain, runs[-1].trace, generator, report)
+        return self._samples(runs, longer, self._first(targets))
 
     def _run(
         self, targets: list[Target], start: Image, draws: int, generator: torch.Generator, report: _Report
@@ -233,16 +233,16 @@ class Sampler(Solver):
         acceptance = None if chain.acceptance is None else chain.acceptance.view(count, batch)
         return chain, _Run(torch.stack(kept, dim=1), trace.stacked(), acceptance, chain.notes)
 
-    def _samples(self, runs: list[_Run], longer: dict[str, Tensor], moved: PerImage | None, burn_in: int) -> Samples:
-        """Put the chains of all runs together; `longer` and `moved` are trace and acceptance of the long run."""
+    def _samples(self, runs: list[_Run], longer: _LongRun, burn_in: int) -> Samples:
+        """Put the chains of all runs together."""
         draws, traces = torch.cat([run.draws for run in runs]), [run.trace for run in runs]
         merged = {name: torch.cat([one[name] for one in traces]) for name in traces[0]}
-        diagnosis = diagnose(merged, longer, burn_in)
+        diagnosis = diagnose(merged, longer.trace, burn_in)
         batch, device = draws.shape[2], draws.device
         mixed = diagnosis.numbers().get("split_rhat", torch.full((batch,), torch.inf)) <= UNMIXED
         acceptance = [run.acceptance for run in runs if run.acceptance is not None]
-        stuck = torch.cat(acceptance).amin(0) if acceptance else moved
-        notes = [*(note for run in runs for note in run.notes), *diagnosis.remarks()]
+        stuck = torch.cat(acceptance).amin(0) if acceptance else longer.acceptance
+        notes = [*(note for run in runs for note in run.notes), *longer.notes, *diagnosis.remarks()]
         if stuck is not None and not (free := stuck.cpu() > 0).all():
             mixed, notes = mixed & free, [STUCK, *notes]
         return Samples(
@@ -300,13 +300,13 @@ class Sampler(Solver):
         trace: dict[str, Tensor],
         generator: torch.Generator,
         report: _Report,
-    ) -> tuple[dict[str, Tensor], PerImage | None]:
-        """Let one chain go on to `long_run` times the length of annealing and burn-in; return trace and acceptance."""
+    ) -> _LongRun:
+        """Let one chain go on to `long_run` times the length of annealing and burn-in."""
         own = {name: values[-1:] for name, values in trace.items()}
         gone = next(iter(own.values())).shape[1] - 1  # the first state is that at the end of the burn-in
         more = int(self.settings.long_run * self._first(targets)) - self._first(targets) - gone
         if more <= 0:
-            return {}, None
+            return _LongRun({}, None, ())
         target = targets[-1]
         one = self.chain(target, chain.image[-target.problem.batch :], generator, previous=chain)
         one.begin()
@@ -315,7 +315,17 @@ class Sampler(Solver):
             report.step(one)
             going.add(one.image, 1, energy=one.energy)
         gone_on = {name: values for name, values in going.stacked().items() if name in own}
-        return {name: torch.cat([own[name], values], dim=1) for name, values in gone_on.items()}, one.acceptance
+        together = {name: torch.cat([own[name], values], dim=1) for name, values in gone_on.items()}
+        return _LongRun(together, one.acceptance, one.notes)
+
+
+@dataclass(frozen=True)
+class _LongRun:
+    """What one chain that went on left: its trace from the first draw on, empty where it did not, and acceptance."""
+
+    trace: dict[str, Tensor]
+    acceptance: PerImage | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)

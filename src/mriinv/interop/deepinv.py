@@ -181,7 +181,8 @@ class PotentialPrior(Prior):
         self.potential, self.provides, self.weight = potential, provides, weight
 
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
-        return cast(Tensor, self.weight * self.potential.fn(to_channels(image)).reshape(len(image)).double())
+        channels = to_channels(image.to(_precision(self.potential, image).to_complex()))
+        return cast(Tensor, self.weight * self.potential.fn(channels).reshape(len(image)).double())
 
     def proximal(self, image: Tensor, step: float | Tensor, memory: dict[str, Tensor] | None = None) -> Tensor:
         """Return the map image by image: not every one of deepinv takes a step per image, or stops per image.
@@ -189,15 +190,15 @@ class PotentialPrior(Prior):
         The iterative ones of deepinv remember one image; where there is no other, a memory lets them go on from it.
         """
         steps = torch.as_tensor(step).expand(len(image)).tolist()
-        result = []
-        for one, size in zip(image.split(1), steps, strict=True):
+        result, inside = [], image.to(_precision(self.potential, image).to_complex())
+        for one, size in zip(inside.split(1), steps, strict=True):
             if not memory or len(image) > 1:
                 _start_anew(self.potential)
             # a wavelet prior's own factor on the step is 0.1, and then no longer the map of its function
             result.append(from_channels(self.potential.prox(to_channels(one), ths=1.0, gamma=self.weight * size)))
         if memory is not None:
             memory["known"] = image
-        return torch.cat(result)
+        return torch.cat(result).to(image.dtype)
 
 
 def _precision(module: nn.Module, like: Tensor) -> torch.dtype:

@@ -23,7 +23,7 @@ def model_card(prior: Prior, card: Mapping[str, Any], rows: Sequence[Mapping[str
     Parameters
     ----------
     card : what the weight file says about itself: command, configuration, updates, hours, seed, hardware …
-    rows : the log, from which the validations come
+    rows : of the log, those with a validation that can be compared
     curves : whether ``curves.png`` is beside it
     """
     configuration = card["configuration"]
@@ -53,11 +53,9 @@ def model_card(prior: Prior, card: Mapping[str, Any], rows: Sequence[Mapping[str
 
 def _validation(rows: Sequence[Mapping[str, str]]) -> str:
     """Return the last and the best validation as a table."""
-    validations = [row for row in rows if row.get("score")]
-    if not validations:
+    if not rows:
         return "None."
-    best = max(validations, key=lambda row: float(row["score"]))
-    last = validations[-1]
+    best, last = max(rows, key=lambda row: float(row["score"])), rows[-1]
     head = f"| | best, after {best['step']} | last, after {last['step']} |\n|---|---|---|\n"
     names = [name for name in last if name == "score" or name.partition("/")[0] in GROUPS]
     return head + "\n".join(f"| {_cell(_title(name))} | {best.get(name, '')} | {last[name]} |" for name in names)

@@ -33,7 +33,7 @@ class Progress:
     best : highest score of a validation
     validated : `step` of the last validation
     validated_on : what the validations compare (`LoopOptions`)
-    compared_from : `step` after which validations compare that, and scores can be compared
+    compared_from : number of validations before, which compared something else
     """
 
     step: int = 0

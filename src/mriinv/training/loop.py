@@ -8,8 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mriinv import __version__
 from mriinv.core.prior import Prior
 from mriinv.core.solver import Monitor
 from mriinv.core.trainer import ProblemSource, Trainer
-from mriinv.errors import InputError, MriinvError
+from mriinv.errors import InputError, MriinvError, WeightsError
 from mriinv.files import exclusive, make_folder, write_text
 from mriinv.report.training_figure import training_figure
 from mriinv.training.card import model_card
@@ -98,10 +98,24 @@ def train(
     """
     make_folder(options.out)
     fabric = fabric or Fabric(accelerator=next(prior.parameters()).device.type, devices=1)
-    writes = fabric.is_global_zero
-    with exclusive(options.out, options.out / LOCK, "training that writes it") if writes else nullcontext():
-        folder = _Folder(options, _state(prior, trainer, source, options), writes)
+    with _alone(options.out, fabric):
+        folder = _Folder(options, _state(prior, trainer, source, options), fabric.is_global_zero)
         return _train(folder, trainer, validation, monitor, fabric)
+
+
+@contextmanager
+def _alone(folder: Path, fabric: Fabric) -> Iterator[None]:
+    """Let one training write a folder; of its processes one holds the lock, and all fail where it cannot."""
+    with ExitStack() as held:
+        refused: InputError | None = None
+        if fabric.is_global_zero:
+            try:
+                held.enter_context(exclusive(folder, folder / LOCK, "training that writes it"))
+            except InputError as error:
+                refused = error
+        if any_process(refused is not None, fabric):
+            raise refused or InputError(folder, "", "that its first process cannot write it", "another --out")
+        yield
 
 
 def _state(prior: Prior, trainer: Trainer, source: ProblemSource, options: LoopOptions) -> TrainingState:
@@ -119,6 +133,7 @@ def _train(
     progress = folder.resume()
     tensorboard = options.out / "tensorboard" if options.tensorboard and fabric.is_global_zero else None
     log = Log(options.out / "log.csv", progress.step, options.log_every, tensorboard)
+    folder.compare(progress, log)
     resumed_at, started = progress.seconds, time.monotonic()
     saved = started
 
@@ -128,10 +143,10 @@ def _train(
         if validation is None or not due or progress.validated == progress.step:
             return {}
         values = validation(folder.average)
-        progress.validated = progress.step
         if values["score"] > progress.best:
-            progress.best = values["score"]
             folder.keep_best(progress)
+            progress.best = values["score"]
+        progress.validated = progress.step
         return values
 
     try:
@@ -165,7 +180,7 @@ class _Folder:
     def __init__(self, options: LoopOptions, state: TrainingState, writes: bool) -> None:
         self.options, self.state, self._writes = options, state, writes
         self._checkpoint, self._weights = options.out / "checkpoint.safetensors", options.out / "weights.safetensors"
-        self._resumed = Progress()
+        self._resumed = 0, 0
 
     @property
     def average(self) -> Prior:
@@ -179,13 +194,18 @@ class _Folder:
             progress = self.state.load(self._checkpoint, self.options.configuration)
         elif self._weights.exists():
             raise InputError(self.options.out, self._weights.name, "weights without a checkpoint", "an empty folder")
-        self._resumed = replace(progress)
+        return progress
+
+    def compare(self, progress: Progress, log: Log) -> None:
+        """See to it that scores are compared with scores of the same validation alone."""
+        scored = [int(row["step"]) for row in log.rows if row.get("score")]
+        progress.validated = max([progress.validated, *scored])
         wanted = self.options.validated_on
         if wanted and progress.validated_on and wanted != progress.validated_on:
             logger.warning("the training was validated on something else before: the best weights are sought anew")
-            progress.best, progress.compared_from = -math.inf, progress.step
+            progress.best, progress.validated, progress.compared_from = -math.inf, 0, len(scored)
         progress.validated_on = wanted or progress.validated_on
-        return progress
+        self._resumed = progress.step, progress.validated
 
     def save(self, progress: Progress, log: Log, *, last: bool = False) -> None:
         """Write everything, the log first: of a log behind the checkpoint, rows would be missing for good.
@@ -194,19 +214,26 @@ class _Folder:
         """
         if not self._writes:
             return
-        options, done = self.options, (self._resumed.step, self._resumed.validated)
-        if self._weights.exists() and (progress.step, progress.validated) == done:
-            card = read_metadata(self._weights)["card"]
-        else:
-            card = self._card(progress)
+        options, card = self.options, self._stored_card()
+        trained = progress.step != self._resumed[0] or card.get("updates") != progress.step
+        card = self._card(progress) if trained else card
+        if trained or progress.validated != self._resumed[1]:
             log.write()
             self.state.save(self._checkpoint, progress, options.configuration)
             save_weights(self._weights, self.average, card)
         curves = options.out / "curves.png"
         if last and options.plot and log.rows:
             training_figure(curves, options.out / "log.csv")
-        rows = [row for row in log.rows if int(row["step"]) > progress.compared_from]
-        write_text(options.out / "MODEL_CARD.md", model_card(self.average, card, rows, curves=curves.exists()))
+        scored = [row for row in log.rows if row.get("score")][progress.compared_from :]
+        write_text(options.out / "MODEL_CARD.md", model_card(self.average, card, scored, curves=curves.exists()))
+
+    def _stored_card(self) -> dict[str, Any]:
+        """Return what the weights say of themselves; nothing where there are none that can be read."""
+        try:
+            card: dict[str, Any] = read_metadata(self._weights)["card"]
+        except WeightsError:
+            return {}
+        return card
 
     def keep_best(self, progress: Progress) -> None:
         """Store the averaged weights as the best."""

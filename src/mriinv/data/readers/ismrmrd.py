@@ -16,6 +16,8 @@ from mriinv.data.readers.mrd_header import parse_header, pixel_size
 from mriinv.data.readers.readouts import IMAGES, NOISE, VECTORS, choose_encoding, flagged, lay_out, read_heads
 from mriinv.errors import InputError
 
+PROBES = 64  # readouts that are looked at, all over the scan, for ends that are zero
+FEWEST_ZEROS = 4  # that are an end which was not measured; one or two are a scanner's first samples
 SPARSEST = 32  # locations of a volume for each sample that its file can hold: more undersampled than any scan
 
 
@@ -64,7 +66,6 @@ class IsmrmrdScan(FileScan):
             self._heads = read_heads(self._readouts)
         self._encoding = choose_encoding(self.path, self._heads, header.encodings)
         self._layout = lay_out(self.path, self._heads, self._encoding)
-        self._leave_out_zeros()
         self._choose_grid()
         self.remarks += self._layout.remarks
         self._describe_sampling()
@@ -76,14 +77,16 @@ class IsmrmrdScan(FileScan):
             self._file.close()
 
     def _leave_out_zeros(self) -> None:
-        """Take the ends of the readouts as not measured where they are stored as zeros, told by the middle one."""
+        """Take the ends of the readouts as not measured where they are stored as zeros, told by some of them."""
         first, last = self._layout.extent
+        some = np.unique(np.linspace(0, len(self._layout.rows) - 1, PROBES).astype(int)).tolist()
+        measured = np.flatnonzero(np.any([self._oriented(number).any(0) for number in some], axis=0))
         self._measured = slice(0, last - first)
-        found = np.flatnonzero(self._oriented(len(self._layout.rows) // 2).any(0))
-        if len(found):
-            self._measured = slice(int(found[0]), int(found[-1]) + 1)
-            extent = (first + self._measured.start, first + self._measured.stop)
-            self._layout = replace(self._layout, extent=extent)
+        if len(measured):
+            before, after = int(measured[0]), last - first - 1 - int(measured[-1])
+            before, after = (count if count >= FEWEST_ZEROS else 0 for count in (before, after))
+            self._measured = slice(before, last - first - after)
+            self._layout = replace(self._layout, extent=(first + before, last - after))
 
     def _choose_grid(self) -> None:
         """Decide on the size of the images: without oversampling along the readout and the partitions."""
@@ -106,7 +109,9 @@ class IsmrmrdScan(FileScan):
                 replace(self._encoding, encoded=encoded),
                 replace(self._layout, extent=(0, y)),
             )
+        self._leave_out_zeros()
         if y < encoded.matrix[0]:
+            first, last = self._layout.extent
             whole = last - first == encoded.matrix[0]
             factor = f"{encoded.matrix[0] / y:.3g}× along the readout"
             self.header["oversampling"] = f"{factor}, {'removed' if whole else 'kept because the echo is partial'}"
@@ -184,9 +189,12 @@ class IsmrmrdScan(FileScan):
 
     def _readout(self, number: int) -> np.ndarray:
         """Return a readout of the layout on the grid of the image, ``(coil, y)``."""
-        samples, size = self._oriented(number)[:, self._measured], self._encoding.encoded.matrix[0]
+        samples, size = self._oriented(number), self._encoding.encoded.matrix[0]
+        if samples[:, : self._measured.start].any() or samples[:, self._measured.stop :].any():
+            found = f"samples in readout {self._layout.rows[number]} where others hold zeros"
+            raise InputError(self.path, "data", found, "readouts of the same extent")
         line = np.zeros((len(samples), size), np.complex64)
-        line[:, slice(*self._layout.extent)] = samples
+        line[:, slice(*self._layout.extent)] = samples[:, self._measured]
         return line if self.shape[2] == size else _cut(line, self.shape[2])
 
     def _oriented(self, number: int) -> np.ndarray:
