@@ -14,7 +14,7 @@ from mriinv.compose import Reconstruction, make_problem, make_solver, with_refer
 from mriinv.core.problem import InverseProblem, Samples, Solution
 from mriinv.core.sampler import Sampler
 from mriinv.core.solver import Monitor
-from mriinv.core.types import Image
+from mriinv.core.types import Image, Support
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.result_writer import QUANTILES, ResultWriter
@@ -119,31 +119,15 @@ def _map_image(reconstruct: Reconstruction, problem: InverseProblem, seed: int) 
 
 def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tuple[SliceReport, tuple[str, ...]]:
     """Write a slice, cropped to what was asked for; return what it came to and all remarks on it."""
-    crop, remarks = run.config.preparation.crop, list(done.remarks)
-    operator, solution, acquired = done.problem.operator, done.solution, done.acquired
-    image, adjoint = centre_crop(solution.image, crop), centre_crop(done.problem.zero_filled(), crop)
-    reference, support = centre_crop(done.reference, crop), centre_crop(operator.support, crop)
-
-    def measured(one: Tensor) -> Metrics | None:
-        if reference is None:
-            return None
-        try:
-            return evaluate(one, reference, support)
-        except InputError as error:  # an empty slice at the end of a volume; its image is worth keeping
-            remarks.append(f"without metrics: {error}")
-            return None
-
-    metrics, before = measured(image), None
+    crop = run.config.preparation.crop
+    problem, solution, acquired = done.problem, done.solution, done.acquired
+    image, adjoint = centre_crop(solution.image, crop), centre_crop(problem.zero_filled(), crop)
+    reference, support = centre_crop(done.reference, crop), centre_crop(problem.operator.support, crop)
     images_measured = measures_images(run.config)
-    if metrics is not None and not images_measured:  # the adjoint of other operators has no units of an image
-        before = measured(adjoint)
-    maps = {name: centre_crop(value, crop)[0] for name, value in operator.exported_maps().items()}
-    maps[ADJOINT if images_measured else ZERO_FILLED] = adjoint[0]
-    maps |= {} if support is None else {SUPPORT: support[0]}
-    maps |= {} if done.map_image is None else {"map": centre_crop(done.map_image, crop)[0]}
     samples = solution if isinstance(solution, Samples) else None
-    if samples is not None:
-        maps |= _spread(run, samples, acquired, remarks)
+    metrics, unmeasured = _measured(image, reference, support)
+    before = None if images_measured else _measured(adjoint, reference, support)[0]  # else it has no units of an image
+    spread, uncertain = ({}, None) if samples is None else _spread(run, samples, acquired)
     report = SliceReport(
         done.index,
         int(solution.iterations[0]),
@@ -154,12 +138,22 @@ def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tup
         before,
         {} if samples is None else samples.numbers(),
     )
-    noise = done.problem.noise_std
+    maps = {
+        **problem.operator.exported_maps(),
+        **({} if done.map_image is None else {"map": done.map_image}),
+        **spread,
+    }
+    remarks = (*done.remarks, *filter(None, (unmeasured, uncertain)))
+    noise = problem.noise_std
     writer.add(
         done.index,
         image[0],
         mask=done.mask,
-        maps=maps,
+        maps={
+            **{name: centre_crop(value, crop)[0] for name, value in maps.items()},
+            ADJOINT if images_measured else ZERO_FILLED: adjoint[0],
+            **({} if support is None else {SUPPORT: support[0]}),
+        },
         history={
             **{name: value[:, 0] for name, value in solution.history.items()},
             **{name: value[..., 0] for name, value in (samples.traces.items() if samples else ())},
@@ -169,7 +163,7 @@ def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tup
         samples=None if samples is None else centre_crop(samples.draws, crop)[:, :, 0],
         solution={
             **{name: getattr(report, name) for name in SOLVED},
-            "scale": float(done.problem.scale[0]),
+            "scale": float(problem.scale[0]),
             "noise_std": float("nan") if noise is None else float(noise[0]),
             **report.sampling,
         },
@@ -177,7 +171,17 @@ def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tup
         geometry=acquired.geometry,
         header=acquired.header,
     )
-    return report, tuple(remarks)
+    return report, remarks
+
+
+def _measured(image: Image, reference: Image | None, support: Support | None) -> tuple[Metrics | None, str | None]:
+    """Return the metrics of an image; or why there are none: an empty slice at the end of a volume is worth keeping."""
+    if reference is None:
+        return None, None
+    try:
+        return evaluate(image, reference, support), None
+    except InputError as error:
+        return None, f"without metrics: {error}"
 
 
 def stored_reports(path: Path, indices: Sequence[int]) -> list[SliceReport]:
@@ -202,21 +206,21 @@ def stored_reports(path: Path, indices: Sequence[int]) -> list[SliceReport]:
     return reports
 
 
-def _spread(run: Run, samples: Samples, acquired: Acquisition, remarks: list[str]) -> dict[str, Tensor]:
-    """Return what samples say of the image, and with a calibration the interval; add to `remarks` why there is none."""
-    crop, calibration, sampling = run.config.preparation.crop, run.calibration, acquired.sampling
+def _spread(run: Run, samples: Samples, acquired: Acquisition) -> tuple[dict[str, Tensor], str | None]:
+    """Return what samples say of the image, each ``(batch, …, y, x)``; and why there is no calibrated interval."""
     found = {
         "std": samples.std,
         "mean_magnitude": samples.mean_magnitude,
         "magnitude_std": samples.magnitude_std,
-        "quantiles": samples.quantiles(QUANTILES),
+        "quantiles": samples.quantiles(QUANTILES).movedim(0, 1),
     }
-    if calibration is not None and samples.count < 2:
-        remarks.append("no half_width_90: one sample has no standard deviation")
-    elif calibration is not None and acquired.gapless:
-        remarks.append("no half_width_90: nothing was calibrated for fully sampled data")
-    elif calibration is not None and calibration.applies(sampling):
-        found["half_width_90"] = calibration.half_width(samples, INTERVAL, sampling)
-    elif calibration is not None:
-        remarks.append(f"no half_width_90: nothing was calibrated for masks of this kind ({sampling})")
-    return {name: centre_crop(value, crop)[..., 0, :, :] for name, value in found.items()}
+    calibration, sampling = run.calibration, acquired.sampling
+    if calibration is None:
+        return found, None
+    if samples.count < 2:
+        return found, "no half_width_90: one sample has no standard deviation"
+    if acquired.gapless:
+        return found, "no half_width_90: nothing was calibrated for fully sampled data"
+    if not calibration.applies(sampling):
+        return found, f"no half_width_90: nothing was calibrated for masks of this kind ({sampling})"
+    return {**found, "half_width_90": calibration.half_width(samples, INTERVAL, sampling)}, None
