@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mriinv import equilibrium, normal_map, regularised_inverse, unroll
+from mriinv import MriinvError, equilibrium, normal_map, regularised_inverse, unroll
 from mriinv.testing.analytic import DenseOperator, gaussian_problem
 from support import graph_size, random
 
@@ -156,3 +156,13 @@ def test_the_solve_of_a_repeated_backward_pass_starts_where_the_last_one_ended()
 def test_what_is_no_number_has_not_converged():
     start = torch.full((1, 2, 2), 2.0, dtype=torch.complex64)
     assert not equilibrium(lambda x: 3 * x**2, start, tolerance=1e-4, max_iterations=50).converged.any()
+
+
+def test_a_gradient_that_is_not_found_is_said():
+    """Iterating 3x is no contraction: from 0 it stays, but no gradient comes back."""
+    turned = torch.randn(12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    turned = 3 * torch.linalg.qr(turned).Q.to(torch.complex128)
+    theta = torch.ones((), dtype=torch.float64, requires_grad=True)
+    found = equilibrium(lambda x: theta * x @ turned, torch.zeros(1, 4, 12, dtype=torch.complex128), max_iterations=4)
+    with pytest.raises(MriinvError, match=r"not found in 4 iterations: the map does not contract there; unroll it"):
+        torch.view_as_real(found.image * random(1, 4, 12)).sum().backward()

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from mriinv.core.types import Image
+from mriinv.errors import MriinvError
 from mriinv.numerics.images import relative_norm
 
 Step = Callable[[Image], Image]
 WINDOW = 5  # earlier iterates that Anderson's acceleration combines
+LOST = 0.5  # relative change with which an iteration that has ended is nowhere near a fixed point
 RIDGE = 1e-10  # on its normal equations, relative to their trace
 
 
@@ -79,6 +81,10 @@ def equilibrium(step: Step, start: Image, *, tolerance: float = 1e-4, max_iterat
     step : a deterministic map that keeps images apart
     tolerance : relative change ‖f(x) − x‖/‖f(x)‖ at which an image stops, and keeps its value f(x); the same for g
     max_iterations : in each direction
+
+    Raises
+    ------
+    MriinvError : in the backward pass, where the gradient is nowhere near a solution
     """
     with torch.no_grad():
         found = _solve(step, start, tolerance, max_iterations)
@@ -91,7 +97,13 @@ def equilibrium(step: Step, start: Image, *, tolerance: float = 1e-4, max_iterat
         def carry(g: Tensor) -> Tensor:
             return gradient + torch.autograd.grad(after, leaf, g, retain_graph=True)[0]
 
-        return _solve(carry, gradient.resolve_conj(), tolerance, max_iterations).image
+        solved = _solve(carry, gradient.resolve_conj(), tolerance, max_iterations)
+        if not (solved.converged | (solved.change[-1] < LOST)).all():
+            raise MriinvError(
+                f"the gradient at a fixed point was not found in {max_iterations} iterations: the map does not "
+                "contract there; unroll it (gradient=unrolled), or allow more iterations"
+            )
+        return solved.image
 
     image = after.clone()  # a tensor of its own, so that `carry` does not call the hook again
     image.register_hook(implicit)
