@@ -507,6 +507,36 @@ def test_a_cell_has_the_name_of_what_determines_it() -> None:
     assert path in paths and stored["error"] is None and stored["hardware"].startswith("CPU")
 
 
+def test_a_cell_follows_the_files_that_it_names(tmp_path: Path) -> None:
+    made, (cell, _) = simulated_cells()
+    mask = tmp_path / "mask.npy"
+    paths = set()
+    for width in (8, 16):
+        np.save(mask, np.arange(40) < width)
+        own = replace(cell, choice=MaskChoice(name=str(mask)))
+        paths.add(own.path(Path("out"), made.plan.test, CPU))
+    assert len(paths) == 2
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{"])
+def test_a_damaged_cell_is_computed_again(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "cell.json").write_text(content)
+    assert cells.read_cell(tmp_path / "cell.json") is None and "computed again" in caplog.text
+
+
+def test_weights_that_are_not_there_are_refused_before_anything_else() -> None:
+    said = invoke("table1", "--plan", changed(**NO_PARTS), *DATA, "--out", "out", "--weights", "MuSE=no.safetensors")
+    assert said.exit_code == 1 and said.stderr.endswith("no.safetensors: no such weight file\n")
+    assert not Path("out").exists()
+
+
+def test_labels_are_those_of_the_plan() -> None:
+    for label in ("CG-SENSE", "CG sense"):
+        plan = changed(methods={label: {"recipe": "cg-sense"}}, trainings={}, **NO_PARTS)
+        invoke("table1", "--plan", plan, *DATA, "--out", "out")
+        assert {row["method"] for row in rows("out/table1.csv")} == {label}
+
+
 def test_energies_are_drawn_around_a_reference_with_the_phase_of_the_maps() -> None:
     made, (cell, _) = simulated_cells()
     errors = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from mriinv import ComponentSettings, make_problem, setting, simulate_acquisitio
 from mriinv.compose import Reconstruction, make_solver
 from mriinv.config import RunConfig, build_config
 from mriinv.data.masks import make_mask
-from mriinv.data.preparation import prepare_acquisition
+from mriinv.data.preparation import Preparation, prepare_acquisition
 from mriinv.data.readers import open_scan
 from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
 from mriinv.metrics import psnr
@@ -107,6 +108,13 @@ def test_the_run_file_reconstructs_with_the_tuned_value(scan, tmp_path):
     assert loaded.solver.settings == {"tolerance": 1e-4, "regularisation": tuned.value}
     assert loaded.mask is None and loaded.slices is None and loaded.prior is None
     assert loaded.input == (tmp_path / "other.npz",)
+
+
+def test_the_run_file_has_no_maps_of_the_scan_that_was_tuned_on(scan):
+    given = config(scan).model_copy(update={"preparation": Preparation(maps=Path("maps.npy"), coils=3)})
+    tuned = Tuned("solver.regularisation", 0.1, [(0.1, 30.0)], [], 29.0, (0.1, 1.0))
+    method = yaml.safe_load(tuned_run_file(given, tuned))
+    assert method["preparation"]["coils"] == 3 and "maps" not in method["preparation"]
 
 
 def test_simulated_scans_stand_in_for_measured_ones(monkeypatch):

@@ -109,11 +109,15 @@ def _open(path: Path | None, seed: int, simulated: int) -> Scan:
 
 
 def _states(config: RunConfig, path: Path | None) -> dict[str, list[int]]:
-    """Return size in bytes and time of the last change in ns of the input and of the files that settings name."""
+    """Return `file_states` of the input and of the files that a configuration names."""
     settings = [registry().load(kind, part.name).parse_settings(part.settings) for kind, part in config.parts.items()]
     named = [value for one in settings for _, value in one if isinstance(value, Path)]
-    named += [file for file in (config.preparation.maps, config.mask and config.mask.file) if file]
-    files = [pair_of(file) for file in (path, *named) if file is not None]
+    return file_states(path, config.preparation.maps, None if config.mask is None else config.mask.file, *named)
+
+
+def file_states(*paths: Path | None) -> dict[str, list[int]]:
+    """Return size in bytes and time of the last change in ns of files, both of a BART pair."""
+    files = [pair_of(path) for path in paths if path is not None]
     headers = [file.with_suffix(".hdr") for file in files if file.suffix == ".cfl"]
     stats = {str(file): file.stat() for file in (*files, *headers) if file.is_file()}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}

@@ -168,8 +168,9 @@ def write_run_file(path: Path, config: RunConfig, tuned: Tuned) -> None:
 
 def tuned_run_file(config: RunConfig, tuned: Tuned) -> str:
     """Return the method with the tuned setting as a run file (YAML), for any input; its head says where it is from."""
+    own = {"input": True, "out": True, "mask": True, "slices": True, "device": True, "seed": True}
     method = _with(config, tuned.parameter, tuned.value).model_dump(
-        mode="json", exclude={"input", "out", "mask", "slices", "device", "seed"}, exclude_none=True
+        mode="json", exclude={**own, "preparation": {"maps"}}, exclude_none=True
     )
     lines = [f"{MARK}{tuned.parameter}: mean PSNR {tuned.psnr:.2f} dB, before {tuned.default:.2f} dB"]
     lines += [f"# tuned on {case!a}" for case in tuned.cases]

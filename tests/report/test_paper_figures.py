@@ -138,14 +138,14 @@ def test_posteriors(scan, drawn, tmp_path):
     reference, sense, zero_filled, _ = scan
     wide, narrow = (sense - reference).abs(), 0.1 * (sense - reference).abs()
     estimates = {"DEEPEN": (sense, narrow), "DPS": (zero_filled, wide)}
-    blocks = [Posterior(label, reference, sense, estimates) for label in ("(a) 4-fold", "(b) 6-fold")]
+    blocks = [Posterior(label, reference, sense, "TV", estimates) for label in ("(a) 4-fold", "(b) 6-fold")]
     path = figure5(tmp_path / "figure5.png", blocks)
     (figure,) = drawn
     check_png(path, figure)
     check_text(figure)
     assert len(figure.axes) == 2 * (6 + 2)
     assert [axes.get_title() for axes in figure.axes[:8]] == [
-        "DEEPEN MAP\n" + score(sense, reference),
+        "TV MAP\n" + score(sense, reference),
         "DEEPEN MMSE\n" + score(sense, reference),
         "DEEPEN uncertainty",
         "original",
@@ -178,7 +178,7 @@ def test_errors_leave_no_file(scan, tmp_path):
         comparison_figure(path, [one], (slice(64, 70), slice(0, 9)))
     with pytest.raises(InputError, match="shapes"):
         figure2(path, reference, reference[None], sense, [])
-    block = Posterior("a", reference, sense, {"DEEPEN": (sense, sense.abs())})
+    block = Posterior("a", reference, sense, "DEEPEN", {"DEEPEN": (sense, sense.abs())})
     for blocks in ([], [block]):
         with pytest.raises(InputError, match="two methods"):
             figure5(path, blocks)

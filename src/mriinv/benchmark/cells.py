@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from mriinv import __version__
-from mriinv.benchmark.plan import HeldOut, slug
+from mriinv.benchmark.plan import HeldOut, slug, weight_file
 from mriinv.benchmark.scans import HeldOutSlice
-from mriinv.compose import UNTRAINED, Reconstruction, find_weights, make_prior, make_solver
+from mriinv.compose import UNTRAINED, Reconstruction, make_prior, make_solver
 from mriinv.config import RunConfig
 from mriinv.core.prior import Prior
 from mriinv.core.problem import Samples
@@ -29,6 +29,7 @@ from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import MriinvError
 from mriinv.files import atomic_path, reason, sha256, write_text
+from mriinv.jobs import file_states
 from mriinv.metrics import evaluate
 from mriinv.numerics.images import centre_crop
 from mriinv.provenance import code_of
@@ -65,12 +66,14 @@ class Cell:
         tested = self.tested
         simulated = plan.model_dump(mode="json", include={"shape", "coils", "noise_std"})
         source = {**simulated, "seed": tested.index} if tested.path is None else [tested.scan, *tested.state]
+        files = file_states(plan.preparation.maps, self.choice.file)
         return {
             "method": _combination(self.config.model_dump_json(include={"operator", "prior", "solver", "seed"})),
             "source": source,
             "slice": tested.index,
             "preparation": plan.preparation.model_dump(mode="json"),
             "mask": self.choice.model_dump(mode="json"),
+            **({"files": files} if files else {}),
             "device": device.type,
             "versions": {"mriinv": __version__, "torch": torch.__version__},
         }
@@ -93,7 +96,7 @@ def _combination(config: str) -> Record:
             chosen[kind]["defaults"] = component.parse_settings({}).model_dump(mode="json")
             chosen[kind]["code"] = code_of(kind, chosen[kind]["name"])
     if (prior := chosen["prior"]) is not None:
-        weights = find_weights(prior["name"], prior["weights"])
+        weights = weight_file(prior["name"], prior["weights"])
         prior["weights"] = weights and (weights.checksum or sha256(weights.path))
     return chosen
 
@@ -216,6 +219,8 @@ def read_cell(path: Path) -> Record | None:
     """Return a stored cell; None where there is none, or one that is damaged."""
     try:
         record: Record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError(f"found {type(record).__name__}; expected a mapping")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -113,7 +113,7 @@ def _posteriors(
         if point is None:
             raise MriinvError(f"figure 5: no image of '{chosen.map}', {mask}")
         view, label = views[mask], _lettered(len(blocks), mask)
-        blocks.append(Posterior(label, view.reference, point["image"], estimates, view.support))
+        blocks.append(Posterior(label, view.reference, point["image"], chosen.map, estimates, view.support))
     return figure5(path, blocks)
 
 

@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from mriinv.benchmark.training import with_steps
+from mriinv.compose import WeightFile, find_weights, make_trainer
 from mriinv.config import RunConfig, TrainConfig, TrainingData, build_config, build_train_config, validated
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.masks import MASKS
 from mriinv.data.preparation import Preparation
-from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError
+from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError, WeightsError
 from mriinv.manifest import Choice, ChoiceField, PriorChoiceField, load_yaml
 from mriinv.registry import registry
 
@@ -173,6 +175,7 @@ class Plan(_Part):
                 if config.prior is not None:
                     _settings("prior", config.prior)
                     registry().match(config.prior.name, config.solver.name)
+                    weight_file(config.prior.name, config.prior.weights)
                 if method.training is not None:
                     trained = self.trainings[method.training].prior.name
                     found = "none" if config.prior is None else config.prior.name
@@ -181,7 +184,10 @@ class Plan(_Part):
         for name, training in self.trainings.items():
             with _entry(f"trainings.{name}"):
                 _settings("prior", training.prior)
-                _settings("trainer", training.config(Path()).trainer)
+                made = training.config(Path())
+                if training.steps is not None:
+                    made = with_steps(made, training.steps, training.warm_start)
+                make_trainer(made.trainer.name, **made.trainer.settings)
                 if training.validate_with is not None:
                     _settings("solver", training.validate_with)
 
@@ -229,6 +235,14 @@ def load_plan(name: str) -> Plan:
         plan = validated(Plan, content)
         plan.check()
     return plan
+
+
+def weight_file(prior: str, weights: str | None) -> WeightFile | None:
+    """Return `find_weights`; `WeightsError` where there is no such file."""
+    found = find_weights(prior, weights)
+    if found is not None and not found.path.is_file():
+        raise WeightsError(f"{found.path}: no such weight file")
+    return found
 
 
 def slug(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from mriinv.benchmark.cells import Cell, Record, described, read_cell, run_cells
-from mriinv.benchmark.plan import Plan, slug
+from mriinv.benchmark.plan import Plan, slug, weight_file
 from mriinv.benchmark.pool import run_all
 from mriinv.benchmark.scans import HeldOutSlice, TrainingImages, held_out_slices, training_images
 from mriinv.benchmark.training import Training, train, with_steps
@@ -64,6 +64,9 @@ class Benchmark:
         for name in (*self.methods, *self.weights):
             if name not in self.plan.methods:
                 raise UnknownNameError("method of the plan", name, self.plan.methods)
+        for name, weights in self.weights.items():
+            if (prior := self.plan.methods[name].combination().prior) is not None:
+                weight_file(prior.name, weights)
         self._device = resolve_device(self.device)
         self.images: TrainingImages = training_images(self.data, self.plan.split, tested=bool(self.test))
         self.slices: list[HeldOutSlice] = held_out_slices(self.test, self.images.test, self.plan.test)
@@ -222,7 +225,7 @@ class Benchmark:
     def _record(self, one: Wanted, cell: Cell, path: Path | None, lost: dict[int, str]) -> Record:
         stored = None if path is None else read_cell(path)
         error = self._failure(one) or lost.get(id(cell)) or "not computed"
-        record = stored or {**described(cell), "error": error}
+        record = {**(stored or {"error": error}), **described(cell)}  # labels are those of the plan
         trained = self.training(one.method, one.trained_for)
         minutes = None if trained is None or path is None else round(trained.minutes_spent, 2)
         return {**record, "file": path, "training_minutes": minutes}

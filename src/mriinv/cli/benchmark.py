@@ -91,8 +91,10 @@ def _table(name: str, dry_run: bool, given: dict[str, Any]) -> None:
 
 def _exit(records: list[Record]) -> None:
     """Say how many evaluations failed, and exit with 1 if any did."""
-    if failures := sum(bool(record["error"]) for record in records):
-        _say(f"{failures} of {len(records)} evaluations failed; remove their files in cells to try again")
+    if failed := [record for record in records if record["error"]]:
+        stored = sum(record["file"] is not None and record["file"].is_file() for record in failed)
+        first = f"remove the files of {stored} in cells, and " if stored else ""
+        _say(f"{len(failed)} of {len(records)} evaluations failed; to try them again {first}run the command again")
         click.get_current_context().exit(1)
 
 

@@ -61,7 +61,7 @@ class Posterior(NamedTuple):
     ----------
     label : such as ``(a) four-fold, 2D mask``
     reference : the original
-    map_image : MAP estimate of the first method
+    map_image, map_method : MAP estimate, and of what
     estimates : by the name of the method, the MMSE estimate and the standard deviation over the samples
     support : bool ``(y, x)``, region of the PSNR; None for the whole image
     """
@@ -69,6 +69,7 @@ class Posterior(NamedTuple):
     label: str
     reference: Tensor
     map_image: Tensor
+    map_method: str
     estimates: Mapping[str, tuple[Tensor, Tensor]]
     support: Tensor | None = None
 
@@ -180,10 +181,8 @@ def _compare(axes: np.ndarray, setting: Comparison, zoom: Zoom) -> None:
 
 def _sampled(block: SubFigure, posterior: Posterior) -> None:
     axes, limit = block.subplots(2, 3), display_limit(posterior.reference)
-    methods = list(posterior.estimates)
-    _show(
-        axes[0, 0], magnitude(posterior.map_image), limit, _scored(f"{methods[0]} MAP", posterior.map_image, posterior)
-    )
+    map_label = _scored(f"{posterior.map_method} MAP", posterior.map_image, posterior)
+    _show(axes[0, 0], magnitude(posterior.map_image), limit, map_label)
     _show(axes[1, 0], magnitude(posterior.reference), limit, "original")
     for row, (method, (mmse, std)) in zip(axes, posterior.estimates.items(), strict=True):
         _show(row[1], magnitude(mmse), limit, _scored(f"{method} MMSE", mmse, posterior))
