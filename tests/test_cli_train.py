@@ -52,15 +52,10 @@ def command(working_folder: Path) -> list[str]:
     ]
 
 
-def rows(folder: str) -> list[dict[str, str]]:
-    with open(Path(folder) / "log.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def test_two_processes_come_to_the_same_as_one(command: list[str]) -> None:
-    """Under gloo, through both stages; only the first process writes and speaks, and all end."""
+def in_two_processes(*command: str) -> subprocess.CompletedProcess[str]:
+    """Train in the folder ``two`` on two devices, which starts the command that runs once more."""
     Path("train.py").write_text("from mriinv.cli import main\nmain(prog_name='mriinv')\n")
-    two = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-W", "error", "train.py", *command, "--out", "two", "--devices", "2"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -68,6 +63,16 @@ def test_two_processes_come_to_the_same_as_one(command: list[str]) -> None:
         timeout=PATIENCE,
         check=False,
     )
+
+
+def rows(folder: str) -> list[dict[str, str]]:
+    with open(Path(folder) / "log.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_two_processes_come_to_the_same_as_one(command: list[str]) -> None:
+    """Under gloo, through both stages; only the first process writes and speaks, and all end."""
+    two = in_two_processes(*command)
     assert two.returncode == 0 and two.stderr == ""
     assert two.stdout.count("updates in") == 1
     succeed(*command, "--out", "one")
@@ -82,23 +87,11 @@ def test_two_processes_come_to_the_same_as_one(command: list[str]) -> None:
 
 
 def test_a_folder_that_another_training_holds_is_refused_by_all_processes(command: list[str]) -> None:
-    Path("train.py").write_text("from mriinv.cli import main\nmain(prog_name='mriinv')\n")
-    with exclusive(Path("two"), make(Path("two")) / ".lock", "training"):
-        two = subprocess.run(
-            [sys.executable, "-W", "error", "train.py", *command, "--out", "two", "--devices", "2"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+    Path("two").mkdir()
+    with exclusive(Path("two"), Path("two/.lock"), "training"):
+        two = in_two_processes(*command)
     assert two.returncode == 1
     assert two.stderr == "error: two: found another training that writes it; expected its end, or another --out\n"
-
-
-def make(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def test_images_that_cannot_be_shared_are_refused() -> None:

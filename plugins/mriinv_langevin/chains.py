@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -120,6 +120,7 @@ class KineticChain(LangevinChain):
     temperature : T per image
     momentum : p, of covariance TM⁻¹ per real component when stationary
     persistence : ρ
+    more : preconditioner and curvature, as of `LangevinChain`
     """
 
     def __init__(
@@ -132,18 +133,10 @@ class KineticChain(LangevinChain):
         temperature: Tensor,
         momentum: Tensor,
         persistence: float,
-        preconditioner: Preconditioner | None = None,
-        curvature: Curvature | None = None,
+        **more: Any,
     ) -> None:
-        super().__init__(
-            target,
-            image,
-            generator,
-            step_size=step_size,
-            noise=(1 - persistence**2) * temperature,
-            preconditioner=preconditioner,
-            curvature=curvature,
-        )
+        noise = (1 - persistence**2) * temperature
+        super().__init__(target, image, generator, step_size=step_size, noise=noise, **more)
         self.momentum, self.persistence = momentum, persistence
 
     def step(self) -> None:
@@ -175,18 +168,10 @@ class MetropolisChain(LangevinChain):
         step_size: Tensor,
         temperature: Tensor,
         adapt: bool,
-        preconditioner: Preconditioner | None = None,
-        curvature: Curvature | None = None,
+        **more: Any,
     ) -> None:
-        super().__init__(
-            target,
-            image,
-            generator,
-            step_size=step_size,
-            noise=2 * step_size * temperature,
-            preconditioner=preconditioner,
-            curvature=curvature,
-        )
+        noise = 2 * step_size * temperature
+        super().__init__(target, image, generator, step_size=step_size, noise=noise, **more)
         self.temperature, self.adapting = temperature, adapt
         self.accepted, self.proposals = torch.zeros_like(step_size), 0
         self.here = self._everything(self.image)
