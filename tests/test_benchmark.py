@@ -254,6 +254,9 @@ def test_minutes_are_turned_into_updates_that_are_kept(monkeypatch: pytest.Monke
     assert steps == 12
     succeed(*options)
     assert path.read_bytes() == before
+    longer = invoke(*options[:-1], 0.1)
+    assert longer.exit_code == 1 and "found" not in longer.stdout
+    assert "a training of 0.05 minutes, and 0.1 are asked for; use another --out" in longer.stderr
 
 
 @pytest.mark.parametrize("finished", [True, False])

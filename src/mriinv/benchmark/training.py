@@ -17,6 +17,7 @@ from mriinv.files import write_text
 from mriinv.registry import registry
 from mriinv.weights import read_metadata
 
+BUDGET = "# minutes: "  # first line of a configuration whose updates were found by timing
 PROBE, SETTLED = 24, 8  # updates that are timed, and how many of them first build caches
 CONFIG, WEIGHTS, BEST = "training.yaml", "weights.safetensors", "best.safetensors"
 
@@ -86,6 +87,10 @@ class Training:
         if other:
             found = f"another training than that of the plan ({', '.join(other)})"
             raise SettingsError(f"{path}: {found}; use another --out, or remove the folder")
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        if self.minutes is not None and first.startswith(BUDGET) and first != f"{BUDGET}{self.minutes:g}":
+            found = f"a training of {first.removeprefix(BUDGET)} minutes, and {self.minutes:g} are asked for"
+            raise SettingsError(f"{path}: {found}; use another --out, or remove the folder")
         return stored
 
 
@@ -105,7 +110,8 @@ def train(training: Training) -> None:
     config = training.stored()
     if config is None:
         config = settled(training)
-        write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_text(path, text if training.minutes is None else f"{BUDGET}{training.minutes:g}\n{text}")
     command = shlex.join(["mriinv", "train", "--config", str(path)])
     run_training(config, command=command)
 
