@@ -85,7 +85,9 @@ def test_gradient_is_that_of_deepinv_for_each_image_of_a_batch():
         return torch.view_as_complex(value.movedim(1, -1).contiguous())
 
     physics = deepinv.physics.LinearPhysics(A=lambda v: channels(problem.operator.forward(image(v))))
-    fidelity = deepinv.sampling.DPSDataFidelity(lambda v, sigma: channels(prior.denoise(image(v), sigma)))
+    fidelity = deepinv.sampling.DPSDataFidelity(
+        lambda v, sigma: channels(prior.denoise(image(v), sigma, create_graph=True))
+    )
     expected = fidelity.grad(channels(x), channels(problem.data.expand(3, -1)), physics, 0.5)
     estimate, residual, gradient = residual_gradient(problem, prior, x, 0.5)
     torch.testing.assert_close(gradient, image(expected))
