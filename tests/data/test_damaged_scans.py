@@ -224,6 +224,8 @@ def test_a_foreign_reader_that_fails_leaves_the_file_to_the_others(tmp_path, mon
     path = write_hdf5(tmp_path / "scan.h5", kspace=kspace(1, COILS, Y, X))
     with open_scan(path) as scan:
         assert len(scan) == 1
+    (tmp_path / "scan.xyz").write_bytes(b"\xff, something else")
+    refused(tmp_path / "scan.xyz", "none of the known formats", "fastMRI")
     assert "scan.h5: reader" in caplog.text and "UnicodeDecodeError" in caplog.text and "AttributeError" in caplog.text
 
 

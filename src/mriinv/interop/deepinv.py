@@ -113,14 +113,14 @@ class PhysicsOperator(Operator):
             found, expected = f"shape {tuple(image.shape)}", f"(batch, {self.shape[0]}, {self.shape[1]})"
             raise InputError(f"{self.name} operator", "image", found, expected)
         given = image.dtype
-        image = image.to(_precision(self.physics, image).to_complex())
+        image = _as_computed(self.physics, image)
         if self.channels == 2:
             return from_channels(self.physics.A(to_channels(image))).to(given)
         return _from_parts(self.physics.A(_to_parts(image)[:, None])).to(given)
 
     def adjoint(self, data: Tensor) -> Tensor:
         given = data.dtype
-        data = data.to(_precision(self.physics, data).to_complex())
+        data = _as_computed(self.physics, data)
         if self.channels == 2:
             return from_channels(self.physics.A_adjoint(to_channels(data))).to(given)
         return _from_parts(self.physics.A_adjoint(_to_parts(data)))[:, 0].to(given)
@@ -154,10 +154,10 @@ class DenoiserPrior(Prior):
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
         _start_anew(self.denoiser)
-        given, own = image.dtype, _precision(self.denoiser, image)
-        sigma = torch.as_tensor(noise_level, dtype=own, device=image.device).expand(len(image))
+        given = image.dtype
         with torch.set_grad_enabled(create_graph):
-            image = image.to(own.to_complex())
+            image = _as_computed(self.denoiser, image)
+            sigma = torch.as_tensor(noise_level, dtype=image.real.dtype, device=image.device).expand(len(image))
             if self.channels == 2:
                 return from_channels(self.denoiser(to_channels(image), sigma)).to(given)
             return _from_parts(self.denoiser(_to_parts(image)[:, None], sigma.repeat(2)))[:, 0].to(given)
@@ -181,7 +181,7 @@ class PotentialPrior(Prior):
         self.potential, self.provides, self.weight = potential, provides, weight
 
     def energy(self, image: Tensor, noise_level: float | Tensor | None = None) -> Tensor:
-        channels = to_channels(image.to(_precision(self.potential, image).to_complex()))
+        channels = to_channels(_as_computed(self.potential, image))
         return cast(Tensor, self.weight * self.potential.fn(channels).reshape(len(image)).double())
 
     def proximal(self, image: Tensor, step: float | Tensor, memory: dict[str, Tensor] | None = None) -> Tensor:
@@ -190,7 +190,7 @@ class PotentialPrior(Prior):
         The iterative ones of deepinv remember one image; where there is no other, a memory lets them go on from it.
         """
         steps = torch.as_tensor(step).expand(len(image)).tolist()
-        result, inside = [], image.to(_precision(self.potential, image).to_complex())
+        result, inside = [], _as_computed(self.potential, image)
         for one, size in zip(inside.split(1), steps, strict=True):
             if not memory or len(image) > 1:
                 _start_anew(self.potential)
@@ -201,10 +201,11 @@ class PotentialPrior(Prior):
         return torch.cat(result).to(image.dtype)
 
 
-def _precision(module: nn.Module, like: Tensor) -> torch.dtype:
-    """Return the real type that a module computes in: that of its tensors, or of `like` where it has none."""
+def _as_computed(module: nn.Module, values: Tensor) -> Tensor:
+    """Return complex values in the precision of the tensors of a module; as they are where it has none."""
     tensors = itertools.chain(module.parameters(), module.buffers())
-    return next((one.dtype for one in tensors if one.is_floating_point()), like.real.dtype)
+    own = next((one.dtype for one in tensors if one.is_floating_point()), values.real.dtype)
+    return values.to(own.to_complex())
 
 
 def _start_anew(module: nn.Module) -> None:

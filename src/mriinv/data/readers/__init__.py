@@ -38,7 +38,7 @@ def open_scan(path: str | Path) -> Scan:
     head = _head(path)
     if reader := _recognise(path, head):
         return reader(path)
-    known = ", ".join(reader.format for reader in _readers())
+    known = ", ".join(getattr(reader, "format", str(reader)) for reader in (*registry().readers(), *READERS))
     raise InputError(path, "", f"none of the known formats (it starts with {head[:8]!r})", known)
 
 
@@ -59,10 +59,6 @@ def _recognise(path: Path, head: bytes) -> type[Scan] | None:
         except Exception as error:  # whatever a plug-in does, the rest goes on working
             logger.warning("%s: reader %s cannot tell whether it is for it (%s)", path, reader, last_line(error))
     return next((reader for reader in READERS if reader.recognises(path, head)), None)
-
-
-def _readers() -> list[type[Scan]]:
-    return [*registry().readers(), *READERS]
 
 
 def _head(path: Path) -> bytes:

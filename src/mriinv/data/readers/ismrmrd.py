@@ -105,10 +105,8 @@ class IsmrmrdScan(FileScan):
             )
             fov = encoded.fov and recon.fov and (recon.fov[0], *encoded.fov[1:])
             encoded = replace(encoded, matrix=(y, *encoded.matrix[1:]), fov=fov)
-            self._encoding, self._layout = (
-                replace(self._encoding, encoded=encoded),
-                replace(self._layout, extent=(0, y)),
-            )
+            self._encoding = replace(self._encoding, encoded=encoded)
+            self._layout = replace(self._layout, extent=(0, y))
         self._leave_out_zeros()
         if y < encoded.matrix[0]:
             first, last = self._layout.extent
@@ -203,11 +201,9 @@ class IsmrmrdScan(FileScan):
         before, after = self._heads["discard_pre"][row], self._heads["discard_post"][row]
         samples = self._samples(row)
         samples = samples[:, before : samples.shape[1] - after]
-        return (
-            np.roll(samples[:, ::-1], int(self._layout.shift[number]), axis=1)
-            if self._layout.reverse[number]
-            else samples
-        )
+        if self._layout.reverse[number]:
+            samples = np.roll(samples[:, ::-1], int(self._layout.shift[number]), axis=1)
+        return samples
 
     def _volume(self, image: int) -> np.ndarray:
         """Return the k-space ``(coil, partition, y, x)`` of an image; the last one read is held."""
