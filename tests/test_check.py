@@ -50,7 +50,7 @@ def test_fully_sampled(tmp_path, scan):
     assert (report.found["slices"], report.found["coils"], report.found["matrix"]) == (1, COILS, list(SHAPE))
     (checked,) = report.slices
     assert (checked.index, checked.sampling, checked.acquired, checked.acceleration) == (0, "full", SHAPE, 1)
-    assert checked.centre == min(SHAPE)
+    assert checked.centre == min(SHAPE) and not checked.zero_padded
     assert checked.noise_std == pytest.approx(NOISE_STD) and not checked.noise_estimated
     peak = float(scan.kspace.abs().max())
     assert checked.dynamic_range == pytest.approx(20 * math.log10(peak / NOISE_STD), abs=0.01)
@@ -115,7 +115,8 @@ def test_points_and_zero_padding(tmp_path, scan):
     padded[10:90, 8:] = True
     report = check_scan(write(tmp_path / "scan.h5", scan.kspace[0] * points, scan.kspace[0] * padded), every_slice=True)
     first, second = report.slices
-    assert (first.sampling, second.sampling) == ("points", "zero-padded")
+    assert (first.sampling, first.zero_padded) == ("2D", False)
+    assert (second.sampling, second.zero_padded) == ("full", True)
     assert second.acquired == (80, 72)
     assert second.centre == 65  # columns 8 to 72, around the middle, 40
     assert "slice 1: fully sampled 80×72, zero-padded" in check_text(report)
@@ -244,11 +245,11 @@ def test_real_scans(shared_data, name):
     report = check_scan(shared_data / name)
     assert report.reconstructible
     assert not any("coils hold" in remark or "centred" in remark for remark in report.remarks)
-    assert report.slices[0].sampling == ("full" if "full" in name else "points")
+    assert report.slices[0].sampling == ("full" if "full" in name else "2D")
     assert len(report.commands) == (2 if "full" in name else 1)
 
 
 def test_a_field_of_view_smaller_than_the_head(shared_data):
     report = check_scan(shared_data / "espirit_alias8" / "alias.npz")
-    assert report.slices[0].sampling == "zero-padded" and report.slices[0].acquired == (320, 168)
+    assert report.slices[0].zero_padded and report.slices[0].acquired == (320, 168)
     assert any("field of view is probably smaller" in remark for remark in report.remarks)

@@ -99,7 +99,7 @@ def test_the_calibration_beside_the_weights_is_used(folder: Path) -> None:
     expected = quantile(0.9, 4) * (1 + 1 / 4) ** 0.5 * result.arrays["magnitude_std"]
     torch.testing.assert_close(result.arrays["half_width_90"], expected)
     write_calibration(calibration_path(folder / "copy.safetensors"), calibration(scale={"lines": {0.9: 3.0}}))
-    assert "no half_width_90: nothing was calibrated for masks of this kind (2D)" in run("--restart")
+    assert "no half_width_90: nothing was calibrated for sampling of this kind (2D)" in run("--restart")
     assert "half_width_90" not in read_result(folder / "out" / "scan.h5").arrays
 
 
@@ -158,7 +158,7 @@ def test_a_damaged_calibration_is_refused(folder: Path) -> None:
 
 def test_fully_sampled_data_have_no_calibrated_interval(folder: Path) -> None:
     np.savez("scan.npz", ksp=simulate_acquisition(shape=SHAPE, coils=3, seed=2).kspace[0].numpy())
-    scale = {"2D": {0.9: 3.0}, "lines": {0.9: 3.0}}
-    write_calibration(calibration_path(folder / "copy.safetensors"), calibration(scale=scale))
-    assert "no half_width_90: nothing was calibrated for fully sampled data" in run()
-    assert "half_width_90" not in read_result(folder / "out" / "scan.h5").arrays
+    for scale in ({"2D": {0.9: 3.0}, "lines": {0.9: 3.0}}, None):
+        write_calibration(calibration_path(folder / "copy.safetensors"), calibration(scale=scale))
+        assert "no half_width_90: nothing was calibrated for sampling of this kind (full)" in run("--restart")
+        assert "half_width_90" not in read_result(folder / "out" / "scan.h5").arrays

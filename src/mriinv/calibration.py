@@ -69,8 +69,8 @@ class Calibration(_Record):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def applies(self, sampling: Sampling) -> bool:
-        """Say whether there are intervals for such masks; without a conformal scale they are for all."""
-        return self.scale is None or sampling in self.scale
+        """Say whether there are intervals for such masks: those of the scale, without one all that leave something out."""
+        return sampling != "full" if self.scale is None else sampling in self.scale
 
     def half_width(self, samples: Samples, level: float, sampling: Sampling) -> Tensor:
         """Return half the width of the interval of `level` around the mean magnitude, ``(batch, y, x)``.

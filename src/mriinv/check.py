@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from mriinv.compose import make_operator
-from mriinv.data.acquisition import Acquisition
+from mriinv.data.acquisition import Acquisition, Sampling
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.readers import Scan, open_scan
@@ -30,7 +30,8 @@ class SliceCheck:
     Attributes
     ----------
     index : slice of the file
-    sampling : ``full``, ``zero-padded`` (a full rectangle in a larger grid), ``lines`` or ``points``
+    sampling : `Acquisition.sampling`
+    zero_padded : whether it is a full rectangle in a larger grid
     acquired : the smallest rectangle that holds every sample (y, x)
     acceleration : locations in the grid over samples
     centre : width of the fully sampled square in the middle of the grid, in samples
@@ -40,7 +41,8 @@ class SliceCheck:
     """
 
     index: int
-    sampling: str
+    sampling: Sampling
+    zero_padded: bool
     acquired: tuple[int, int]
     acceleration: float
     centre: int
@@ -124,7 +126,8 @@ def _check_slice(index: int, acquisition: Acquisition, prepared: Acquisition) ->
     noise = prepared.noise_std
     return SliceCheck(
         index,
-        _sampling(acquisition),
+        acquisition.sampling,
+        acquisition.gapless and not acquisition.fully_sampled,
         (bottom - top, right - left),
         acquisition.acceleration,
         _centre_width(mask),
@@ -132,12 +135,6 @@ def _check_slice(index: int, acquisition: Acquisition, prepared: Acquisition) ->
         acquisition.noise_std is None,
         20 * math.log10(float(prepared.kspace.abs().max()) / noise) if noise else None,
     )
-
-
-def _sampling(acquisition: Acquisition) -> str:
-    if acquisition.gapless:
-        return "full" if acquisition.fully_sampled else "zero-padded"
-    return "lines" if acquisition.sampling == "lines" else "points"
 
 
 def _centre_width(mask: Tensor) -> int:

@@ -219,8 +219,6 @@ def _spread(run: Run, samples: Samples, acquired: Acquisition) -> tuple[dict[str
         return found, None
     if samples.count < 2:
         return found, "no half_width_90: one sample has no standard deviation"
-    if acquired.gapless:
-        return found, "no half_width_90: nothing was calibrated for fully sampled data"
     if not calibration.applies(sampling):
-        return found, f"no half_width_90: nothing was calibrated for masks of this kind ({sampling})"
+        return found, f"no half_width_90: nothing was calibrated for sampling of this kind ({sampling})"
     return {**found, "half_width_90": calibration.half_width(samples, INTERVAL, sampling)}, None

@@ -309,7 +309,7 @@ def test_zero_padded_data_may_be_undersampled_and_others_not(tmp_path, write):
     mask = torch.from_numpy(LINES.astype(bool))[None, None]
     with open_scan(write(tmp_path / "scan", kspace=undersampled(padded))) as scan:
         full = scan.read(0)
-    assert full.gapless and not full.fully_sampled
+    assert full.gapless and full.sampling == "full" and not full.fully_sampled
     acquisition = full.undersampled(mask)
     assert acquisition.mask.tolist() == [[[False, False, False, True, True, False, True, False]]]
     assert torch.equal((acquisition.kspace != 0).any(1)[0], acquisition.mask[0].expand(Y, X))

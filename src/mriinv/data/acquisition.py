@@ -13,7 +13,7 @@ from mriinv.core.types import CoilCovariance, CoilMaps, CoilMetric, Image, KSpac
 from mriinv.data.geometry import Geometry
 from mriinv.errors import InputError
 
-Sampling = Literal["2D", "lines"]
+Sampling = Literal["full", "2D", "lines"]
 TENSORS = ("kspace", "mask", "coil_maps", "reference", "noise_covariance", "coil_metric")
 
 
@@ -130,7 +130,9 @@ class Acquisition:
 
     @property
     def sampling(self) -> Sampling:
-        """Whether whole columns or rows were left out, or single locations."""
+        """What was left out: nothing (`gapless`), single locations, or whole columns or rows."""
+        if self.gapless:
+            return "full"
         grid = self._grid
         return "lines" if any(bool((grid.any(axis) == grid.all(axis)).all()) for axis in (0, 1)) else "2D"
 

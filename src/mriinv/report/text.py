@@ -95,9 +95,7 @@ def check_text(report: CheckReport) -> str:
 def _slice_text(checked: SliceCheck) -> str:
     y, x = checked.acquired
     if checked.sampling == "full":
-        parts = ["fully sampled"]
-    elif checked.sampling == "zero-padded":
-        parts = [f"fully sampled {y}×{x}, zero-padded"]
+        parts = [f"fully sampled {y}×{x}, zero-padded" if checked.zero_padded else "fully sampled"]
     else:
         parts = [f"{checked.sampling}, acceleration {checked.acceleration:.2f}"]
         parts.append(f"fully sampled centre {checked.centre}×{checked.centre}")
