@@ -455,6 +455,8 @@ def test_scans_are_trained_on_and_the_kept_back_ones_tested() -> None:
     assert config.data.scans == (Path("scans/0.h5"),) and not said.exception
     refused = invoke(*options, "--out", "out", "--test", "scans/0.h5")
     assert refused.exit_code == 1 and "scans/0.h5 is tested and trained on" in refused.stderr
+    refused = invoke(*options, "--out", "out", "--plan", changed(data={"scans": ["scans/0.h5"]}))
+    assert refused.exit_code == 1 and "data has no setting 'scans'" in refused.stderr  # --train says which
     with pytest.raises(SettingsError, match="heads and scans"):
         build_train_config(None, {"out": "x", "prior": "muse", "data": {"heads": "a", "scans": ["b"]}}, ())
 

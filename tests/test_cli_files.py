@@ -17,6 +17,7 @@ from mriinv import setup, simulate_acquisition
 from mriinv.data.result_writer import ResultWriter
 from mriinv.data.results import read_result
 from mriinv.files import unwritable
+from mriinv.jobs import file_states
 from mriinv.provenance import code_of
 from mriinv.registry import registry
 from support import invoke, succeed, write_cfl, write_hdf5
@@ -179,6 +180,12 @@ def test_a_changed_file_of_coil_maps_makes_another_result(scans: list[Path]) -> 
         assert "kept" not in text and "replaces an older result" in text
         images.append(read_result("result/a.h5").image)
     assert not torch.allclose(*images)
+
+
+@pytest.mark.parametrize("name", ["maps", "maps.hdr", "maps.cfl"])
+def test_a_change_of_either_file_of_a_pair_is_seen(name: str) -> None:
+    write_cfl(Path("maps"), np.ones((4, 4), np.complex64))
+    assert set(file_states(Path(name))) == {"maps.cfl", "maps.hdr"}
 
 
 def test_inputs_of_one_name_have_results_in_folders_of_their_own(scans: list[Path]) -> None:

@@ -274,6 +274,10 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
         ({"mask": True}, "run.yaml: mask: found True; expected a mapping, or a name"),
         ({"solver": {"name": "mm-cg", "settings": 3}}, "run.yaml: solver.settings: found 3; expected a mapping"),
         ({"solver": {"name": "mm-cg", "settings": {1: 2}}}, "solver.settings.1"),
+        ({"solver": {"name": 3}}, "run.yaml: solver.name: found 3; expected a name"),
+        ({"prior": {1: 2}}, "run.yaml: prior: found {1: 2}; expected a mapping of fields by name"),
+        ({"data": 5}, "run.yaml: data: found 5; expected a mapping"),
+        ({"loop": {"clip": 1}}, "the configuration has no setting 'loop'"),
         ({"input": 3}, "input: found 3"),
         ({"slices": True}, "slices: found True; expected one slice, such as 3, or the first and the one after"),
         ({"slices": 3.5}, "slices: found 3.5; expected one slice"),
@@ -333,6 +337,7 @@ def test_a_prior_is_trained_by_the_trainer_that_the_catalogue_names(tmp_path: Pa
     [
         ({"prior": "deepen", "out": "x", "data": {"coil": 5}}, [], "data has no setting 'coil'; did you mean 'coils'?"),
         ({"prior": "deepen", "out": "x", "data": 3}, [], "data: found 3; expected a mapping"),
+        ({"prior": "deepen", "out": "x", "mask": 3}, [], "mask: found 3; expected a mapping"),
         ({"prior": "deepen", "out": "x"}, ["validation.evry=5"], "validation has no setting 'evry'; did you mean"),
         ({"prior": "deepen", "out": "x"}, ["solver.x=5"], "part one of operator, prior, trainer, data, validation"),
         ({"prior": "deepen"}, [], "out: found nothing; expected a value"),

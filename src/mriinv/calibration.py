@@ -69,7 +69,7 @@ class Calibration(_Record):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     def applies(self, sampling: Sampling) -> bool:
-        """Say whether there are intervals for such masks: those of the scale, without one all that leave something out."""
+        """Say whether such masks have intervals: those of the scale, or without one all that leave something out."""
         return sampling != "full" if self.scale is None else sampling in self.scale
 
     def half_width(self, samples: Samples, level: float, sampling: Sampling) -> Tensor:

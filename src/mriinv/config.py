@@ -30,24 +30,30 @@ DEFAULT_RECIPE = "deepen-map"
 SIMULATION_MASK = {"name": "poisson-2d"}  # a simulated scan is fully sampled
 COMPONENTS = ("operator", "prior", "solver", "trainer")  # chosen by name, with settings of their own
 RUN_PARTS, TRAINING_PARTS = ("mask", "preparation"), ("data", "validation", "loop")  # mappings of fields
+PARTS = (*COMPONENTS, *RUN_PARTS, *TRAINING_PARTS)
 SLICES = "one slice, such as 3, or the first and the one after the last, such as 3:5"
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class TrainingData(BaseModel):
-    """Simulated measurements to train on."""
+class TrainingMeasurements(BaseModel):
+    """How images are measured to train on them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shape: tuple[int, int] = (96, 96)
+    coils: int = Field(8, ge=1)
+    noise_std: float = Field(0.007, ge=0, description="of the measurements, per real component, image scale 1")
+    noise_floor: tuple[float, float] = (0.0, 0.02)
+    fresh: float = Field(0.5, ge=0, description="new slices per update")
+
+
+class TrainingData(TrainingMeasurements):
+    """Simulated measurements to train on: of which images, under which masks."""
 
     heads: Path | None = Field(None, description="label volume or a folder of them; none: procedural heads")
     scans: tuple[Path, ...] | None = Field(None, description="fully sampled scans, whose images are used instead")
     scan_slices: int | None = Field(None, ge=1, description="of each scan, nearest to its middle; none: all")
-    shape: tuple[int, int] = (96, 96)
-    coils: int = Field(8, ge=1)
     masks: tuple[MaskKind, ...] = MASKS
-    noise_std: float = Field(0.007, ge=0, description="of the measurements, per real component, image scale 1")
-    noise_floor: tuple[float, float] = (0.0, 0.02)
-    fresh: float = Field(0.5, ge=0, description="new slices per update")
 
     @model_validator(mode="after")
     def _one_source(self) -> TrainingData:
@@ -144,7 +150,7 @@ def build_config(
     ------
     SettingsError : unknown fields (with the nearest name) and values out of range
     """
-    content = _mapping(run_file, (*COMPONENTS, *RUN_PARTS))
+    content = _mapping(run_file)
     given = {key: value for key, value in options.items() if value is not None}
     in_file = content.pop("recipe", None)
     name = recipe or in_file
@@ -173,7 +179,7 @@ def build_train_config(
     assignments: Iterable[str],
 ) -> TrainConfig:
     """As `build_config`, for a training; ``--set trainer.steps=100``, ``data.coils=4``, ``validation.every=50``."""
-    content = _mapping(run_file, (*COMPONENTS, *TRAINING_PARTS))
+    content = _mapping(run_file)
     merged = _merge(content, {key: value for key, value in options.items() if value is not None})
     for part in ("operator", *TRAINING_PARTS):
         merged[part] = merged.get(part) or TrainConfig.model_fields[part].default.model_dump()
@@ -190,37 +196,44 @@ def _usual_trainer(prior: Any) -> Choice:
     return (entry and entry.trained_by) or TrainConfig.model_fields["trainer"].default
 
 
-def _mapping(run_file: Path | None, parts: tuple[str, ...]) -> dict[str, Any]:
-    """Return the content of a run file with each of `parts` as a mapping, a bare string being the name."""
+def _mapping(run_file: Path | None) -> dict[str, Any]:
+    """Return the content of a run file with each of its parts as a mapping, a bare string being the name."""
     content = load_yaml(run_file) if run_file else {}
     if not isinstance(content, dict):
         raise InputError(run_file, "", type(content).__name__, "a mapping of fields")
-    for part in parts:
+    for part in PARTS:
         value = content.get(part)
         if isinstance(value, str):
-            content[part] = value = {"name": value}
-        if value is not None and not isinstance(value, dict):
+            content[part] = {"name": value}
+        elif isinstance(value, dict):
+            _check_part(run_file, part, value)
+        elif value is not None:
             raise InputError(run_file, part, reprlib.repr(value), "a mapping, or a name")
-        settings = (value or {}).get("settings")
-        if part in COMPONENTS and settings is not None and not isinstance(settings, dict):
-            raise InputError(run_file, f"{part}.settings", reprlib.repr(settings), "a mapping of settings")
     return content
+
+
+def _check_part(run_file: Path | None, part: str, value: Mapping[Any, Any]) -> None:
+    name, settings = value.get("name"), value.get("settings")
+    if not all(isinstance(key, str) for key in value):
+        raise InputError(run_file, part, reprlib.repr(value), "a mapping of fields by name")
+    if name is not None and not isinstance(name, str):
+        raise InputError(run_file, f"{part}.name", reprlib.repr(name), "a name")
+    if part in COMPONENTS and settings is not None and not isinstance(settings, dict):
+        raise InputError(run_file, f"{part}.settings", reprlib.repr(settings), "a mapping of settings")
 
 
 def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` overlaid with `layer`; another component of the same kind drops the settings of the former."""
     merged = dict(base)
     for key, value in layer.items():
-        if key in (*COMPONENTS, *RUN_PARTS, *TRAINING_PARTS) and value is not None:
+        if key in PARTS and value is not None:
             value = {"name": value} if isinstance(value, str) else value
             old = merged.get(key) or {}
             if value.get("name", old.get("name")) == old.get("name"):
                 value = {**old, **value}
                 if key in COMPONENTS:
                     value["settings"] = {**(old.get("settings") or {}), **(value.get("settings") or {})}
-            merged[key] = value
-        else:
-            merged[key] = value
+        merged[key] = value
     return merged
 
 

@@ -51,8 +51,7 @@ def _files(path: Path, left_out: dict[Path, InputError]) -> Iterator[Path]:
     elif glob.has_magic(str(path)) and not path.exists():
         found, what = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))], "a pattern"
     else:
-        header = path.suffix == ".hdr" and path.with_suffix(".cfl").is_file()
-        yield path.with_suffix(".cfl") if header else pair_of(path)
+        yield pair_of(path)
         return
     scans = [file for file in found if _is_scan(file, left_out)]
     folders = [file for file in found if what == "a pattern" and file.is_dir()]
@@ -71,7 +70,7 @@ def _is_scan(file: Path, left_out: dict[Path, InputError]) -> bool:
         return False
     if find_reader(file) is None and file.suffix not in SUFFIXES:
         return False
-    if file.suffix == ".hdr" and file.with_suffix(".cfl").is_file():
+    if pair_of(file) != file:
         return False
     try:
         open_scan(file).close()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mriinv.core.prior import Prior
 from mriinv.core.types import Image
+from mriinv.data.readers.base import DAMAGE
 from mriinv.data.results import read_result
 from mriinv.errors import CompatibilityError, InputError
 from mriinv.files import reason
@@ -137,7 +138,7 @@ def read_images(path: Path) -> dict[int, Image]:
         return dict(zip(result.slices, result.image.split(1), strict=True))
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # checks the size of the file, and takes no pickle
-    except Exception as error:  # the header is a Python literal, and nonsense makes the parser raise almost anything
+    except DAMAGE as error:
         raise InputError(path, "", f"no readable file ({reason(error)})", "an array without pickled objects") from None
     if array.dtype.kind != "c" or array.ndim not in (2, 3) or array.size == 0:
         found = f"{array.dtype} of shape {array.shape}"

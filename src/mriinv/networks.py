@@ -202,7 +202,7 @@ class PublishedNetwork(nn.Module):
     def _input(self, image: Image) -> Tensor:
         if self.head == "flatten" and image.shape[-2:] != self.matrix:
             raise InputError(
-                "deepen", "image", f"matrix size {tuple(image.shape[-2:])}", f"{self.matrix} of head=flatten"
+                "network", "image", f"matrix size {tuple(image.shape[-2:])}", f"{self.matrix} of head=flatten"
             )
         return _channels(image)
 

@@ -140,7 +140,7 @@ def test_shapes_that_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", ["an empty file"]),
+        ("", ["no line '# Dimensions'"]),
         ("10 8\n", ["no line '# Dimensions'"]),
         ("\xff\x00\x01" * 100, ["no line '# Dimensions'"]),
         ("# Dimensions\n", ["'# Dimensions'", "up to 16 positive integers"]),

@@ -163,6 +163,7 @@ BAD_NPZ: dict[str, tuple[Callable[[Path], object], str]] = {
     "large": (lambda p: np.savez(p, labels=VOLUME.astype(np.int64) * 2**40), "labels 2199023255552 to"),
     "objects": (lambda p: np.savez(p, labels=np.array([None, 1], object)), "without pickled objects"),
     "objects as voxel": (lambda p: np.savez(p, labels=VOLUME, voxel=np.array([1, 1, None])), "no readable label"),
+    "header cut short": (lambda p: write_zip(p, labels=b"\x93NUMPY\x01\x00\x04\x00(((("), "no readable label volume"),
     "huge header": (lambda p: write_zip(p, labels=lying_npy((2**40, 1, 1))), "no readable label volume"),
     "huge voxel header": (lambda p: write_zip(p, labels=npy(VOLUME), voxel=lying_npy((2**40,))), "no readable label"),
     "overflowing header": (lambda p: write_zip(p, labels=lying_npy((2**62, 2**62, 4))), "no readable label volume"),

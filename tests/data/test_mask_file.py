@@ -50,9 +50,11 @@ def test_what_is_no_mask(tmp_path: Path, mask: np.ndarray, message: str) -> None
 def test_other_files(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", sampling=COLUMNS)
     (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "header.npy").write_bytes(b"\x93NUMPY\x01\x00\x04\x00((((")
     for name, message in (
         ("other.npz", "mask: found entries sampling; expected an entry 'mask'"),
         ("text.npy", "no readable mask"),
+        ("header.npy", "no readable mask"),
         ("none.npy", r"no readable mask \(No such file or directory\)"),
     ):
         with pytest.raises(InputError, match=message):

@@ -151,6 +151,7 @@ def test_fastmri_header_is_kept_without_persons(tmp_path):
         (header((Y, X, 20, 24), (Y // 2, X, 10, 24)), (2, 3)),  # as measured, with oversampled readout
         (header((2 * Y, 2 * X, 20, 16), (Y, X, 10, 8)), (1, 1)),  # cut to the image
         (header((Y, X, 20, 24), (Y, X, 10, 12)), (2, 3)),  # the measured grid counts
+        (header((Y, X, 0, 24), (Y, X, 20, 24)), (2, 3)),  # the measured grid has no size
         (header((Y, X + 1, 20, 24), (Y, X + 2, 20, 24)), None),
         (header((Y, X, 0, 24), (Y, X, "nan", 24)), None),
         (header((Y, -X, 20, 24), (Y, X, 20, 24)), None),
@@ -169,6 +170,26 @@ def test_fastmri_header_gives_the_size_of_pixels(tmp_path, text, pixel):
     else:
         assert acquisition.geometry == Geometry(pixel, 5)
         assert described == f"{pixel[0]} × {pixel[1]} mm pixels, 5 mm slices" and not acquisition.remarks
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        '{"pixel": [1, 1, 1], "spacing": 1}',
+        '{"pixel": ["a", "b"], "spacing": 1}',
+        '{"pixel": [1, 1], "spacing": 1, "centre": [1]}',
+        '{"pixel": [1, 1], "spacing": 1, "centre": null, "axes": [[1, 0], [0, 1], [0, 0]]}',
+        '{"pixel": [1, 1], "spacing": -1}',
+        "[]",
+        "no JSON",
+    ],
+)
+def test_a_stored_geometry_that_is_none_is_left_out(tmp_path, place):
+    path = write_hdf5(tmp_path / "scan.h5", kspace=kspace(SLICES, COILS, Y, X))
+    with h5py.File(path, "a") as file:
+        file.attrs["geometry"] = place
+    with open_scan(path) as scan:
+        assert scan.read(1).geometry is scan.describe()["geometry"] is None
 
 
 @pytest.mark.parametrize("text", ["x" * (2**20 + 1), 1.0, "<subjectInformation><patientName>Jane Doe"])

@@ -341,6 +341,31 @@ def test_reading_something_else(tmp_path):
             read_result(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["image", "metrics", "solution", "history", "remarks", "geometry"])
+def test_entries_of_another_kind(tmp_path, name):
+    """A group in place of values, and values in place of a group."""
+    with ResultWriter(tmp_path / "scan.h5", 1, {}, {}) as writer:
+        writer.add(
+            0,
+            images()[0],
+            mask=mask(),
+            history={"cost": torch.ones(1)},
+            metrics=Metrics(30.0, 0.9, 0.01, 0.95, "support", "maximum"),
+            solution={"iterations": 1},
+            remarks=["r"],
+            geometry=Geometry((1.0, 0.9), 5.0),
+        )
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        was_group = isinstance(file[name], h5py.Group)
+        del file[name]
+        if was_group:
+            file[name] = [1.0]
+        else:
+            file.create_group(name)
+    with pytest.raises(InputError, match="mriinv result"):
+        read_result(tmp_path / "scan.h5")
+
+
 def test_a_file_system_without_locks_is_written_with_a_warning(tmp_path, monkeypatch, caplog):
     def refuse(*_: object) -> None:
         raise NotImplementedError("no flock")

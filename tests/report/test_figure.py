@@ -13,7 +13,7 @@ from mriinv.data.readers import open_scan
 from mriinv.errors import InputError
 from mriinv.metrics import evaluate
 from mriinv.numerics.fft import ifft2c
-from mriinv.report.figure import reconstruction_figure
+from mriinv.report.figure import display_limit, reconstruction_figure
 
 SHAPE = (40, 30)
 
@@ -64,6 +64,13 @@ def test_without_a_reference_nothing_is_scored(tmp_path, monkeypatch):
     assert "reference" not in found
     assert "a$b$_{c.h5" in found
     assert not any("PSNR" in text for text in found)
+
+
+def test_a_window_has_a_width():
+    image = torch.zeros(100, 100)
+    image[0, 0] = 2  # fewer than 0.5 % of the pixels
+    assert display_limit(image) == display_limit(0 * image) == display_limit(image / 0) == 1
+    assert display_limit(torch.arange(1001.0)) == pytest.approx(995)
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(SHAPE), torch.full(SHAPE, torch.nan)])

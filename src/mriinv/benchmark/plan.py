@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mriinv.benchmark.training import with_steps
 from mriinv.compose import WeightFile, find_weights, make_trainer
-from mriinv.config import RunConfig, TrainConfig, TrainingData, build_config, build_train_config, validated
+from mriinv.config import RunConfig, TrainConfig, TrainingMeasurements, build_config, build_train_config, validated
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.masks import MASKS
 from mriinv.data.preparation import Preparation
@@ -134,7 +134,7 @@ class Plan(_Part):
     summary: str
     minutes: float | None = Field(None, gt=0, description="of training, the same for every one that states no steps")
     seed: int = Field(0, ge=0)
-    data: TrainingData = TrainingData()
+    data: TrainingMeasurements = TrainingMeasurements()
     validate_every: int = Field(1000, ge=1)
     split: Split = Split()
     test: HeldOut = HeldOut()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -163,15 +164,15 @@ class Benchmark:
         if file := next((choice.file for choice in choices if choice.file), None):
             raise SettingsError(f"training {name}: found mask {file}; trainings draw their masks by name")
         masks = [choice.kind for choice in choices]
-        data = {"masks": masks}
+        data: dict[str, Any] = {**self.plan.data.model_dump(), "masks": masks}
         if images.heads is not None:
-            data["heads"] = images.heads  # type: ignore[assignment]
+            data["heads"] = images.heads
         if images.scans is not None:
-            data |= {"scans": images.scans, "scan_slices": self.plan.test.slices}  # type: ignore[dict-item]
+            data |= {"scans": images.scans, "scan_slices": self.plan.test.slices}
         validation = {"every": self.plan.validate_every, "masks": masks, "solver": chosen.validate_with}
         config = chosen.config(
             self.out / "training" / folder,
-            data={**self.plan.data.model_dump(), **data},
+            data=data,
             validation={**validation, "scans": images.validation if chosen.validate_with else ()},
             seed=self.plan.seed,
             device=self.device,

@@ -176,7 +176,7 @@ def _placement(geometry: list[Geometry], shape: tuple[int, ...], base: Path) -> 
 
 def _write_png(result: Result, base: Path) -> list[Path]:
     magnitude = result.image.abs().numpy()
-    window = display_limit(result.image) or 1
+    window = display_limit(result.image)
     written = []
     for index, values in zip(result.slices, magnitude, strict=True):
         written.append(_beside(base, f"_{index:03d}.png"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+from pydantic import TypeAdapter
 
 Vector = tuple[float, float, float]
 
@@ -49,15 +49,12 @@ class Geometry:
 
     def to_json(self) -> str:
         """Return this geometry as text, for a result file."""
-        return json.dumps(asdict(self))
+        return GEOMETRY.dump_json(self).decode()
 
     @staticmethod
     def from_json(text: str) -> Geometry:
-        """Return the geometry that `to_json` wrote (`ValueError`, `TypeError` or `KeyError` for anything else)."""
-        fields = json.loads(text)
-        fields["pixel"] = tuple(fields["pixel"])
-        if fields["centre"] is not None:
-            fields["centre"] = tuple(fields["centre"])
-        if fields["axes"] is not None:
-            fields["axes"] = tuple(tuple(axis) for axis in fields["axes"])
-        return Geometry(**fields)
+        """Return the geometry that `to_json` wrote (`ValueError` for anything else)."""
+        return GEOMETRY.validate_json(text)
+
+
+GEOMETRY = TypeAdapter(Geometry)

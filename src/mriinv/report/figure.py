@@ -125,10 +125,10 @@ def _write(figure: Figure, x: float, y: float, text: str, size: float, colour: s
 
 
 def display_limit(image: Tensor) -> float:
-    """Return the 99.5th percentile of the finite magnitudes, the upper end of a grey window; 1 without any."""
+    """Return the 99.5th percentile of the finite magnitudes, the upper end of a grey window; 1 where that is 0."""
     values = magnitude(image)
     finite = values[np.isfinite(values)]
-    return float(np.percentile(finite, WINDOW_PERCENTILE)) if finite.size and finite.max() > 0 else 1.0
+    return (float(np.percentile(finite, WINDOW_PERCENTILE)) if finite.size else 0.0) or 1.0
 
 
 def magnitude(image: Tensor) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import math
+import tokenize
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -31,6 +32,9 @@ DAMAGE = (
     LookupError,
     TypeError,
     EOFError,
+    AttributeError,  # h5py, of an entry of another kind
+    SyntaxError,  # NumPy, whose headers are Python literals
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,

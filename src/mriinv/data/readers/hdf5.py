@@ -61,7 +61,7 @@ class Hdf5Scan(ArrayScan):
             self._read_ismrmrd_header()
         place = self._file.attrs.get("geometry")
         if isinstance(place, str) and len(place) < MAX_HEADER:
-            with suppress(ValueError, TypeError, KeyError, RecursionError):
+            with suppress(ValueError):
                 self.geometry = Geometry.from_json(place)
 
     def _read_ismrmrd_header(self) -> None:
@@ -73,7 +73,7 @@ class Hdf5Scan(ArrayScan):
             self.header["encoded_matrix"] = "x".join(map(str, encoding.encoded.matrix))
             for space in (encoding.recon, encoding.encoded):  # k-space cut to the image, or as measured
                 if space.matrix[:2] == (y, x):
-                    self.geometry = pixel_size(space)
+                    self.geometry = pixel_size(space) or self.geometry
         except (TypeError, ValueError, IndexError):
             pass  # the remark says it
         if self.geometry is None:
