@@ -79,7 +79,7 @@ def test_lines(tmp_path, scan):
     assert (checked.sampling, checked.centre) == ("lines", 16)
     assert checked.acceleration == SHAPE[1] / int(mask.sum())
     assert report.reconstructible and len(report.commands) == 1  # undersampling it again is refused
-    assert "lines, acceleration 2.86, fully sampled centre 16×16, noise_std" in check_text(report)
+    assert "lines, acceleration 2.86, fully sampled centre of 16 lines, noise_std" in check_text(report)
 
 
 def test_what_a_run_would_do_decides(tmp_path, scan):

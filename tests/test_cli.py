@@ -127,6 +127,15 @@ def test_info_shows_weights_line_by_line() -> None:
     ]
 
 
+def test_info_shows_what_the_weights_set() -> None:
+    settings, text = make_prior("deepen").settings, succeed("info", "deepen")
+    lines = text.splitlines()
+    for name in ("views", "noise_range", "widths"):
+        at = next(number for number, line in enumerate(lines) if line.startswith(f"  {name} = "))
+        assert lines[at + 2] == f"      with the default weights: {getattr(settings, name)}"
+    assert text.count("with the default weights") < len(settings.model_dump())
+
+
 def test_info_shows_recipes_without_braces() -> None:
     text = succeed("info", "deepen-posterior")
     assert "\nprior: deepen\n" in text and "\nsolver: preconditioned-langevin" in text and "{" not in text
@@ -166,7 +175,7 @@ def test_slices_of_an_hdf5_are_undersampled_and_compared(tmp_path: Path, scan: P
         assert row["metrics"]["psnr"] > row["zero_filled"]["psnr"] + 3
         assert row["metrics"]["region"] and row["metrics"]["data_range"]
     again = json.loads(succeed("run", scan, "--recipe", "cg-sense", *mask, "--slices", "1:3", "--json"))
-    assert again == [report | {"kept": [1, 2], "remarks": [], "slices": again[0]["slices"]}]
+    assert again == [report | {"kept": [1, 2], "slices": again[0]["slices"]}]  # with the remarks on them
     assert again[0]["slices"] == [row | {"zero_filled": None} for row in report["slices"]]
     result = read_result(tmp_path / "result" / "scan.h5")
     assert report["result"] == str(Path("result/scan.h5")) and Path(report["figure"]).is_file()

@@ -19,6 +19,7 @@ from mriinv import __version__, make_prior, simulate_acquisition
 from mriinv.errors import SettingsError
 from mriinv.files import exclusive
 from mriinv.training.processes import shared
+from mriinv.weights import read_metadata
 from support import PATIENCE, fill_disk, invoke, succeed
 
 DENOISING, LIKELIHOOD = 6, 6
@@ -184,6 +185,18 @@ def test_without_tensorboard_the_extra_is_named(command: list[str], monkeypatch:
 def test_what_to_train_and_where_must_be_said() -> None:
     assert "error: train: found no --prior and no --out; expected both, or --config" in invoke("train").output
     assert "train: found no --out; expected both" in invoke("train", "--prior", "deepen").output
+
+
+def test_a_training_on_ones_own_scans(command: list[str]) -> None:
+    Path("scans").mkdir()
+    Path("scan.npz").rename("scans/scan.npz")
+    own = [one for one in command if not one.startswith("--set=data.scans")]
+    succeed(*own, "--scans", "scans", "--out", "run")
+    assert read_metadata(Path("run/weights.safetensors"))["card"]["configuration"]["data"]["scans"] == [
+        "scans/scan.npz"
+    ]
+    Path("scans/bad.npz").write_text("")
+    assert "scans/bad.npz: found an empty file" in invoke(*own, "--scans", "scans", "--out", "other").output
 
 
 def test_weights_keep_the_noise_that_their_strength_is_for(command: list[str]) -> None:

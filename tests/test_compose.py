@@ -26,6 +26,7 @@ from mriinv import (
     make_solver,
     make_trainer,
     prepare_acquisition,
+    psnr,
     simulate_acquisition,
 )
 from mriinv.compose import WeightFile, find_weights, resolve_device
@@ -340,10 +341,10 @@ for attempt in (
 """
     text = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert [line.split(": ", 1)[1] for line in text.splitlines()] == [
-        "kspace: found ndarray; expected a torch tensor (torch.from_numpy)",
-        "mask: found ndarray; expected a torch tensor (torch.from_numpy)",
+        "kspace: found ndarray; expected a torch tensor; Acquisition.from_arrays takes other arrays",
+        "mask: found ndarray; expected a torch tensor; Acquisition.from_arrays takes other arrays",
         "mask: found torch.float32 with other values than 0 and 1; expected bool, or 0 and 1",
-        "mask: found ndarray; expected a torch tensor (torch.from_numpy)",
+        "mask: found ndarray; expected a torch tensor; Acquisition.from_arrays takes other arrays",
         "acquisition: found Tensor; expected an Acquisition",
         "problem: found Tensor; expected an InverseProblem or an Acquisition",
         "prior: found the class Prior; expected a name, or an instance of Prior",
@@ -359,6 +360,37 @@ def test_an_acquisition_is_prepared_before_it_is_reconstructed(acquisition: Acqu
     prepared = reconstruct(make_problem(prepare_acquisition(untold)))
     assert torch.equal(reconstruct(untold).image, prepared.image)
     assert not torch.equal(reconstruct(make_problem(untold)).image, prepared.image)
+
+
+def test_what_there_is_to_say_of_data_and_operator_is_in_the_solution() -> None:
+    scan = simulate_acquisition(shape=SHAPE, coils=4, coil_maps=True)
+    assert scan.coil_maps is not None
+    brighter = replace(scan, coil_maps=10 * scan.coil_maps, remarks=("from a file",))
+    reconstruct = Reconstruction(None, "cg-sense", "cpu")
+    first, second = reconstruct(brighter).notes
+    assert first == "from a file" and "were divided by 10" in second
+    assert reconstruct(make_problem(brighter)).notes == (second,)
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.03])
+def test_noise_far_above_that_of_the_training_is_mentioned(acquisition: Acquisition, noise: float) -> None:
+    scale = float(make_problem(acquisition).scale)
+    noisy = make_problem(replace(acquisition, noise_std=noise * scale))
+    notes = Reconstruction("deepen", make_solver("mm-cg", max_iterations=1), "cpu")(noisy).notes
+    assert any("4.3 times that of the training of prior 'deepen'" in note for note in notes) == (noise > 0.02)
+
+
+def test_noisy_data_are_reconstructed() -> None:
+    """At ten times the noise of the training the energy once lost to the noise (12 dB)."""
+    clean = simulate_acquisition(shape=(96, 80), noise_std=0.0, coil_maps=True, seed=1)
+    scale = float(make_problem(clean).scale)
+    noisy = simulate_acquisition(shape=(96, 80), noise_std=0.07 * scale, coil_maps=True, seed=1)
+    problem = make_problem(noisy.undersampled(make_mask("poisson-2d", (96, 80), 4, 16)))
+    reference = problem.operator.fully_sampled_image(clean.kspace)
+    assert reference is not None
+    found = {prior: Reconstruction(prior, device="cpu")(problem).image for prior in ("deepen", "modl")}
+    levels = {name: float(psnr(image, reference, problem.operator.support)) for name, image in found.items()}
+    assert levels["deepen"] > 24 and levels["modl"] > 22, levels
 
 
 def test_what_holds_tensors_is_one_line(problem: InverseProblem, acquisition: Acquisition) -> None:

@@ -14,6 +14,7 @@ PACKAGE = Path(mriinv.__file__).parent
 KNOWN = {
     "numerics": ("mriinv.numerics.", "mriinv.core.types", "mriinv.errors"),
     "core": ("mriinv.core.", "mriinv.numerics.", "mriinv.errors"),
+    "data": ("mriinv.data.", "mriinv.core.", "mriinv.numerics.", "mriinv.errors", "mriinv.files", "mriinv.metrics"),
 }
 
 

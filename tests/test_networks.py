@@ -6,6 +6,7 @@ from torch import nn
 
 from mriinv import FeatureNetwork, ImageNetwork, NetworkSettings, SettingsError, complex_noise
 from mriinv.core.component import validate_settings
+from mriinv.networks import PublishedNetwork
 from mriinv.numerics.pullback import with_pullback
 
 
@@ -20,6 +21,13 @@ def test_image_in_image_out(network, shape):
     out = net(image(*shape))
     assert out.shape == shape and out.dtype == torch.complex64
     assert net.double()(image(*shape).to(torch.complex128)).dtype == torch.complex128
+
+
+def test_no_two_layers_of_the_published_energy_are_one():
+    """Without an activation before the linear layer, it and the last convolution were one linear map."""
+    net = PublishedNetwork(4, "relu", "sum", (8, 9))
+    features = net.convolutions(torch.randn(1, 2, 8, 9, generator=torch.Generator().manual_seed(0)))
+    assert (features >= 0).all() and (features == 0).any() and (features > 0).any()
 
 
 def test_sizes_are_those_of_the_paper_and_of_deepen():

@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from mriinv import InputError, InverseProblem, Prior, Solution, Solver, make_solver
+from mriinv import (
+    InputError,
+    InverseProblem,
+    Prior,
+    Solution,
+    Solver,
+    complex_noise,
+    make_mask,
+    make_problem,
+    make_solver,
+    simulate_acquisition,
+)
 from mriinv.testing.analytic import DenseOperator
 from support import random
 
@@ -126,3 +137,19 @@ def test_a_solver_works_in_inference_mode():
             problem = InverseProblem(DenseOperator(random(9, 6), (2, 3)), random(2, 9, seed=1), 0.1)
             found.append(make_solver("mm-cg")(problem, Smooth()).image.clone())
     assert torch.equal(*found)
+
+
+def test_the_noise_in_the_sense_image():
+    """Of the data of each image; against the difference that noise makes."""
+    scan = simulate_acquisition(shape=(64, 48), coils=4, slices=2, noise_std=0.0)
+    problem = make_problem(scan.undersampled(make_mask("random-1d", (64, 48), 2.0, 16)))
+    noise = torch.tensor([0.01, 0.03])
+    noisy = InverseProblem(problem.operator, problem.data, noise)
+    found = noisy.sense_noise(torch.Generator().manual_seed(0))
+    drawn = complex_noise(problem.data.shape, 1.0, torch.Generator().manual_seed(1)) * noise.view(-1, 1, 1, 1)
+    difference = InverseProblem(problem.operator, problem.data + drawn, noise).sense() - problem.sense()
+    expected = torch.view_as_real(difference).double().square().flatten(1).mean(1).sqrt()
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0)
+    assert (problem.sense_noise(torch.Generator()) == 0).all()
+    unknown = InverseProblem(problem.operator, problem.data).sense_noise(torch.Generator())
+    assert unknown.tolist() == [0, 0]

@@ -134,6 +134,12 @@ def test_tensors_of_another_type(path: Path, value: Tensor, message: str) -> Non
         load_prior(Linear, path, {})
 
 
+def test_loading_draws_no_random_numbers(path: Path) -> None:
+    before = torch.get_rng_state()
+    load_prior(Linear, path, {})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_checksum(path: Path) -> None:
     assert load_prior(Linear, path, {}, sha256(path)).settings.width == 5
     with pytest.raises(WeightsError, match=f"checksum: found {sha256(path)[:16]}…; expected 1{'0' * 15}…"):

@@ -55,6 +55,7 @@ class DeepenEnergy(NetworkEnergy):
     provides = frozenset({"energy", "gradient", "denoiser", "noise-conditional"})
     adjustable = frozenset({"weight", "data_noise_std", "views"})
     noise_exponent = 7 / 6  # fitted to three scans, whose noise differs 15-fold
+    variance_share = 0.5
 
     class Settings(EnergySettings):
         conditional: bool = setting(True, "whether the energy depends on a noise level")

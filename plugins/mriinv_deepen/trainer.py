@@ -136,10 +136,6 @@ class MaximumLikelihood(Trainer):
         if self.settings.warm_start or self.settings.dsm_weight:
             self.requires = (frozenset({"energy", "gradient", "denoiser"}),)
 
-    @property
-    def steps(self) -> int:
-        return self.settings.steps
-
     def parameter_groups(self, prior: Prior) -> list[dict[str, Any]]:
         low, high = prior.noise_range or (math.inf, math.inf)
         for level in self.settings.levels or ():

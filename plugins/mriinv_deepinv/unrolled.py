@@ -91,10 +91,12 @@ class MoDL(_Unrolled, FollowsNoise):
 
     D(x) = x − g f(x) with one network f for all iterations; γ_k, one per iteration, are learned too. deepinv solves for
     u by conjugate gradients and differentiates it implicitly, so that memory grows with the networks only. For data of
-    other noise than in training γ_k is divided by the strength of `FollowsNoise`, and g multiplied by it.
+    other noise than in training γ_k is divided by the strength of `FollowsNoise`, and g multiplied by it where it is
+    below 1: a network that is taken more than once adds noise.
     """
 
     name = "modl"
+    variance_share = 0.5
     provides = _Unrolled.provides | {"denoiser"}
     adjustable = frozenset({"data_noise_std"})
 
@@ -116,7 +118,8 @@ class MoDL(_Unrolled, FollowsNoise):
             return from_channels(to_channels(image) - self._denoiser.residual(to_channels(image)))
 
     def _run(self, data: Tensor, physics: nn.Module, start: Tensor) -> Tensor:
-        self._denoiser.strength = self.strength(data).unsqueeze(1)  # in every call: copies share the network
+        strength = self.strength(data).clamp_max(1).unsqueeze(1)
+        self._denoiser.strength = strength  # in every call: copies share the network
         return self.model(data, physics, init=(start, start))
 
     def _data(self, problem: InverseProblem) -> tuple[Operator, Tensor]:

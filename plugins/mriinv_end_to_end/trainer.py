@@ -67,10 +67,6 @@ class EndToEndTrainer(Trainer):
         if self.settings.warm_start:
             self.requires = (frozenset({"reconstruction", "denoiser"}),)
 
-    @property
-    def steps(self) -> int:
-        return self.settings.steps
-
     def parameter_groups(self, prior: Prior) -> list[dict[str, Any]]:
         rate, factor = self.settings.learning_rate, self.settings.scalar_learning_rate_factor
         scalars = [p for p in prior.parameters() if p.ndim == 0]

@@ -44,8 +44,8 @@ class MMCG(Solver):
 
     A noise-conditional energy is approached through a falling noise level: the first iterates minimise C with E_σ for
     σ from `highest_level` down to `lowest_level`, a few steps each; then the last level runs to convergence. Unless it
-    is set, the last level is the largest of the noise of the data, 0.01 (`Prior.level_range`), and the rms distance
-    between the image and the start, which SENSE was wrong by.
+    is set, the last level is the largest of the noise of the data, 0.01 (`Prior.level_range`), and what SENSE, where it
+    starts, was wrong by beside its noise: the rms distance between the image and the start, less `sense_noise`.
 
     With `robust` the data term is that of `InverseProblem.robust`: what no image explains, such as errors of the coil
     maps or a line that went wrong, does not enter it squared.
@@ -91,11 +91,13 @@ class MMCG(Solver):
     ) -> Solution:
         assert prior is not None
         s = self.settings
-        start = problem.sense() if initial is None else initial.clone()
-        iterations = Iterations(start, s.max_iterations, monitor)
-        state = State(self.posed(problem), prior, start, iterations)
+        start = problem.sense() if initial is None else initial
+        iterations, count = Iterations(start, s.max_iterations, monitor), self._count(prior)
+        noise = torch.zeros(len(start), dtype=torch.float64, device=start.device)  # in the start
+        if initial is None and prior.noise_range is not None and s.lowest_level is None:
+            noise = problem.sense_noise(generator)
+        state = State(self.posed(problem), prior, start, iterations, noise)
         quasi_newton = QuasiNewton(s.memory) if s.memory else None
-        count = self._count(prior)
         # power iterations for L at the first level and at later ones; quasi-Newton steps correct a rough L on the way
         first, later = (3 if count == 1 else 1, 0) if quasi_newton else (3, 1)
         for number in range(1, count + 1):
@@ -116,12 +118,9 @@ class MMCG(Solver):
         return min(self.settings.levels, 1 + self.settings.max_iterations // (2 * self._steps_per_level))
 
     def _level(self, state: State, position: float) -> Tensor | None:
-        """Return the noise level of each image at a `position` from 0 (highest) to 1 (lowest); None without levels.
-
-        What is open is the larger of the noise of the data and the way that the image has come from the start.
-        """
-        s, open_std = self.settings, state.distance().maximum(state.noise_std)
-        found = state.prior.level_range(s.highest_level, s.lowest_level, open_std)
+        """Return the noise level of each image at a `position` from 0 (highest) to 1 (lowest); None without levels."""
+        s = self.settings
+        found = state.prior.level_range(s.highest_level, s.lowest_level, state.open_std())
         if found is None:
             return None
         high, low = found
@@ -156,8 +155,8 @@ class MMCG(Solver):
     def _step(self, state: State, step: Step, last: bool) -> None:
         """Take one step; at the last level, stop the images that meet the rule.
 
-        An image whose step is refused stops as well: converged if its first trial promised no more than the tolerance,
-        so that rounding decides, and not converged otherwise.
+        An image whose step is refused stops as well: converged if its first trial promised a decrease of no more than
+        the tolerance, so that rounding decides, and not converged otherwise.
         """
         s = self.settings
 
@@ -170,5 +169,6 @@ class MMCG(Solver):
         state.record(taken)
         if last:
             moving, decrease = state.iterations.moving, torch.where(taken.refused, taken.promise, taken.change)
-            state.iterations.converged |= moving & (decrease <= s.tolerance)
-            state.iterations.failed |= moving & taken.refused & (decrease > s.tolerance)
+            done = (decrease >= 0) & (decrease <= s.tolerance)
+            state.iterations.converged |= moving & done
+            state.iterations.failed |= moving & taken.refused & ~done

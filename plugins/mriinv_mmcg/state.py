@@ -25,6 +25,7 @@ class State:
     ----------
     descent : −∇C at `image`
     curvature : L of the majoriser
+    start_noise : rms of the noise in the first image, per real component
     direction : that of the largest curvature of E, once measured
     gradients : evaluations of ∇E so far
     """
@@ -33,6 +34,7 @@ class State:
     prior: Prior
     image: Tensor
     iterations: Iterations
+    start_noise: Tensor
     level: Tensor | None = None
     direction: Tensor | None = None
     gradients: int = 0
@@ -51,9 +53,13 @@ class State:
         unknown = torch.zeros(len(self.image), device=self.image.device)
         return (unknown if self.problem.noise_std is None else self.problem.noise_std).double()
 
-    def distance(self) -> Tensor:
-        """Return the rms distance from the start per real component."""
-        return torch.view_as_real(self.image - self._start).double().square().flatten(1).mean(1).sqrt()
+    def open_std(self) -> Tensor:
+        """Return the rms of what the data leave open per real component.
+
+        That is the larger of the noise of the data and the distance from the start, but for the noise in that.
+        """
+        distance = torch.view_as_real(self.image - self._start).double().square().flatten(1).mean(1)
+        return (distance - self.start_noise.square()).clamp_min(0).sqrt().maximum(self.noise_std)
 
     def enter(self, level: Tensor | None) -> None:
         """Go on with the energy of another noise level."""

@@ -63,10 +63,6 @@ class Denoising(Trainer):
                 raise ValueError("data_std: only with relative")
             return self
 
-    @property
-    def steps(self) -> int:
-        return self.settings.steps
-
     def parameter_groups(self, prior: Prior) -> list[dict[str, Any]]:
         return [{"params": list(prior.parameters()), "lr": self.settings.learning_rate}]
 

@@ -121,15 +121,17 @@ class SenseOperator(Operator):
         that reconstructions are compared with.
         """
         operator = cls(maps, mask)
-        typical = float(operator._weight[operator._weight > 0].median())
-        if 1 / MOST_UNLIKE_ONE <= typical <= MOST_UNLIKE_ONE:
+        typical = torch.stack([squares[squares > 0].median() for squares in operator._weight])
+        usual = (typical >= 1 / MOST_UNLIKE_ONE) & (typical <= MOST_UNLIKE_ONE)
+        if usual.all():
             return operator
-        unit = typical**0.5
-        scaled = cls(maps / unit, mask)
-        scaled._intensity = torch.full_like(operator._weight, unit)
-        scaled.notes = (
-            f"coil maps whose sum of squares is {typical:.3g} (median), not 1, were divided by {unit:.3g}: so much "
-            "brighter is the image",
+        unit = torch.where(usual, 1, typical.sqrt()).view(-1, 1, 1)
+        scaled = cls(maps / unit[:, None], mask)
+        scaled._intensity = unit.expand_as(operator._weight)
+        scaled.notes = tuple(
+            f"coil maps whose sum of squares is {squares:.3g} (median), not 1, were divided by {squares**0.5:.3g}: so "
+            "much brighter is the image"
+            for squares in dict.fromkeys(typical[~usual].tolist())
         )
         return scaled
 

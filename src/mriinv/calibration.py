@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 from torch import Tensor
 
+from mriinv.core.component import StrictModel
 from mriinv.core.problem import Samples
 from mriinv.core.types import Support
 from mriinv.data.acquisition import Sampling
@@ -27,11 +28,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MaskCoverage(_Record):
+class MaskCoverage(StrictModel):
     """Share of pixels inside their intervals by level, under one mask: means over the slices."""
 
     mask: str
@@ -41,7 +38,7 @@ class MaskCoverage(_Record):
     conformal: dict[Level, Share] | None = Field(None, description="the same, with the scale fitted for such masks")
 
 
-class Calibration(_Record):
+class Calibration(StrictModel):
     """What makes the samples of one sampler, with one weight file, say how uncertain they are."""
 
     format: Literal["mriinv-calibration-1"] = "mriinv-calibration-1"

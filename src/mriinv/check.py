@@ -103,6 +103,8 @@ def _check_kspace(path: Path, scan: Scan, indices: Sequence[int]) -> CheckReport
             remarks[index] = [*suspicions(acquisition)]
             prepared = prepare_acquisition(acquisition)
             remarks[index] = [*prepared.remarks]
+            if crop := _image_size(prepared):
+                remarks[index].append(f"the scanner's images have {crop[0]} × {crop[1]} pixels: --crop")
             slices.append(_check_slice(index, acquisition, prepared))
             remarks[index] += make_operator(OPERATOR, prepared).notes
         except MriinvError as error:
@@ -151,6 +153,8 @@ def _centre_width(mask: Tensor) -> int:
 def _commands(path: Path, prepared: Acquisition) -> list[str]:
     """Return commands that work on a scan that can be reconstructed."""
     run = f"mriinv run {shlex.quote(str(path))}"
+    if crop := _image_size(prepared):
+        run += f" --crop {crop[0]} {crop[1]}"
     commands = [f"{run} --recipe {RECIPE}"]
     if prepared.gapless:
         try:
@@ -160,6 +164,16 @@ def _commands(path: Path, prepared: Acquisition) -> list[str]:
         except MriinvError:
             pass  # too small for the mask, or for calibration in it
     return commands
+
+
+def _image_size(acquisition: Acquisition) -> tuple[int, int] | None:
+    """Return the matrix (y, x) of the scanner's images where the header has one, and the k-space is larger."""
+    matrix = acquisition.header.get("recon_matrix", "")
+    if not matrix:
+        return None
+    y, x, _ = map(int, matrix.split("x"))
+    rows, columns = acquisition.kspace.shape[-2:]
+    return (y, x) if (y, x) != (rows, columns) and y <= rows and x <= columns else None
 
 
 def _gathered(remarks: Mapping[int, Iterable[str]], count: int) -> list[str]:

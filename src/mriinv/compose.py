@@ -224,13 +224,17 @@ class Reconstruction:
     ) -> Solution:
         """Reconstruct a problem, or an acquisition, prepared as `prepare_acquisition` does by default.
 
-        `seed` is that of all draws: of the solver, and of the noise of an acquisition whose image is measured.
+        `seed` is that of all draws: of the solver, and of the noise of an acquisition whose image is measured. The
+        notes of the solution begin with what there is to say of the acquisition and of the operator.
         """
         if not isinstance(problem, Acquisition | InverseProblem):
             raise InputError("Reconstruction", "problem", type(problem).__name__, "an InverseProblem or an Acquisition")
+        said: tuple[str, ...] = ()
         if isinstance(problem, Acquisition):
-            problem = make_problem(prepare_acquisition(problem.to(self.device)), self.operator, seed=seed)
+            prepared = prepare_acquisition(problem.to(self.device))
+            problem, said = make_problem(prepared, self.operator, seed=seed), prepared.remarks
         elif problem.data.device != self.device:
             problem = _moved(problem, self.device)
         generator = torch.Generator(problem.data.device).manual_seed(seed ^ SOLUTION)
-        return self.solver(problem, self.prior, initial=initial, generator=generator, monitor=monitor)
+        solution = self.solver(problem, self.prior, initial=initial, generator=generator, monitor=monitor)
+        return replace(solution, notes=(*said, *problem.operator.notes, *solution.notes))

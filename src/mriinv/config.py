@@ -11,13 +11,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
 
-from mriinv.core.component import explain
+from mriinv.core.component import StrictModel, explain
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.masks import SEED_LIMIT, MaskKind
 from mriinv.data.preparation import Preparation
@@ -35,16 +34,15 @@ SLICES = "one slice, such as 3, or the first and the one after the last, such as
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class TrainingMeasurements(BaseModel):
+class TrainingMeasurements(StrictModel):
     """How images are measured to train on them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     shape: tuple[int, int] = (96, 96)
     coils: int = Field(8, ge=1)
     noise_std: float = Field(0.007, ge=0, description="of the measurements, per real component, image scale 1")
     noise_floor: tuple[float, float] = (0.0, 0.02)
     fresh: float = Field(0.5, ge=0, description="new slices per update")
+    masks_per_kind: int = Field(64, ge=1, description="different masks of each kind, drawn at random; 1: a fixed one")
 
 
 class TrainingData(TrainingMeasurements):
@@ -62,10 +60,8 @@ class TrainingData(TrainingMeasurements):
         return self
 
 
-class Validation(BaseModel):
+class Validation(StrictModel):
     """Scans on which checkpoints are compared: PSNR of the reconstruction, run to convergence."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scans: tuple[Path, ...] = ()
     masks: tuple[MaskKind, ...] = (MaskKind("poisson-2d", 4.0), MaskKind("random-1d", 4.0))
@@ -73,10 +69,8 @@ class Validation(BaseModel):
     every: int = Field(500, ge=1, description="updates between two validations")
 
 
-class Loop(BaseModel):
+class Loop(StrictModel):
     """What the loop does with the gradients and weights of every trainer."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient; longer ones are scaled down to it")
     averaging: float | None = Field(
@@ -84,10 +78,8 @@ class Loop(BaseModel):
     )
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(StrictModel):
     """Everything that determines a training."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     out: Path
     prior: PriorChoiceField
@@ -109,10 +101,8 @@ def _slices(value: Any) -> Any:
     return None if value is None else text
 
 
-class RunConfig(BaseModel):
+class RunConfig(StrictModel):
     """Everything that determines a run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     input: Annotated[tuple[Path, ...], BeforeValidator(lambda v: [v] if isinstance(v, str | Path) else v)] = ()
     out: Path = Path("result")

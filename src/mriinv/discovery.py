@@ -80,8 +80,8 @@ def last_line(error: BaseException) -> str:
 
 def catalogue_of(plugin: Plugin) -> Path:
     """Return the ``registry.yaml`` of the package that holds the plug-in's module."""
-    *parents, last = plugin.module.split(".")
-    folders = [package_folder(".".join([*parents, last]))] + ([package_folder(".".join(parents))] if parents else [])
+    parent = plugin.module.rpartition(".")[0]
+    folders = [package_folder(name) for name in (plugin.module, parent) if name]
     found = next((folder / CATALOGUE for folder in folders if (folder / CATALOGUE).is_file()), None)
     if found is None:
         raise ImportError(f"package '{plugin.module}' has no {CATALOGUE}")

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mriinv.compose import Reconstruction
 from mriinv.config import RunConfig
-from mriinv.core.capabilities import derive
 from mriinv.jobs import find_jobs, result_files
 from mriinv.registry import registry
 from mriinv.setup import resolved, set_up, weights_record
@@ -61,7 +60,7 @@ def memory_estimate(reconstruction: Reconstruction, matrix: tuple[int, int], coi
             if "energy" in prior.provides:  # its gradient may do with less than autograd
                 with torch.enable_grad():
                     prior.energy(probe.requires_grad_())
-            elif derive(prior.provides, ["gradient"]) is not None:
+            elif "gradient" in prior.provides:
                 prior.gradient(probe)
             elif "denoiser" in prior.provides:
                 prior.denoise(probe, prior.noise_range[0] if prior.noise_range else 0.01)

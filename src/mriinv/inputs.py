@@ -33,6 +33,14 @@ def find_scans(inputs: Iterable[Path]) -> tuple[list[Path], dict[Path, InputErro
     return list(scans.values()), {file: error for file, error in left_out.items() if file.resolve() not in scans}
 
 
+def readable_scans(inputs: Iterable[Path]) -> list[Path]:
+    """Return the scans of `find_scans`, of which none may be left out (`InputError`)."""
+    scans, left_out = find_scans(inputs)
+    for error in left_out.values():
+        raise error
+    return scans
+
+
 def distinct_names(scans: Sequence[Path]) -> list[Path]:
     """Return what to call scans: by file name, or, where two differ in folder or suffix alone, by path in their folder.
 

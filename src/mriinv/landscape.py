@@ -163,7 +163,7 @@ def _check(
         rises = all(map(math.isfinite, limits)) and limits[0] < limits[1]
         requirements.append((name, str(limits), rises, "a finite lowest and a higher highest value"))
     if problem is not None:
-        scale = torch.as_tensor(problem.scale)
+        scale = problem.scale
         normalised = scale.numel() == 1 and bool((scale == 1).all())
         requirements.append(("problem", f"scale {scale.tolist()}", normalised, "one image, of scale 1: normalised()"))
     for field, found, valid, expected in requirements:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from mriinv.core.capabilities import CAPABILITIES
-from mriinv.core.component import nested
+from mriinv.core.component import StrictModel, nested
 from mriinv.errors import InputError
 
 Kind = Literal["operator", "prior", "solver", "trainer"]
@@ -36,11 +36,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 Target = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WeightEntry(_Entry):
+class WeightEntry(StrictModel):
     """A weight file of a prior. The first one listed is its default."""
 
     name: Name
@@ -55,11 +51,11 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-class Choice(_Entry):
+class Choice(StrictModel):
     """A component by name, with settings that differ from its defaults. A bare string is the name."""
 
     name: str
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class PriorChoice(Choice):
@@ -72,7 +68,7 @@ ChoiceField = Annotated[Choice, BeforeValidator(_named)]
 PriorChoiceField = Annotated[PriorChoice, BeforeValidator(_named)]
 
 
-class ComponentEntry(_Entry):
+class ComponentEntry(StrictModel):
     """One operator, prior, solver or trainer."""
 
     kind: Kind
@@ -86,7 +82,7 @@ class ComponentEntry(_Entry):
     trained_by: ChoiceField | None = Field(None, description="a prior's trainer, with the settings it needs there")
 
 
-class RecipeEntry(_Entry):
+class RecipeEntry(StrictModel):
     """A named combination of components with their settings."""
 
     summary: str
@@ -96,11 +92,11 @@ class RecipeEntry(_Entry):
     solver: ChoiceField
 
 
-class Manifest(_Entry):
+class Manifest(StrictModel):
     """What one ``registry.yaml`` holds."""
 
     components: tuple[ComponentEntry, ...] = ()
-    recipes: dict[Name, RecipeEntry] = {}
+    recipes: dict[Name, RecipeEntry] = Field(default_factory=dict)
 
 
 def load_yaml(path: Path) -> Any:

@@ -114,7 +114,11 @@ def ssim_legacy(
 def evaluate(
     image: Images, reference: Images, support: Support | None = None, volume_maximum: float | None = None
 ) -> Metrics:
-    """Return the metrics of one slice ``(1, y, x)``; `volume_maximum` replaces the slice's own data range."""
+    """Return the metrics of one slice ``(1, y, x)``; `volume_maximum` replaces the slice's own data range.
+
+    `support`, that of the operator or of a result, is where they are taken: air, zero in both images, makes them better
+    by several dB, and no two regions can be compared.
+    """
     if image.ndim == 3 and len(image) > 1:
         raise InputError("evaluate", "image", f"{len(image)} slices", "one; psnr, ssim and nmse take several")
     return Metrics(

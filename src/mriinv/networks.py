@@ -166,17 +166,19 @@ class FeatureNetwork(nn.Module):
 
 
 class PublishedNetwork(nn.Module):
-    """The published energy |N(x)|: five 3×3 convolutions with ReLU between them, then a linear layer (sec. III-B).
+    """The published energy |N(x)|: five 3×3 convolutions and a linear layer, with ReLU between layers (sec. III-B).
 
-    With ``head="flatten"`` the linear layer sees every pixel, which fits the published number of parameters and ties
-    the network to one matrix size; with ``"sum"`` its weights are shared by all pixels, and any size will do.
+    "Except the last linear layer" is read as: none after it. Without one before it, it and the fifth convolution would
+    be one linear map. With ``head="flatten"`` the linear layer sees every pixel, which fits the published number of
+    parameters and ties the network to one matrix size; with ``"sum"`` its weights are shared by all pixels, and any
+    size will do.
     """
 
     def __init__(self, width: int, activation: str, head: str, matrix: tuple[int, int]) -> None:
         super().__init__()
-        layers: list[nn.Module] = [conv3x3(2, width, bias=True)]
-        for _ in range(4):
-            layers += [ACTIVATIONS[activation](), conv3x3(width, width, bias=True)]
+        layers: list[nn.Module] = []
+        for inputs in (2, *[width] * 4):
+            layers += [conv3x3(inputs, width, bias=True), ACTIVATIONS[activation]()]
         self.convolutions = nn.Sequential(*layers)
         self.head, self.matrix = head, matrix
         self.linear = nn.Linear(width * (matrix[0] * matrix[1] if head == "flatten" else 1), 1)

@@ -27,6 +27,12 @@ def code_of(kind: Kind, name: str) -> str:
     return f"{plugin.distribution} {plugin.version} {checksum}"
 
 
+def hardware(device: torch.device, count: int = 1) -> str:
+    """Return what computes, `count` times."""
+    one = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return one if count == 1 else f"{count} × {one}"
+
+
 def provenance(device: torch.device, seed: int, **more: Any) -> dict[str, Any]:
     """Return versions, device and seed, and whatever else identifies a run."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

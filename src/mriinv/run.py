@@ -94,7 +94,10 @@ def _reconstruct(run: Run, job: Job, out: Path, report: InputReport, observer: O
         if writer.written:
             try:
                 if report.kept:
-                    report.slices = [*stored_reports(writer.written, report.kept), *report.slices]
+                    kept = stored_reports(writer.written, report.kept)
+                    report.slices = [*(one for one, _ in kept), *report.slices]
+                    said = [f"slice {one.index}: {remark}" for one, remarks in kept for remark in remarks]
+                    report.remarks = [*said, *report.remarks]
                 report.figure = _figure(writer.written, job.middle)
             except MriinvError as error:  # it must not take the place of what ended the work
                 report.error = str(error)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from mriinv import __version__
+from mriinv.core.component import StrictModel
 from mriinv.data.fastmri import write_fastmri
 from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads, Protocol
 from mriinv.data.mask_choice import MaskChoice
@@ -23,10 +24,8 @@ from mriinv.errors import InputError
 IDENTITY = "mriinv_simulation"  # attribute of a file: the configuration that made it
 
 
-class SimulationConfig(BaseModel):
+class SimulationConfig(StrictModel):
     """Everything that determines a set of simulated scans."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     out: Path = Field(Path("simulated"), description="folder of the scans")
     count: int = Field(1, ge=1, le=10**4, description="number of volumes, each a head of its own")

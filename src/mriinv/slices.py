@@ -87,12 +87,13 @@ def reconstruct_slice(run: Run, acquisition: Acquisition, index: int, monitor: M
     seconds = time.perf_counter() - started
     comparable = full.reference is not None or config.mask is not None
     reference = problem.operator.reference_image(full) if comparable else None
-    remarks = [*acquired.remarks, *problem.operator.notes, *solution.notes]
+    remarks = [*acquired.remarks, *solution.notes]
     if reference is not None and not own_reference and not full.fully_sampled:
         remarks.append(
             f"the reference is itself zero-padded: {100 / full.acceleration:.0f} % of its k-space was acquired"
         )
-    if not solution.converged[0] and not solution.notes and not isinstance(solution, Samples):
+    explained = set(solution.notes) - set(problem.operator.notes)
+    if not solution.converged[0] and not explained and not isinstance(solution, Samples):
         count = int(solution.iterations[0])
         remarks.append(f"stopped after {count} iterations without meeting the stopping rule")
     sampled = acquisition if config.mask is None else acquired
@@ -184,25 +185,24 @@ def _measured(image: Image, reference: Image | None, support: Support | None) ->
         return None, f"without metrics: {error}"
 
 
-def stored_reports(path: Path, indices: Sequence[int]) -> list[SliceReport]:
-    """Return what slices of a result came to; of the zero-filled image it has no metrics."""
+def stored_reports(path: Path, indices: Sequence[int]) -> list[tuple[SliceReport, list[str]]]:
+    """Return what `store_slice` did, for slices of a result; of the zero-filled image it has no metrics."""
     result = read_result(path, only=indices, arrays=())
     reports = []
     for row, index in enumerate(result.slices):
         stored = (result.solution, result.metrics)
         solved, scores = ({name: float(values[row]) for name, values in part.items()} for part in stored)
         measured = scores and not math.isnan(scores["psnr"])
-        reports.append(
-            SliceReport(
-                index,
-                int(solved["iterations"]),
-                bool(solved["converged"]),
-                solved["seconds"],
-                solved["acceleration"],
-                Metrics(**scores, region=result.region, data_range=result.data_range) if measured else None,
-                sampling={n: v for n, v in solved.items() if n not in {*SOLVED, "scale", "noise_std"}},
-            )
+        report = SliceReport(
+            index,
+            int(solved["iterations"]),
+            bool(solved["converged"]),
+            solved["seconds"],
+            solved["acceleration"],
+            Metrics(**scores, region=result.region, data_range=result.data_range) if measured else None,
+            sampling={n: v for n, v in solved.items() if n not in {*SOLVED, "scale", "noise_std"}},
         )
+        reports.append((report, result.remarks.get(index, [])))
     return reports
 
 

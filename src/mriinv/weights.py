@@ -100,7 +100,8 @@ def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha2
         trained = cls.parse_settings(metadata["settings"])
     except SettingsError as error:
         raise WeightsError(f"{path}: metadata 'settings': {error}") from None
-    prior = cls(**{**metadata["settings"], **settings})
+    with torch.random.fork_rng(devices=[]):  # initial values are drawn, and replaced below
+        prior = cls(**{**metadata["settings"], **settings})
     for name in settings.keys() - cls.adjustable:
         found, expected = getattr(prior.settings, name), getattr(trained, name)
         if found != expected:

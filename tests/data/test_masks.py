@@ -133,6 +133,14 @@ def test_equispaced_lines_are_equally_spaced(acs):
     assert gaps.max() <= math.ceil(spacing)
 
 
+def test_a_mask_is_the_callers_own():
+    kind = MaskKind("random-1d", 2.0)
+    first = draw_mask(kind, (32, 32))
+    kept = first.clone()
+    first.zero_()
+    assert torch.equal(draw_mask(kind, (32, 32)), kept)
+
+
 def test_unknown_name_lists_close_ones():
     with pytest.raises(UnknownNameError, match="poisson-2d"):
         make_mask("poison-2d", (64, 64), 4)

@@ -240,6 +240,28 @@ def test_noise_level_is_estimated_only_where_it_is_unknown():
     assert silent.remarks == ("noise level not in the file and not to be found in the data",)
 
 
+@pytest.mark.parametrize("factor", [1e-18, 1e18])
+def test_squares_beyond_single_precision(factor):
+    full = simulate_acquisition(shape=(96, 64), coils=6, noise_std=0.01, seed=1)
+    for method, mask in (("svd", "poisson-2d"), ("geometric", "random-1d")):
+        scan = replace(full.undersampled(make_mask(mask, (96, 64), 3)), noise_std=None)
+        small, large = (
+            prepare_acquisition(replace(scan, kspace=one), Preparation(coils=3, compression=method))
+            for one in (scan.kspace, factor * scan.kspace)
+        )
+        torch.testing.assert_close(large.kspace / factor, small.kspace, rtol=1e-3, atol=1e-4)
+        assert large.remarks[-1] == small.remarks[-1] and "nan" not in large.remarks[-1]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_kspace_that_is_not_finite(value):
+    scan = simulate_acquisition(shape=(32, 32))
+    bad = scan.kspace.clone()
+    bad[0, 0, 3, 4] = value
+    with pytest.raises(InputError, match="kspace: found NaN or infinity"):
+        prepare_acquisition(replace(scan, kspace=bad))
+
+
 def test_prepared_scans_can_be_undersampled():
     scan = prepare_acquisition(simulate_acquisition(shape=(96, 64)), Preparation(crop=(64, 48)))
     assert scan.undersampled(make_mask("poisson-2d", (64, 48), 3)).acceleration == pytest.approx(3, rel=0.01)

@@ -140,7 +140,7 @@ def test_fastmri_header_is_kept_without_persons(tmp_path):
     with open_scan(path) as scan:
         header = scan.read(0).header
         assert scan.describe()["acquisition"] == "AXT2"
-    assert header["encoded_matrix"] == "640x372x1"
+    assert header["encoded_matrix"] == header["recon_matrix"] == "640x372x1"
     assert header["ismrmrd_header"].startswith("<ismrmrdHeader ")
     assert not any(secret in str(header) for secret in ("Jane", "2019", "0123", "Elsewhere"))
 
@@ -305,6 +305,9 @@ def test_the_extent_is_the_rectangle_that_holds_the_samples():
     mask = mask.clone()
     mask[:, 2, 3] = False
     assert not Acquisition(kspace * mask, mask).gapless
+    halves = torch.stack([torch.arange(X) % 2 == one for one in (0, 1)])[:, None]
+    two = Acquisition(torch.ones(2, 1, Y, X) * halves[:, None] + 0j, halves)
+    assert not two.gapless and two.sampling != "full"  # together they fill k-space, and none of them does
     lines = Acquisition(kspace * mask[:, 1:2], mask[:, 1:2])
     assert lines.extent == (0, Y, 2, 5) and lines.gapless
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mriinv.core.operator import Operator
 from mriinv.data.heads import HeadSlices, HeadSource, ProceduralHeads
-from mriinv.data.masks import MaskKind, make_mask
+from mriinv.data.masks import MaskKind, draw_mask, make_mask
 from mriinv.data.training import SimulatedProblems
 from mriinv.errors import MriinvError
 from mriinv.numerics.fft import fft2c, ifft2c
@@ -105,6 +105,14 @@ def test_problem_is_a_noisy_measurement_with_scale_one() -> None:
     assert (problem.data[~sampled] == 0).all()
     noise = torch.view_as_real((problem.data - problem.operator(images))[sampled])
     assert 0.97 < float(noise.std()) / 0.02 < 1.03
+
+
+def test_a_training_may_see_one_mask_of_each_kind() -> None:
+    problems, draws = source(masks_per_kind=1), generator()
+    images = problems.images(4, draws)
+    seen = {tuple(mask.flatten().tolist()) for _ in range(5) for mask in problems.problem(images, draws).operator.mask}
+    assert len(seen) == 2  # kinds
+    assert tuple(draw_mask(MaskKind("random-1d", 3.0), SHAPE, seed=0)[0].expand(SHAPE).flatten().tolist()) in seen
 
 
 def test_maps_and_masks_vary_within_a_batch() -> None:
@@ -233,6 +241,7 @@ def test_crops_of_the_largest_slices_and_not_square() -> None:
         ({"shape": (4, 40)}, "shape"),
         ({"coils": 0}, "coils"),
         ({"masks": ()}, "masks"),
+        ({"masks_per_kind": 0}, "masks_per_kind"),
         ({"masks": (MaskKind("random-1d", 2.0), MaskKind("random-1d", 4.0, 40))}, "acs"),
         ({"masks": (MaskKind("random-1d", 2.0), MaskKind("random-2d", 4.0))}, "random-2d"),
         ({"noise_std": -1.0}, "noise_std"),

@@ -249,10 +249,12 @@ def test_map_descends_on_a_simulated_scan(form):
 
 
 def test_energy_follows_the_noise_of_the_data_image_by_image():
+    """As (η/η₀)^(7/6), and where the noise is far above that of the training as half of its variance."""
     x, prior = image(), energy("residual", data_noise_std=0.01)
-    noisier, factor = prior.at_noise(torch.tensor([0.01, 0.03], dtype=torch.float64)), 3 ** (7 / 6)
-    torch.testing.assert_close(noisier.energy(x), prior.energy(x) * torch.tensor([1.0, factor], dtype=torch.float64))
-    torch.testing.assert_close(noisier.gradient(x)[1], factor * prior.gradient(x)[1])
+    noisier = prior.at_noise(torch.tensor([0.02, 0.05], dtype=torch.float64))
+    factors = torch.tensor([2 ** (7 / 6), 5**2 / 2], dtype=torch.float64)
+    torch.testing.assert_close(noisier.energy(x), prior.energy(x) * factors)
+    torch.testing.assert_close(noisier.gradient(x)[1], 5**2 / 2 * prior.gradient(x)[1])
     torch.testing.assert_close(noisier.denoise(x, 0.05), prior.denoise(x, 0.05))
     fixed = energy("residual", data_noise_std=None)
     assert fixed.at_noise(torch.tensor([0.5, 0.5])) is fixed

@@ -233,6 +233,17 @@ def test_modl_is_as_strong_as_the_noise_asks_for(problem: InverseProblem) -> Non
     assert (images[0.005] - images[0.01]).abs().max() > 0.02
 
 
+def test_modl_does_not_amplify_beyond_its_training(problem: InverseProblem) -> None:
+    """At s > 1 the data weigh less, γ_k/s, and D is what was learned."""
+    prior = make_prior("modl", weights="none", iterations=2, data_noise_std=0.01, **TINY)
+    other = make_prior("modl", weights="none", iterations=2, **TINY)
+    other.load_state_dict(prior.state_dict())
+    for step in other.model.params_algo["stepsize"]:
+        step /= 4
+    found = prior.at_noise(torch.tensor([0.04])).reconstruct(problem).image
+    torch.testing.assert_close(found, other.reconstruct(problem).image, rtol=0, atol=5e-3)  # CG stops at 1e-4
+
+
 def test_modl_starts_where_it_is_told(problem: InverseProblem) -> None:
     prior = make_prior("modl", weights="none", iterations=1, **TINY)
     physics, data = to_deepinv_physics(problem.operator, problem.data), to_channels(problem.data)

@@ -1,5 +1,7 @@
 """MM-CG against dense algebra, and the guarantees it states."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -190,6 +192,17 @@ def test_last_level_is_what_the_data_leave_open(mmcg):
     assert (above == 0.12).all()  # what is set for the last level counts, above the first one too
 
 
+def test_the_noise_of_the_start_is_not_what_the_data_leave_open():
+    from mriinv_mmcg.state import State
+
+    problem, prior, _ = gaussian_problem(batch=3)
+    noisy = InverseProblem(problem.operator, problem.data, 0.1, problem.scale)
+    start = torch.zeros(3, 3, 4, dtype=torch.complex128)
+    state = State(noisy, prior, start, Iterations(start, 5), torch.tensor([0.3, 0.6, 0.0], dtype=torch.float64))
+    state.image = start + 0.5 * (1 + 1j)
+    torch.testing.assert_close(state.open_std(), torch.tensor([0.4, 0.1, 0.5], dtype=torch.float64))
+
+
 def test_solution_does_not_depend_on_the_units_of_the_data(mmcg):
     problem, prior, _ = gaussian_problem()
     data = {factor: factor * problem.data for factor in (1.0, 1e4)}
@@ -236,6 +249,21 @@ def test_an_image_that_cannot_descend_has_not_converged(mmcg):
     assert (cost.diff() <= 0).all()
 
 
+def test_a_refused_step_that_promised_a_rise_has_not_converged():
+    class Uphill(DenseOperator):
+        """Its regularised inverse points the wrong way."""
+
+        def solve_normal(self, rhs, shift, **options):
+            found = super().solve_normal(rhs, shift, **options)
+            return replace(found, solution=-found.solution)
+
+    problem, prior, _ = gaussian_problem()
+    wrong = InverseProblem(Uphill(problem.operator.matrix, (3, 4)), problem.data, scale=problem.scale)
+    start = torch.ones(1, 3, 4, dtype=torch.complex128)
+    solution = make_solver("mm-cg")(wrong, prior, initial=start)
+    assert solution.iterations.item() < 500 and not solution.converged.any()
+
+
 def test_an_energy_that_is_not_finite_is_reported(mmcg):
     problem, _, _ = gaussian_problem()
     with pytest.raises(MriinvError, match="the energy is not finite"):
@@ -278,7 +306,7 @@ def test_a_direction_that_does_not_descend_is_replaced():
 
     problem, prior, _ = gaussian_problem(batch=2)
     start = torch.ones(2, 3, 4, dtype=torch.complex128)
-    state = State(problem, prior, start, Iterations(start, 5))
+    state = State(problem, prior, start, Iterations(start, 5), torch.zeros(2))
     state.enter(None)
     state.curvature = torch.ones(2, dtype=torch.float64)
     quasi_newton, cost = QuasiNewton(3), state.cost

@@ -13,7 +13,8 @@ from mriinv.data.readers import open_scan
 from mriinv.errors import InputError
 from mriinv.metrics import evaluate
 from mriinv.numerics.fft import ifft2c
-from mriinv.report.figure import display_limit, reconstruction_figure
+from mriinv.numerics.images import display_limit
+from mriinv.report.figure import reconstruction_figure
 
 SHAPE = (40, 30)
 

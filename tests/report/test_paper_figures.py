@@ -16,8 +16,8 @@ from mriinv import make_mask, make_problem, simulate_acquisition
 from mriinv.errors import InputError
 from mriinv.landscape import Landscape, landscape
 from mriinv.metrics import psnr
+from mriinv.numerics.images import display_limit
 from mriinv.report import paper_figures
-from mriinv.report.figure import display_limit
 from mriinv.report.paper_figures import Comparison, Posterior, comparison_figure, figure2, figure5
 from mriinv.testing.analytic import QuadraticPrior
 

@@ -32,7 +32,7 @@ from mriinv.files import atomic_path, reason, sha256, write_text
 from mriinv.jobs import file_states
 from mriinv.metrics import evaluate
 from mriinv.numerics.images import centre_crop
-from mriinv.provenance import code_of
+from mriinv.provenance import code_of, hardware
 from mriinv.registry import registry
 from mriinv.validation import Case, retrospective_case
 
@@ -111,7 +111,7 @@ def run_cells(cells: list[Cell], folder: Path, plan: HeldOut, device: torch.devi
     case: Case | None = None
     for cell in cells:
         path = cell.path(folder, plan, device)
-        record: Record = {**described(cell), "error": None, "hardware": _hardware(device)}
+        record: Record = {**described(cell), "error": None, "hardware": hardware(device)}
         try:
             _warm_up(device)
             if case is None:
@@ -257,9 +257,3 @@ def _status(field: str) -> int:
     """Return an entry of /proc/self/status in KiB."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {name.rstrip(":"): int(values[0]) for name, *values in lines if values and values[0].isdigit()}[field]
-
-
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"

@@ -9,11 +9,12 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from mriinv.benchmark.training import with_steps
 from mriinv.compose import WeightFile, find_weights, make_trainer
 from mriinv.config import RunConfig, TrainConfig, TrainingMeasurements, build_config, build_train_config, validated
+from mriinv.core.component import StrictModel
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.masks import MASKS
 from mriinv.data.preparation import Preparation
@@ -28,11 +29,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Overlay = Annotated[dict[str, Any] | None, BeforeValidator(lambda v: {"name": v} if isinstance(v, str) else v)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TrainingPlan(_Part):
+class TrainingPlan(StrictModel):
     """A prior and how it is trained; several methods may share the result.
 
     `masks` says what it is trained for: ``all`` masks of the plan together, or ``each`` of them for itself.
@@ -52,7 +49,7 @@ class TrainingPlan(_Part):
         return build_train_config(None, options, ())
 
 
-class Method(_Part):
+class Method(StrictModel):
     """A combination: a recipe, or a solver with its prior; settings given here come on top of the recipe's."""
 
     recipe: str | None = None
@@ -68,7 +65,7 @@ class Method(_Part):
         return build_config(self.recipe, None, {"prior": self.prior, "solver": self.solver}, ())
 
 
-class Split(_Part):
+class Split(StrictModel):
     """How the scans of one folder are divided, in the order of their names, one subject a file."""
 
     train: int = Field(45, ge=1)
@@ -76,7 +73,7 @@ class Split(_Part):
     test: int = Field(50, ge=1)
 
 
-class HeldOut(_Part):
+class HeldOut(StrictModel):
     """Which slices are evaluated, and the simulated ones that are when no scan is given."""
 
     slices: int | None = Field(None, ge=1, description="of each scan, nearest to its middle; none: all")
@@ -89,14 +86,14 @@ class HeldOut(_Part):
     preparation: Preparation = Preparation()
 
 
-class Table2(_Part):
+class Table2(StrictModel):
     """Methods trained for one mask and tested on another."""
 
     methods: tuple[str, ...]
     masks: tuple[str, ...]
 
 
-class Figure2(_Part):
+class Figure2(StrictModel):
     """Energies around a slice."""
 
     methods: tuple[str, ...]
@@ -106,21 +103,21 @@ class Figure2(_Part):
     points: int = Field(21, ge=3)
 
 
-class Figure3(_Part):
+class Figure3(StrictModel):
     """Reconstructions of one slice."""
 
     methods: tuple[str, ...]
     masks: tuple[str, ...]
 
 
-class Figure4(_Part):
+class Figure4(StrictModel):
     """Reconstructions by methods trained for another mask: pairs of the mask of the training and of the test."""
 
     methods: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
 
 
-class Figure5(_Part):
+class Figure5(StrictModel):
     """Posterior samples: a point estimate, and two methods that sample."""
 
     map: str
@@ -128,7 +125,7 @@ class Figure5(_Part):
     masks: tuple[str, ...]
 
 
-class Plan(_Part):
+class Plan(StrictModel):
     """Everything that a benchmark compares."""
 
     summary: str
@@ -139,7 +136,7 @@ class Plan(_Part):
     split: Split = Split()
     test: HeldOut = HeldOut()
     masks: dict[str, MaskChoice] = Field(min_length=1)
-    trainings: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], TrainingPlan] = {}
+    trainings: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], TrainingPlan] = Field(default_factory=dict)
     methods: dict[Annotated[str, Field(pattern=r"^[^,=]+$")], Method] = Field(min_length=1)
     table2: Table2 | None = None
     figure2: Figure2 | None = None

@@ -13,7 +13,7 @@ from mriinv.cli.group import json_option, main
 from mriinv.discovery import Plugin, last_line
 from mriinv.errors import MriinvError, UnknownNameError
 from mriinv.manifest import KINDS
-from mriinv.registry import registry
+from mriinv.registry import Registered, registry
 from mriinv.report import text
 
 
@@ -60,13 +60,26 @@ def _find(name: str) -> list[dict[str, Any]]:
         with suppress(UnknownNameError):
             component = registry().find(kind, name)
             cls = registry().load(kind, component.qualified)
-            found.append(text.describe_component(component, cls.Settings.model_fields))
+            found.append(text.describe_component(component, cls.Settings.model_fields, _stored_settings(component)))
     if name in registry().recipes:
         found.append({"recipe": name, **registry().recipe(name).model_dump(exclude_none=True)})
     if not found:
         known = [n for kind in KINDS for n in registry().components(kind)]
         raise UnknownNameError("component or recipe", name, [*known, *registry().recipes], registry().missing)
     return found
+
+
+def _stored_settings(component: Registered) -> dict[str, Any]:
+    """Return the settings that the default weights of a prior bring; none where there are none that can be read."""
+    from mriinv.compose import find_weights
+    from mriinv.weights import read_metadata
+
+    if component.entry.kind != "prior" or (weights := find_weights(component.qualified, None)) is None:
+        return {}
+    with suppress(MriinvError):
+        cls = registry().load("prior", component.qualified)
+        return dict(cls.parse_settings(read_metadata(weights.path)["settings"]))
+    return {}
 
 
 @main.command()

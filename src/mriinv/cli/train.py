@@ -19,7 +19,13 @@ from mriinv.errors import SettingsError
 @click.option("--trainer", metavar="NAME", help="[default: the prior's, else maximum-likelihood]")
 @click.option("--config", "run_file", type=file_type, help="YAML file with the fields of a training.")
 @click.option("--heads", type=file_type, help="Label volumes (NIfTI, npz) or their folder; else procedural heads.")
-@click.option("--validate", "scans", type=file_type, multiple=True, help="Scan to choose checkpoints on, full k-space.")
+@click.option(
+    "--scans",
+    type=file_type,
+    multiple=True,
+    help="Instead of heads: fully sampled scans, or folders or patterns of them.",
+)
+@click.option("--validate", type=file_type, multiple=True, help="Scan to choose checkpoints on, full k-space.")
 @click.option("--weights", metavar="NAME|FILE", help="Weights to start from  [default: none]")
 @click.option("--out", type=file_type, help="Folder of weights, checkpoint and log; a checkpoint in it is resumed.")
 @click.option(
@@ -40,6 +46,7 @@ def train(
     run_file: Path | None,
     heads: Path | None,
     scans: tuple[Path, ...],
+    validate: tuple[Path, ...],
     weights: str | None,
     max_time: float | None,
     workers: int,
@@ -48,14 +55,16 @@ def train(
     assignments: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Train a prior on simulated measurements of simulated heads."""
+    """Train a prior on simulated measurements of simulated heads, or of your own scans."""
     from mriinv.config import build_train_config
+    from mriinv.inputs import readable_scans
 
     if run_file is None and (missing := [f"--{name}" for name in ("prior", "out") if not given[name]]):
         raise SettingsError(f"train: found no {' and no '.join(missing)}; expected both, or --config with them")
     options = {**given, "prior": prior_choice(given["prior"], weights)}
-    options |= {"data": {"heads": heads}} if heads else {}
-    options |= {"validation": {"scans": scans}} if scans else {}
+    images = {**({"heads": heads} if heads else {}), **({"scans": readable_scans(scans)} if scans else {})}
+    options |= {"data": images} if images else {}
+    options |= {"validation": {"scans": validate}} if validate else {}
     config = build_train_config(run_file, options, assignments)
     from mriinv.training.session import run_training, training_command
 

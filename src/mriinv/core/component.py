@@ -12,10 +12,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from mriinv.errors import SettingsError
 
 
-class ComponentSettings(BaseModel):
-    """Settings of one component: unknown fields are refused, values are checked, instances are immutable."""
+class StrictModel(BaseModel):
+    """Fields by name, checked when it is made: unknown ones are refused, instances are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ComponentSettings(StrictModel):
+    """Settings of one component; its defaults are checked as well."""
+
+    model_config = ConfigDict(validate_default=True)
 
 
 def setting(

@@ -30,6 +30,9 @@ class Delegate(Prior, ABC):
     def temperature(self, noise_std: PerImage) -> PerImage:
         return self.prior.temperature(noise_std)
 
+    def noise_remark(self, noise_std: PerImage) -> str | None:
+        return self.prior.noise_remark(noise_std)
+
     def level_range(
         self, highest: float | None, lowest: float | None, open_std: PerImage
     ) -> tuple[float, PerImage] | None:

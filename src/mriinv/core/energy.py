@@ -35,7 +35,7 @@ class NetworkEnergy(FollowsNoise):
     Attributes
     ----------
     reference_level : σ where no level is asked for, and always in a prior without `noise_range`
-    noise_exponent : p in γ = (η/η₀)^p; samplers have 2 above η₀ (`in_posterior`)
+    noise_exponent : p in γ = (η/η₀)^p (`FollowsNoise`); samplers have 2 above η₀ (`in_posterior`)
     """
 
     network: PotentialNetwork

@@ -14,6 +14,8 @@ from mriinv.core.problem import LEAST_NOISE
 from mriinv.core.types import PerImage
 from mriinv.numerics.images import per_image
 
+FAR = 3.0  # times the noise of the training: by then TV is better on simulated heads than any learned prior
+
 
 class NoiseSettings(ComponentSettings):
     """The noise of the training, for the settings of a prior to inherit."""
@@ -27,7 +29,8 @@ class NoiseSettings(ComponentSettings):
 
 
 class FollowsNoise(Prior):
-    """A prior that is γ = (η/η₀)^p times as strong as it was learned, for data of noise η per real component.
+    """A prior that is γ = max((η/η₀)^p, κ(η/η₀)²) times as strong as it was learned, for data of noise η per real
+    component.
 
     A subclass multiplies by `noise_factor` where its strength against the data is decided.
 
@@ -36,11 +39,14 @@ class FollowsNoise(Prior):
     trained_noise : η₀, the noise of the measurements that the prior is right for; None: γ = 1 whatever the noise
     noise_exponent : p. Eq. 6 absorbs the variance of the noise, which would make it 2 for an exact prior; the error of
         one that is not exact does not shrink with the noise
+    variance_share : κ, of what an exact prior would have: the least γ is κ(η/η₀)². Above the noise of the training a
+        prior that grows more slowly than the variance loses to the noise
     noise_factor : γ of the data at hand
     """
 
     trained_noise: float | None = None
     noise_exponent: float = 1.0
+    variance_share: float = 0.0
     noise_factor: float | Tensor = 1.0
 
     @classmethod
@@ -48,12 +54,21 @@ class FollowsNoise(Prior):
         return {"data_noise_std": noise_std} if noise_std and issubclass(cls.Settings, NoiseSettings) else {}
 
     def at_noise(self, noise_std: PerImage) -> FollowsNoise:
-        """Return the prior with γ = (η/η₀)^p, η ≥ `LEAST_NOISE` (the parameters are shared)."""
+        """Return the prior with the γ of η ≥ `LEAST_NOISE` (the parameters are shared)."""
         if self.trained_noise is None:
             return self
-        other = copy.copy(self)
-        other.noise_factor = self.noise_ratio(noise_std) ** self.noise_exponent
+        other, ratio = copy.copy(self), self.noise_ratio(noise_std)
+        other.noise_factor = (ratio**self.noise_exponent).maximum(self.variance_share * ratio**2)
         return other
+
+    def noise_remark(self, noise_std: PerImage) -> str | None:
+        """Say where the noise is more than `FAR` times that of the training."""
+        if self.trained_noise is None or (ratio := float(self.noise_ratio(noise_std).max())) <= FAR:
+            return None
+        return (
+            f"the noise is {ratio:.1f} times that of the training of prior '{self.name}': compare with a classical "
+            "one, such as tv"
+        )
 
     def noise_ratio(self, noise_std: PerImage) -> Tensor:
         """Return η/η₀ in float64; only where η₀ is known."""

@@ -63,6 +63,10 @@ class Prior(Component, nn.Module, ABC):
         """
         return self
 
+    def noise_remark(self, noise_std: PerImage) -> str | None:
+        """Return what a user should know of a solution for measurements with such noise; None for nothing."""
+        return None
+
     def in_posterior(self, noise_std: PerImage) -> Prior:
         """Return this prior as samplers take it, for the same measurements; as solvers do unless overridden."""
         return self.at_noise(noise_std)

@@ -13,6 +13,7 @@ from mriinv.core.operator import Operator
 from mriinv.core.types import Image, PerImage
 from mriinv.errors import InputError
 from mriinv.numerics.diagnostics import Diagnosis
+from mriinv.numerics.noise import complex_noise
 
 SCALE_QUANTILE = 0.99
 SENSE_REGULARISATION = 0.01
@@ -117,6 +118,17 @@ class InverseProblem:
         """
         shift = regularisation * self.operator.norm_bound**2
         return self.operator.solve_normal(self.back_projection(), shift, max_iterations=100).solution
+
+    def sense_noise(self, generator: torch.Generator) -> PerImage:
+        """Return the rms of the noise in `sense()` per real component, in float64, from one draw for all images.
+
+        Zero where the noise of the data is not known.
+        """
+        if self.noise_std is None:
+            return torch.zeros(self.batch, dtype=torch.float64, device=self.data.device)
+        drawn = complex_noise((1, *self.data.shape[1:]), 1.0, generator, self.data.dtype)
+        noise = replace(self, data=drawn * self.noise_std.to(drawn.real.dtype).view(-1, *[1] * (drawn.ndim - 1)))
+        return torch.view_as_real(noise.sense()).double().square().flatten(1).mean(1).sqrt()
 
     def robust(self) -> InverseProblem:
         r"""Return the problem ½‖W^½(Ax − b)‖², the weights W of Huber's loss in place of equal ones.

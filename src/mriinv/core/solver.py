@@ -27,7 +27,8 @@ class Solver(Component, ABC):
 
     `requires` lists alternatives; each is a set of capabilities of the prior. An empty alternative needs no prior.
     Calling checks them, brings the problem to its reference scale and the prior to its noise, solves, and scales the
-    result back; pixels outside the support of the operator, which no data can reach, become zero.
+    result back; pixels outside the support of the operator, which no data can reach, become zero, where they were not
+    in the costs of the history.
     """
 
     kind = "solver"
@@ -71,6 +72,12 @@ class Solver(Component, ABC):
             if prior is not None and normalised.noise_std is not None:
                 prior = self.prior_at(prior, normalised.noise_std)
             solution = self.solve(normalised, prior, initial=start, generator=generator, monitor=monitor)
+        if (
+            prior is not None
+            and normalised.noise_std is not None
+            and (said := prior.noise_remark(normalised.noise_std))
+        ):
+            solution = replace(solution, notes=(said, *solution.notes))
         finite = solution.image.isfinite().flatten(1).all(1)
         if not finite.all():
             notes = (*solution.notes, f"{self.name}: the image holds NaN or infinity")

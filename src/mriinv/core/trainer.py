@@ -61,9 +61,9 @@ class Trainer(Component, ABC):
         self.settings = self.parse_settings(settings)
 
     @property
-    @abstractmethod
     def steps(self) -> int:
-        """Number of updates in a whole training."""
+        """Number of updates in a whole training; the setting of this name unless a subclass says otherwise."""
+        return int(self.settings.steps)
 
     @abstractmethod
     def parameter_groups(self, prior: Prior) -> list[dict[str, Any]]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from mriinv.core.types import CoilCovariance, CoilMaps, CoilMetric, Image, KSpace, Mask
 from mriinv.data.geometry import Geometry
 from mriinv.errors import InputError
+from mriinv.files import reason
 
+Array = np.ndarray | torch.Tensor
 Sampling = Literal["full", "2D", "lines"]
 TENSORS = ("kspace", "mask", "coil_maps", "reference", "noise_covariance", "coil_metric")
 
@@ -85,13 +88,42 @@ class Acquisition:
             allowed = [(1, batch), (1, y), (1, x), (coils,), (coils,)]
             self._check("coil_metric", self.coil_metric, allowed, "(batch|1, y|1, x|1, coil, coil)")
 
+    @classmethod
+    def from_arrays(
+        cls,
+        kspace: Array,
+        mask: Array | None = None,
+        coil_maps: Array | None = None,
+        reference: Array | None = None,
+        **fields: Any,
+    ) -> Acquisition:
+        """Return the acquisition of arrays of NumPy or torch, whose first axes may be left out.
+
+        Parameters
+        ----------
+        kspace : ``([batch,] coil, y, x)``; what lies outside the mask is left out
+        mask : ``([[batch,] y,] x)``; None: where any coil has a sample that is not zero
+        coil_maps : ``([batch,] coil, y, x)``
+        reference : ``([batch,] y, x)``
+        fields : any other attribute
+        """
+        source = fields.get("source", "array")
+        data = _tensor(source, "kspace", kspace, 4)
+        fields["coil_maps"] = None if coil_maps is None else _tensor(source, "coil_maps", coil_maps, 4)
+        fields["reference"] = None if reference is None else _tensor(source, "reference", reference, 3)
+        whole = cls(data, torch.ones(1, 1, data.shape[-1], dtype=torch.bool), **fields)
+        sampled = (whole.kspace != 0).any(1) if mask is None else _tensor(source, "mask", mask, 3)
+        return whole.undersampled(sampled)
+
     def __repr__(self) -> str:
         sampled = f"acceleration {self.acceleration:.2f}, noise_std {self.noise_std}"
         return f"Acquisition({self.source}, kspace {tuple(self.kspace.shape)}, {sampled})"
 
     def _require_tensor(self, name: str, value: object) -> None:
         if not isinstance(value, torch.Tensor):
-            raise InputError(self.source, name, type(value).__name__, "a torch tensor (torch.from_numpy)")
+            raise InputError(
+                self.source, name, type(value).__name__, "a torch tensor; Acquisition.from_arrays takes other arrays"
+            )
 
     def _as_mask(self, mask: torch.Tensor) -> Mask:
         """Return a mask as bool; zeros and ones of another type are one as well."""
@@ -125,7 +157,7 @@ class Acquisition:
 
     @property
     def gapless(self) -> bool:
-        """Whether the samples fill a rectangle: every location, or all but zero padding around them."""
+        """Whether the samples of every slice fill one rectangle: all locations, or all but zero padding around them."""
         return bool(self._grid.all())
 
     @property
@@ -133,15 +165,15 @@ class Acquisition:
         """What was left out: nothing (`gapless`), single locations, or whole columns or rows."""
         if self.gapless:
             return "full"
-        grid = self._grid
+        grid = self._grid.any(0)
         return "lines" if any(bool((grid.any(axis) == grid.all(axis)).all()) for axis in (0, 1)) else "2D"
 
     @property
     def _grid(self) -> torch.Tensor:
-        """What was sampled of the rectangle of the samples, in any slice."""
+        """What was sampled of the rectangle of the samples, in each slice."""
         top, bottom, left, right = self.extent
         rows = slice(top, bottom) if self.mask.shape[-2] > 1 else slice(None)
-        return self.mask.any(0)[rows, left:right]
+        return self.mask[:, rows, left:right]
 
     @property
     def acceleration(self) -> float:
@@ -174,3 +206,14 @@ class Acquisition:
         """Return this acquisition on `device`."""
         moved = {name: value.to(device) for name in TENSORS if (value := getattr(self, name)) is not None}
         return replace(self, **moved)
+
+
+def _tensor(source: str, name: str, array: Array, axes: int) -> torch.Tensor:
+    """Return an array as a tensor, with leading axes of size 1 up to so many."""
+    if isinstance(array, np.ndarray):
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    try:
+        tensor = torch.as_tensor(array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(source, name, f"no array of numbers ({reason(error)})", "an array of NumPy or torch") from None
+    return tensor.reshape((1,) * (axes - tensor.ndim) + tuple(tensor.shape))

@@ -150,15 +150,14 @@ def _skull(tissues: Tensor, v: Tensor, u: Tensor, chance: Chance) -> tuple[Tenso
     return depth, 1 - skin - scalp - 2 * bone - diploe
 
 
-def _cortex(v: Tensor, u: Tensor, depth: Tensor, level: float, knots: float, chance: Chance) -> Tensor:
+def _cortex(v: Tensor, u: Tensor, depth: Tensor, level: float, knots: float, head: Chance) -> Tensor:
     """Return white matter, cortex and CSF of the whole brain.
 
     The cortex is a band around the CSF, and CSF is what lies outside the brain's surface or near a sulcus. Sulci are
     zero contours of a band-limited function; the ratio of its magnitude and gradient approximates their distance.
     `knots` is the length of the grid in half widths of the brain.
     """
-    shape, head = (v.shape[0], v.shape[1]), chance
-    chance = head.part(2)
+    shape, chance = (v.shape[0], v.shape[1]), head.part(2)
     pial = chance.uniform(0.01, 0.06)  # CSF under the skull
     thickness = chance.uniform(0.032, 0.048) * (1 + 0.15 * chance.field(shape, 16))
     opening = chance.uniform(0.0, 0.02) * (1 + 0.7 * chance.field(shape, 7)).clamp(min=0)
@@ -190,7 +189,7 @@ def _folds(v: Tensor, u: Tensor, knots: float, chance: Chance) -> Tensor:
     # near the surface most sulci run inwards
     turn = torch.atan2(v, u) + 0.25 * chance.field(shape, 9)
     radial = torch.cos(round(chance.uniform(12, 18)) * turn + chance.uniform(0, 2 * math.pi))
-    function = waves + 1.0 * torch.hypot(v, u).clamp(max=1) ** 2 * radial
+    function = waves + torch.hypot(v, u).clamp(max=1) ** 2 * radial
     gy, gx = torch.gradient(function, spacing=step)
     slope = torch.hypot(gy, gx)
     return function.abs() / (slope + 0.25 * slope.mean())

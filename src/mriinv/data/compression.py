@@ -16,6 +16,7 @@ from mriinv.data.masks import fully_sampled_axes
 from mriinv.errors import InputError
 from mriinv.metrics import psnr
 from mriinv.numerics.fft import fftc, ifft2c, ifftc
+from mriinv.numerics.spectral import gram
 
 Method = Literal["svd", "geometric"]
 WINDOW = 5  # positions that a geometric matrix looks at: steadier matrices from neighbours with much the same coils
@@ -59,7 +60,8 @@ def compress_coils(acquisition: Acquisition, coils: int, method: Method = "svd")
         hybrid = ifftc(kspace, (axis,))
         matrices = torch.stack([geometric_matrices(_axis_first(one, axis), coils) for one in hybrid])
         compressed = fftc(_apply(matrices, hybrid, axis), (axis,))
-    kept = float((torch.linalg.vector_norm(compressed) / torch.linalg.vector_norm(kspace)).square())
+    before, after = (torch.linalg.vector_norm(one, dtype=torch.complex128) for one in (kspace, compressed))
+    kept = float((after / before).square())
     remark = f"{coils} virtual coils of {physical} ({method}) keep {100 * kept:.4g} % of the energy in k-space"
     if acquisition.gapless:
         before, after = (torch.linalg.vector_norm(ifft2c(one), dim=1) for one in (kspace, compressed))
@@ -90,8 +92,7 @@ def svd_matrix(kspace: CoilMapsSlice, coils: int) -> Complex[Tensor, "virtual co
 
     The largest entry of each row is real and positive, which makes the matrix unique.
     """
-    samples = kspace.flatten(1)
-    vectors = torch.linalg.eigh((samples @ samples.mH).to("cpu", torch.complex128)).eigenvectors
+    vectors = torch.linalg.eigh(gram(kspace.flatten(1))).eigenvectors
     rows = vectors.flip(-1)[:, :coils].mH
     largest = rows.gather(-1, rows.abs().argmax(-1, keepdim=True))
     return (rows * (largest.conj() / largest.abs())).to(kspace)
@@ -109,8 +110,7 @@ def geometric_matrices(
     ----------
     hybrid : one slice, image along the second axis and k-space along the third
     """
-    lines = hybrid.transpose(0, 1)
-    covariances = (lines @ lines.mH).to("cpu", torch.complex128)  # many small steps follow
+    covariances = gram(hybrid.transpose(0, 1))  # on the CPU: many small steps follow
     half = WINDOW // 2
     local = pad(covariances, (0, 0, 0, 0, half, half)).unfold(0, WINDOW, 1).sum(-1)
     local = local + GLOBAL_SHARE * covariances.mean(0)

@@ -17,7 +17,7 @@ from mriinv.data.geometry import Geometry
 from mriinv.data.results import EXPORT_MARK, Result, is_export, partial_path, read_result
 from mriinv.errors import InputError, UnknownNameError
 from mriinv.files import atomic_path, unwritable
-from mriinv.report.figure import display_limit
+from mriinv.numerics.images import display_limit
 
 BART_AXES, BART_COIL, BART_SLICE = 16, 3, 13
 SCANNER, UNKNOWN = 1, 0  # codes of NIfTI for what coordinates refer to

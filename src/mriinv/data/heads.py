@@ -81,8 +81,22 @@ class HeadSlices(NamedTuple):
     contrast: str
 
 
-class HeadSource(ABC):
-    """Draws head slices. A source keeps no random state: what it returns depends on the generator alone."""
+class ImageSource(ABC):
+    """Draws images. A source keeps no random state: what it returns depends on the generator alone."""
+
+    @abstractmethod
+    def image(self, shape: tuple[int, int], generator: torch.Generator) -> ImageSlice:
+        """Return one random image, whose 99th percentile of the magnitude is 1.
+
+        Parameters
+        ----------
+        shape : matrix size (y, x)
+        generator : on the CPU
+        """
+
+
+class HeadSource(ImageSource):
+    """Draws head slices."""
 
     def __init__(self, protocol: Protocol | None = None) -> None:
         self.protocol = protocol or Protocol()
@@ -99,7 +113,6 @@ class HeadSource(ABC):
         """
 
     def image(self, shape: tuple[int, int], generator: torch.Generator) -> ImageSlice:
-        """Return one random slice; see `draw`."""
         return self.draw(shape, 1, generator).image[0]
 
 

@@ -6,18 +6,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import Field, model_serializer, model_validator
 
+from mriinv.core.component import StrictModel
 from mriinv.core.types import Mask
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.mask_file import SUFFIXES, read_mask
 from mriinv.data.masks import SEED_LIMIT, MaskKind, draw_mask
 
 
-class MaskChoice(BaseModel):
+class MaskChoice(StrictModel):
     """A retrospective sampling mask, drawn or from a file; ``poisson-2d:4`` stands for a name and an acceleration."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="poisson-2d, random-1d or equispaced-1d; or a file, npy or npz")
     acceleration: float = Field(4.0, gt=1, description="grid locations over sampled ones, centre included")

@@ -247,7 +247,6 @@ class MaskKind(NamedTuple):
     acs: int | None = None
 
 
-@lru_cache(maxsize=4)  # the slices of a volume share one mask
 def draw_mask(
     kind: MaskKind, grid: tuple[int, int], extent: tuple[int, int, int, int] | None = None, seed: int = 0
 ) -> Mask:
@@ -264,7 +263,12 @@ def draw_mask(
     -------
     bool ``(1, y, x)``, or ``(1, 1, x)`` for lines
     """
-    top, bottom, left, right = extent or (0, grid[0], 0, grid[1])
+    return _drawn(kind, grid, extent or (0, grid[0], 0, grid[1]), seed).clone()
+
+
+@lru_cache(maxsize=4)  # the slices of a volume share one mask
+def _drawn(kind: MaskKind, grid: tuple[int, int], extent: tuple[int, int, int, int], seed: int) -> Mask:
+    top, bottom, left, right = extent
     origin = (grid[0] // 2 - top, grid[1] // 2 - left)
     name, acceleration, acs = kind
     drawn = make_mask(name, (bottom - top, right - left), acceleration, acs, seed, origin)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from mriinv.core.component import StrictModel
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.compression import Method, compress_coils
 from mriinv.data.maps import WHITENED, with_maps
@@ -26,10 +27,8 @@ CONDITION = 1e8  # of a covariance, above which coils without noise of their own
 Size = Annotated[int, Field(ge=1)]
 
 
-class Preparation(BaseModel):
+class Preparation(StrictModel):
     """What to do with a scan before it is reconstructed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     maps: Path | None = Field(
         None, description="file with coil maps of the coils of the scan; none: its own or ESPIRiT"
@@ -59,8 +58,10 @@ def prepare_acquisition(acquisition: Acquisition, preparation: Preparation = DEF
 
     Raises
     ------
-    InputError : see `with_maps`, `whiten` and `compress_coils`
+    InputError : k-space that is not finite; see also `with_maps`, `whiten` and `compress_coils`
     """
+    if not acquisition.kspace.isfinite().all():
+        raise InputError(acquisition.source, "kspace", "NaN or infinity", "finite values")
     acquisition = _remarked(acquisition, *suspicions(acquisition))
     if preparation.maps is not None:
         acquisition = with_maps(acquisition, preparation.maps)

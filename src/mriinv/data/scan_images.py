@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from mriinv.core.problem import reference_scale
 from mriinv.core.types import Image, ImageSlice
 from mriinv.data.acquisition import Acquisition
-from mriinv.data.heads import HeadSlices, HeadSource
+from mriinv.data.heads import ImageSource
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.readers import open_scan
 from mriinv.errors import InputError
@@ -25,7 +25,7 @@ CACHE_BYTES = 2**30  # of combined images: some 600 slices of 640 × 320 pixels
 Combine = Callable[[Acquisition], Image]
 
 
-class ScanImages(HeadSource):
+class ScanImages(ImageSource):
     """Coil-combined complex images of fully sampled scans; the anatomy is real, and so are phase and noise.
 
     An image is made when it is first drawn and kept in a cache of limited size. Each slice is seen in its middle:
@@ -43,7 +43,6 @@ class ScanImages(HeadSource):
     """
 
     def __init__(self, paths: Sequence[Path], slices: int | None, combine: Combine) -> None:
-        super().__init__()
         if not paths:
             raise InputError("ScanImages", "paths", "no scan", "at least one")
         self._paths, self._most, self._combine = tuple(paths), slices, combine
@@ -55,14 +54,12 @@ class ScanImages(HeadSource):
         """Send the paths to worker processes, which read the scans themselves."""
         return type(self), (self._paths, self._most, self._combine)
 
-    def draw(self, shape: tuple[int, int], count: int, generator: torch.Generator) -> HeadSlices:
-        """Return neighbouring slices of a random scan, as many as it has at most; see `HeadSource.draw`."""
+    def image(self, shape: tuple[int, int], generator: torch.Generator) -> ImageSlice:
         scan = int(torch.randint(len(self._paths), (1,), generator=generator))
         chosen = self._chosen[scan]
-        count = min(count, len(chosen))
-        first = int(torch.randint(len(chosen) - count + 1, (1,), generator=generator))
-        stack = torch.stack([_fitted(self._image(scan, chosen[first + step]), shape) for step in range(count)])
-        return HeadSlices(stack / reference_scale(stack.flatten(0, 1)[None]), 1.0, 1.0, "axial", "as scanned")
+        index = chosen[int(torch.randint(len(chosen), (1,), generator=generator))]
+        image = _fitted(self._image(scan, index), shape)
+        return image / reference_scale(image[None])
 
     def _image(self, scan: int, index: int) -> ImageSlice:
         key = (scan, index)

@@ -13,7 +13,7 @@ from mriinv.core.problem import InverseProblem
 from mriinv.core.trainer import ProblemSource
 from mriinv.core.types import CoilMaps, CoilMapsSlice, Image, ImageSlice, Mask, MaskSlice
 from mriinv.data.coils import simulate_coil_maps
-from mriinv.data.heads import HeadSource
+from mriinv.data.heads import ImageSource
 from mriinv.data.masks import MaskKind, draw_mask
 from mriinv.data.texture import uniform
 from mriinv.data.workers import SliceWindow
@@ -24,7 +24,6 @@ _SLICE = (96, 256)  # range of the larger side of a rendered slice: pixels of ab
 _SQUARENESS = 0.75  # smallest ratio of the sides
 _FIRST_SLICES = 32  # slices to draw from at the first call
 _MAP_SETS = 32
-_MASKS_PER_KIND = 64
 _SCALE = (0.7, 1.3)  # random factor on images, so that a prior tolerates an imperfect scale
 
 
@@ -43,6 +42,7 @@ class SimulatedProblems(ProblemSource):
     shape : size (y, x) of the crops
     coils : number of receivers
     masks : each problem draws one of a random kind
+    masks_per_kind : different masks of a kind; with 1 a training sees one mask of each, that of the seed
     noise_std : standard deviation of the measurement noise per real component
     noise_floor : lowest and highest standard deviation of white noise that belongs to the image (real ones have it)
     pool : number of slices in the window
@@ -59,11 +59,12 @@ class SimulatedProblems(ProblemSource):
 
     def __init__(
         self,
-        heads: HeadSource,
+        heads: ImageSource,
         *,
         shape: tuple[int, int] = (96, 96),
         coils: int = 8,
         masks: Sequence[MaskKind] = MASKS,
+        masks_per_kind: int = 64,
         noise_std: float = 0.005,
         noise_floor: tuple[float, float] = (0.0, 0.02),
         pool: int = 256,
@@ -76,6 +77,7 @@ class SimulatedProblems(ProblemSource):
             ("shape", tuple(shape), len(shape) == 2 and min(shape) >= 16, "two sizes (y, x) from 16 on"),
             ("coils", coils, coils >= 1, "at least 1"),
             ("masks", list(masks), len(masks) > 0, "at least one kind"),
+            ("masks_per_kind", masks_per_kind, masks_per_kind >= 1, "at least 1"),
             ("noise_std", noise_std, noise_std >= 0, "at least 0"),
             ("noise_floor", noise_floor, 0 <= noise_floor[0] <= noise_floor[1], "lowest and highest from 0 on"),
             ("pool", pool, pool >= 1, "at least 1"),
@@ -85,7 +87,7 @@ class SimulatedProblems(ProblemSource):
             if not valid:
                 raise InputError("SimulatedProblems", name, str(found), expected)
         self._shape, self._coils = (shape[0], shape[1]), coils
-        self._kinds = tuple(masks)
+        self._kinds, self._masks_per_kind = tuple(masks), masks_per_kind
         self._noise_std, self._noise_floor = noise_std, noise_floor
         self._make_operator = make_operator
         self._pool, self._fresh, self._seed, self._calls = pool, fresh, seed, 0
@@ -146,7 +148,7 @@ class SimulatedProblems(ProblemSource):
 
     def _random_mask(self, generator: torch.Generator) -> MaskSlice:
         kind = self._kinds[int(torch.randint(len(self._kinds), (1,), generator=generator))]
-        return self._mask(kind, int(torch.randint(_MASKS_PER_KIND, (1,), generator=generator)))
+        return self._mask(kind, int(torch.randint(self._masks_per_kind, (1,), generator=generator)))
 
     def _mask(self, kind: MaskKind, index: int) -> MaskSlice:
         if (kind, index) not in self._masks:
@@ -159,7 +161,7 @@ class SimulatedProblems(ProblemSource):
 class _Slices:
     """The endless sequence of slices of one seed; the same number gives the same slice, in every process."""
 
-    heads: HeadSource
+    heads: ImageSource
     smallest: tuple[int, int]
     seed: int
 

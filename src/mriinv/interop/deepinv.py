@@ -7,6 +7,7 @@ data, ``(batch, 2, coil, y, x)``. Its gradients are those of mriinv, âˆ‚Re + iâˆ
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -141,16 +142,19 @@ class DenoiserPrior(Prior):
 
     Parameters
     ----------
-    denoiser : called as ``denoiser(x, sigma)``
+    denoiser : a module or a function, called as ``denoiser(x, sigma)``
     channels : 2: it takes real and imaginary part as channels; 1: both parts as images of one channel
     """
 
     name = "deepinv-denoiser"
     provides = frozenset({"denoiser"})
 
-    def __init__(self, denoiser: nn.Module, *, channels: Literal[1, 2] = 2, **settings: Any) -> None:
+    def __init__(
+        self, denoiser: Callable[[Tensor, Tensor], Tensor], *, channels: Literal[1, 2] = 2, **settings: Any
+    ) -> None:
         super().__init__(**settings)
-        self.denoiser, self.channels = denoiser, channels
+        self.denoiser = denoiser if isinstance(denoiser, nn.Module) else _Function(denoiser)
+        self.channels = channels
 
     def denoise(self, image: Tensor, noise_level: float | Tensor, *, create_graph: bool = False) -> Tensor:
         _start_anew(self.denoiser)
@@ -161,6 +165,14 @@ class DenoiserPrior(Prior):
             if self.channels == 2:
                 return from_channels(self.denoiser(to_channels(image), sigma)).to(given)
             return _from_parts(self.denoiser(_to_parts(image)[:, None], sigma.repeat(2)))[:, 0].to(given)
+
+
+class _Function(nn.Module):
+    """A function as a module without parameters."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.forward = function
 
 
 class PotentialPrior(Prior):

@@ -62,7 +62,7 @@ def conjugate_gradient(
         x, r = x.resolve_conj(), rhs - apply(x)
     p = r.clone()
     rr = inner(r, r)
-    goal = tolerance**2 * rhs_norm
+    goal = max(tolerance, torch.finfo(rhs_norm.dtype).eps ** 2) ** 2 * rhs_norm  # further down squares underflow
     squares = [rr]
     iterations = torch.zeros(rhs.shape[0], dtype=torch.int64, device=rhs.device)
     for _ in range(max_iterations):
@@ -70,8 +70,9 @@ def conjugate_gradient(
         if not active.any():
             break
         q = apply(p).resolve_conj()
+        curvature = inner(p, q)
         # zero steps keep finished images where they are
-        alpha = torch.where(active, rr / inner(p, q), 0)
+        alpha = torch.where(active & (curvature > 0), rr / curvature, 0)
         parts(x).addcmul_(parts(p), alpha)
         parts(r).addcmul_(parts(q), -alpha)
         rr_next = torch.where(active, inner(r, r), rr)

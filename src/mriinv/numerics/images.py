@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor
+
+DISPLAY_PERCENTILE = 99.5
 
 
 def inner_product(first: Tensor, second: Tensor) -> Tensor:
@@ -46,3 +49,15 @@ def centre_crop(tensor: Tensor | None, shape: tuple[int, int] | None) -> Tensor 
         kept = min(size, wanted)
         tensor = tensor.narrow(axis, size // 2 - kept // 2, kept)
     return tensor
+
+
+def magnitude(image: Tensor) -> np.ndarray:
+    """Return |image| as a float64 array."""
+    return image.detach().abs().to("cpu", torch.float64).numpy()
+
+
+def display_limit(image: Tensor) -> float:
+    """Return the `DISPLAY_PERCENTILE` of the finite magnitudes, the upper end of a grey window; 1 where that is 0."""
+    values = magnitude(image)
+    finite = values[np.isfinite(values)]
+    return (float(np.percentile(finite, DISPLAY_PERCENTILE)) if finite.size else 0.0) or 1.0

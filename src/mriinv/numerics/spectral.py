@@ -29,3 +29,13 @@ def largest_eigenvalue(
         if ((value - previous).abs() <= tolerance * value).all():
             break
     return value
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Return R Rᴴ up to a factor for complex ``(…, row, other)``, on the CPU in complex128.
+
+    R is divided by a power of two near its largest magnitude, so that no square over- or underflows.
+    """
+    exponent = torch.frexp(rows.abs().max()).exponent.clamp(-126, 126)
+    scaled = rows * torch.exp2(-exponent.to(rows.real.dtype))
+    return (scaled @ scaled.mH).to("cpu", torch.complex128)

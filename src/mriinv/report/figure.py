@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from mriinv.errors import InputError
 from mriinv.files import atomic_path
 from mriinv.metrics import evaluate
+from mriinv.numerics.images import DISPLAY_PERCENTILE, display_limit, magnitude
 
-WINDOW_PERCENTILE = 99.5
 ERROR_SCALE = 10  # errors and standard deviations are drawn times this
 BACKGROUND, TEXT, FAINT = "#101014", "#f2f2f2", "#a8a8b0"  # dark: the air around the head fades into it
 PANEL, GAP, LINE, CAPTION_LINE = 2.8, 0.08, 0.24, 0.17  # inches
@@ -74,7 +73,7 @@ def reconstruction_figure(
     shown = {name: reconstruction} if zero_filled is None else {"zero-filled": zero_filled, name: reconstruction}
     panels = [_Panel(label, magnitude(image)) for label, image in shown.items()]
     whose = name if reference is None else "the reference"
-    caption = f"Magnitudes; every panel: window 0 to the {WINDOW_PERCENTILE:g}th percentile of {whose}."
+    caption = f"Magnitudes; every panel: window 0 to the {DISPLAY_PERCENTILE:g}th percentile of {whose}."
     if reference is not None:
         scored = [
             evaluate(image[None], reference[None], None if support is None else support[None])
@@ -122,18 +121,6 @@ def _draw(panels: list[_Panel], window: float, caption: str, title: str) -> Figu
 def _write(figure: Figure, x: float, y: float, text: str, size: float, colour: str, **style: Any) -> None:
     # file names may hold dollar signs, which are not mathematics
     figure.text(x, y, text, **{"va": "bottom", "fontsize": size, "color": colour, "parse_math": False, **style})
-
-
-def display_limit(image: Tensor) -> float:
-    """Return the 99.5th percentile of the finite magnitudes, the upper end of a grey window; 1 where that is 0."""
-    values = magnitude(image)
-    finite = values[np.isfinite(values)]
-    return (float(np.percentile(finite, WINDOW_PERCENTILE)) if finite.size else 0.0) or 1.0
-
-
-def magnitude(image: Tensor) -> np.ndarray:
-    """Return |image| as a float64 array."""
-    return image.detach().abs().to("cpu", torch.float64).numpy()
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

@@ -23,7 +23,8 @@ from torch import Tensor
 from mriinv.errors import InputError
 from mriinv.landscape import Landscape
 from mriinv.metrics import psnr
-from mriinv.report.figure import ERROR_SCALE, display_limit, magnitude, save_figure
+from mriinv.numerics.images import display_limit, magnitude
+from mriinv.report.figure import ERROR_SCALE, save_figure
 
 DPI = 110
 FONT = 9

@@ -98,7 +98,10 @@ def _slice_text(checked: SliceCheck) -> str:
         parts = [f"fully sampled {y}×{x}, zero-padded" if checked.zero_padded else "fully sampled"]
     else:
         parts = [f"{checked.sampling}, acceleration {checked.acceleration:.2f}"]
-        parts.append(f"fully sampled centre {checked.centre}×{checked.centre}")
+        lines = checked.sampling == "lines"
+        parts.append(
+            f"fully sampled centre {f'of {checked.centre} lines' if lines else f'{checked.centre}×{checked.centre}'}"
+        )
     if checked.noise_std is None:
         parts.append("noise unknown")
     else:
@@ -140,8 +143,13 @@ def calibration_text(found: Calibration) -> str:
     return "\n".join([*lines, *(f"  note: {remark}" for remark in found.remarks)])
 
 
-def describe_component(component: Registered, settings: Mapping[str, FieldInfo]) -> dict[str, Any]:
-    """Return what is known of a component, its `settings` with defaults, types, bounds and units."""
+def describe_component(
+    component: Registered, settings: Mapping[str, FieldInfo], stored: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what is known of a component, its `settings` with defaults, types, bounds and units.
+
+    `stored` are the settings that its default weights bring.
+    """
     entry, plugin = component.entry, component.plugin
     return {
         entry.kind: entry.name,
@@ -156,6 +164,7 @@ def describe_component(component: Registered, settings: Mapping[str, FieldInfo])
             {
                 "name": name,
                 "default": field.default,
+                **({"with_weights": stored[name]} if stored.get(name, field.default) != field.default else {}),
                 "values": _values(field),
                 "unit": (field.json_schema_extra or {}).get("unit", ""),  # type: ignore[union-attr]
                 "help": field.description or "",
@@ -174,6 +183,8 @@ def description_text(found: Mapping[str, Any]) -> str:
             for row in value:
                 unit = f" [{row['unit']}]" if row["unit"] else ""
                 lines.append(f"  {row['name']} = {row['default']}{unit}  ({row['values']})\n      {row['help']}")
+                if "with_weights" in row:
+                    lines.append(f"      with the default weights: {row['with_weights']}")
         elif key == "weights" and value:
             lines.append(click.style("weights", bold=True))
             for number, row in enumerate(value):

@@ -26,7 +26,7 @@ from mriinv.core.prior import Prior
 from mriinv.core.solver import Monitor, mismatch
 from mriinv.core.types import Image
 from mriinv.data.acquisition import Acquisition
-from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads
+from mriinv.data.heads import ImageSource, LabelMapHeads, ProceduralHeads
 from mriinv.data.masks import draw_mask
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.data.readers import open_scan
@@ -34,6 +34,7 @@ from mriinv.data.scan_images import ScanImages
 from mriinv.data.training import SimulatedProblems
 from mriinv.errors import SettingsError
 from mriinv.inputs import distinct_names
+from mriinv.provenance import hardware
 from mriinv.registry import registry
 from mriinv.training.checkpoint import Progress
 from mriinv.training.log import require_tensorboard
@@ -84,6 +85,7 @@ def run_training(
         shape=data.shape,
         coils=data.coils,
         masks=data.masks,
+        masks_per_kind=data.masks_per_kind,
         noise_std=data.noise_std,
         noise_floor=data.noise_floor,
         fresh=data.fresh,
@@ -101,7 +103,7 @@ def run_training(
         validate_every=config.validation.every,
         configuration=_configuration(config),
         validated_on=config.validation.model_dump_json(exclude={"every"}) if validation else "",
-        card={"command": command, "hardware": _hardware(device, config.devices), "precision": config.precision},
+        card={"command": command, "hardware": hardware(device, config.devices), "precision": config.precision},
         plot=plot,
         tensorboard=tensorboard,
     )
@@ -195,14 +197,7 @@ def training_command(arguments: list[str]) -> str:
     return shlex.join(["mriinv", "train", *arguments])
 
 
-def _hardware(device: torch.device, count: int) -> str:
-    one = f"CPU, {torch.get_num_threads()} threads"
-    if device.type == "cuda":
-        one = torch.cuda.get_device_name(device)
-    return one if count == 1 else f"{count} × {one}"
-
-
-def _heads(data: TrainingData) -> HeadSource:
+def _heads(data: TrainingData) -> ImageSource:
     if data.scans is not None:
         return ScanImages(data.scans, data.scan_slices, _combined)
     return ProceduralHeads() if data.heads is None else LabelMapHeads(data.heads)

@@ -71,6 +71,7 @@ class Hdf5Scan(ArrayScan):
                 self.header["ismrmrd_header"] = text
             encoding = parse_header(text).encodings[0]
             self.header["encoded_matrix"] = "x".join(map(str, encoding.encoded.matrix))
+            self.header["recon_matrix"] = "x".join(map(str, encoding.recon.matrix))
             for space in (encoding.recon, encoding.encoded):  # k-space cut to the image, or as measured
                 if space.matrix[:2] == (y, x):
                     self.geometry = pixel_size(space) or self.geometry

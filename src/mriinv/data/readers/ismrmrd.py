@@ -8,6 +8,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
 from mriinv.data.geometry import Geometry
 from mriinv.data.readers.base import DAMAGE, MAX_ELEMENTS, Content, FileScan, in_words, partition_weights
@@ -15,6 +16,7 @@ from mriinv.data.readers.hdf5 import header_text, stored
 from mriinv.data.readers.mrd_header import parse_header, pixel_size
 from mriinv.data.readers.readouts import IMAGES, NOISE, VECTORS, choose_encoding, flagged, lay_out, read_heads
 from mriinv.errors import InputError
+from mriinv.numerics.fft import fftc, ifftc
 
 PROBES = 64  # readouts that are looked at, all over the scan, for ends that are zero
 FEWEST_ZEROS = 4  # that are an end which was not measured; one or two are a scanner's first samples
@@ -266,7 +268,6 @@ def _partial(measured: np.ndarray, size: int) -> float:
 
 def _cut(lines: np.ndarray, size: int) -> np.ndarray:
     """Cut k-space ``(coil, readout)`` to the central `size` pixels of its field of view."""
-    image = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(lines, -1), norm="ortho"), -1)
     start = lines.shape[-1] // 2 - size // 2
-    image = image[:, start : start + size]
-    return np.fft.fftshift(np.fft.fft(np.fft.ifftshift(image, -1), norm="ortho"), -1)
+    image = ifftc(torch.from_numpy(lines), (-1,))[:, start : start + size]
+    return fftc(image, (-1,)).numpy()
