@@ -47,6 +47,8 @@ METHODS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
     "DEEPEN, the same with Metropolis": ("deepen", "preconditioned-langevin", MCMC | {"metropolis": True}),
     "DEEPEN, Langevin (eq. 16)": ("deepen", "langevin", MCMC),
     "DEEPEN, MALA": ("deepen", "mala", MCMC),
+    "small DEEPEN, preconditioned Langevin": ("deepen", "preconditioned-langevin", SHORT),
+    "small DEEPEN, the same, 100 samples": ("deepen", "preconditioned-langevin", SHORT | {"samples": 100}),
     "DEEPEN, DDS": ("deepen", "dds", {"samples": 16, "batch": 8}),
     "DEEPEN, DPS": ("deepen", "dps", {"samples": 4}),
     "diffusion, DDS": ("diffusion", "dds", registry().recipe("dds").solver.settings | {"samples": 16, "batch": 8}),
@@ -93,7 +95,8 @@ def calibrated_coverage(case: EvaluationCase, prior: Prior, solver: Solver, samp
 def measure(case: EvaluationCase, method: str) -> Row:
     """Draw samples, and compare them with the reference."""
     prior_name, solver_name, settings = METHODS[method]
-    prior = make_prior(prior_name).to(case.case.problem.data.device)
+    weights = "deepen-small" if method.startswith("small ") else None
+    prior = make_prior(prior_name, weights=weights).to(case.case.problem.data.device)
     solver = make_solver(solver_name, **settings)
     evaluations, views = 0, getattr(prior.settings, "views", 1)
 

@@ -142,7 +142,7 @@ class Wandering(Solver):
 
 def test_what_a_converged_image_lost_on_the_way(full, mask):
     case = retrospective_case("", full, mask, SENSE)
-    values = case.converged(QuadraticPrior(), Wandering(full.reference / case.problem.scale), "cpu")
+    values = case.measured_at_convergence(QuadraticPrior(), Wandering(full.reference / case.problem.scale), "cpu")
     half, nine_tenths = (case.psnr_of(factor * full.reference) for factor in (0.5, 0.9))
     assert values == {"psnr": pytest.approx(half, abs=0.01), "psnr_lost": pytest.approx(nine_tenths - half, abs=0.01)}
 
@@ -157,7 +157,7 @@ def test_how_far_the_truth_is_from_the_minimum(full, mask):
         truth, least = (
             case.problem.data_term(x) + prior.energy(x) for x in (operator.fully_sampled_image(full.kspace), image)
         )
-    found = case.converged(prior, make_solver("mm-cg", tolerance=1e-8), "cpu")
+    found = case.measured_at_convergence(prior, make_solver("mm-cg", tolerance=1e-8), "cpu")
     assert found["truth_gap"] == pytest.approx((truth / least - 1).item(), rel=1e-3) and found["truth_gap"] > 0.01
     assert found["psnr"] == pytest.approx(case.psnr_of(image), abs=0.05)
     assert found["psnr_lost"] == pytest.approx(5.51, abs=0.1)

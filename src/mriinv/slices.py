@@ -92,10 +92,6 @@ def reconstruct_slice(run: Run, acquisition: Acquisition, index: int, monitor: M
         remarks.append(
             f"the reference is itself zero-padded: {100 / full.acceleration:.0f} % of its k-space was acquired"
         )
-    explained = set(solution.notes) - set(problem.operator.notes)
-    if not solution.converged[0] and not explained and not isinstance(solution, Samples):
-        count = int(solution.iterations[0])
-        remarks.append(f"stopped after {count} iterations without meeting the stopping rule")
     sampled = acquisition if config.mask is None else acquired
     return ReconstructedSlice(
         index,

@@ -59,7 +59,7 @@ class Case:
             raise SettingsError(f"operator '{self.problem.operator.name}' shows no image of fully sampled data")
         return replace(self, reference=self.truth)
 
-    def converged(self, prior: Prior, solver: Solver, device: str = "auto") -> dict[str, float]:
+    def measured_at_convergence(self, prior: Prior, solver: Solver, device: str = "auto") -> dict[str, float]:
         """Reconstruct, and return how good the image is at which the solver ends, and whether it should end there.
 
         ``psnr``, in dB; ``psnr_lost``, by how much the best image that the prior was evaluated at on the way is better,

@@ -13,7 +13,7 @@ from torch import Tensor
 from mriinv.core.capabilities import match
 from mriinv.core.component import Component
 from mriinv.core.prior import Prior
-from mriinv.core.problem import InverseProblem, Solution
+from mriinv.core.problem import InverseProblem, Samples, Solution
 from mriinv.core.types import Image, PerImage
 from mriinv.errors import CompatibilityError, InputError
 
@@ -72,12 +72,7 @@ class Solver(Component, ABC):
             if prior is not None and normalised.noise_std is not None:
                 prior = self.prior_at(prior, normalised.noise_std)
             solution = self.solve(normalised, prior, initial=start, generator=generator, monitor=monitor)
-        if (
-            prior is not None
-            and normalised.noise_std is not None
-            and (said := prior.noise_remark(normalised.noise_std))
-        ):
-            solution = replace(solution, notes=(said, *solution.notes))
+        solution = _noted(solution, prior, normalised)
         finite = solution.image.isfinite().flatten(1).all(1)
         if not finite.all():
             notes = (*solution.notes, f"{self.name}: the image holds NaN or infinity")
@@ -118,6 +113,16 @@ class Solver(Component, ABC):
         monitor: Monitor | None,
     ) -> Solution:
         """Solve a problem whose reference scale is 1. Gradients are off; a solver builds no graph."""
+
+
+def _noted(solution: Solution, prior: Prior | None, problem: InverseProblem) -> Solution:
+    """Return a solution whose notes say that it stopped early, unless they say more, and whether the noise is usual."""
+    notes = list(solution.notes)
+    if not (notes or isinstance(solution, Samples) or solution.converged.all()):
+        count = int(solution.iterations[~solution.converged].max())
+        notes.append(f"stopped after {count} iterations without meeting the stopping rule")
+    remark = None if prior is None or problem.noise_std is None else prior.noise_remark(problem.noise_std)
+    return replace(solution, notes=tuple(filter(None, (remark, *notes))))
 
 
 def mismatch(attempt: str, requires: tuple[frozenset[str], ...], provided: frozenset[str]) -> CompatibilityError:

@@ -104,6 +104,14 @@ class Contrast(NamedTuple):
     description: str
 
 
+class _Sequence(NamedTuple):
+    """The signal per density, the sequence in words, and whether its echoes are made by a second pulse."""
+
+    signal: Tensor
+    words: str
+    refocused: bool = True
+
+
 def spin_echo(t1: Tensor, t2: Tensor, tr: float, te: float) -> Tensor:
     """Return (1 − e^(−TR/T1)) e^(−TE/T2); for turbo spin echo TE is the effective one. Times in ms."""
     return (1 - torch.exp(-tr / t1)) * torch.exp(-te / t2)
@@ -152,9 +160,9 @@ def random_contrast(generator: torch.Generator, kind: str | None = None) -> Cont
     t1, t2, t2_prime, density = torch.stack([T1, T2, T2_PRIME, DENSITY]) * spread.exp()
     t1 = torch.where(_SAME_AT_ANY_FIELD, t1, t1 * (field / 3) ** (1 / 3))
     t2_star = 1 / (1 / t2 + (field / 3) / t2_prime)
-    signal, words = _SEQUENCES[kind](t1, t2, t2_star, generator)
+    signal, words, refocused = _SEQUENCES[kind](t1, t2, t2_star, generator)
     signal = density * signal
-    if "SE," in words:
+    if refocused:
         signal[TISSUE["vessel"]] *= uniform(0, 0.6, generator)  # moving blood leaves the slice between the pulses
     suppression, amount = torch.rand(2, generator=generator).tolist()
     if suppression < 0.33:
@@ -163,35 +171,38 @@ def random_contrast(generator: torch.Generator, kind: str | None = None) -> Cont
     return Contrast(signal / signal.max(), f"{kind.upper()} {words}, {field:g} T")
 
 
-def _t1_weighted(t1: Tensor, t2: Tensor, t2_star: Tensor, generator: torch.Generator) -> tuple[Tensor, str]:
+def _t1_weighted(t1: Tensor, t2: Tensor, t2_star: Tensor, generator: torch.Generator) -> _Sequence:
     choice = uniform(0, 1, generator)
     if choice < 0.5:
         tr, te, ti = uniform(1900, 2500, generator), uniform(2, 5, generator), uniform(850, 1100, generator)
-        return inversion_recovery(t1, t2_star, tr, te, ti), f"MPRAGE, TR {tr:.0f} ms, TE {te:.1f} ms, TI {ti:.0f} ms"
+        words = f"MPRAGE, TR {tr:.0f} ms, TE {te:.1f} ms, TI {ti:.0f} ms"
+        return _Sequence(inversion_recovery(t1, t2_star, tr, te, ti), words, refocused=False)
     if choice < 0.75:
         tr, te = uniform(400, 700, generator), uniform(8, 15, generator)
-        return spin_echo(t1, t2, tr, te), f"SE, TR {tr:.0f} ms, TE {te:.0f} ms"
+        return _Sequence(spin_echo(t1, t2, tr, te), f"SE, TR {tr:.0f} ms, TE {te:.0f} ms")
     tr, te = uniform(20, 250, generator), uniform(2.5, 6, generator)
     ernst = math.degrees(math.acos(math.exp(-tr / float(t1[TISSUE["white"]]))))
     flip = ernst * uniform(1.5, 2, generator)  # near the Ernst angle density would outweigh T1
     signal = spoiled_gradient_echo(t1, t2_star, tr, te, flip)
-    return signal, f"FLASH, TR {tr:.0f} ms, TE {te:.1f} ms, flip angle {flip:.0f}°"
+    words = f"FLASH, TR {tr:.0f} ms, TE {te:.1f} ms, flip angle {flip:.0f}°"
+    return _Sequence(signal, words, refocused=False)
 
 
-def _t2_weighted(t1: Tensor, t2: Tensor, t2_star: Tensor, generator: torch.Generator) -> tuple[Tensor, str]:
+def _t2_weighted(t1: Tensor, t2: Tensor, t2_star: Tensor, generator: torch.Generator) -> _Sequence:
     tr, te = uniform(3000, 6500, generator), uniform(80, 120, generator)
-    return spin_echo(t1, t2, tr, te), f"TSE, TR {tr:.0f} ms, TE {te:.0f} ms"
+    return _Sequence(spin_echo(t1, t2, tr, te), f"TSE, TR {tr:.0f} ms, TE {te:.0f} ms")
 
 
-def _density_weighted(t1: Tensor, t2: Tensor, t2_star: Tensor, generator: torch.Generator) -> tuple[Tensor, str]:
+def _density_weighted(t1: Tensor, t2: Tensor, t2_star: Tensor, generator: torch.Generator) -> _Sequence:
     tr, te = uniform(2500, 5000, generator), uniform(10, 30, generator)
-    return spin_echo(t1, t2, tr, te), f"TSE, TR {tr:.0f} ms, TE {te:.0f} ms"
+    return _Sequence(spin_echo(t1, t2, tr, te), f"TSE, TR {tr:.0f} ms, TE {te:.0f} ms")
 
 
-def _flair(t1: Tensor, t2: Tensor, t2_star: Tensor, generator: torch.Generator) -> tuple[Tensor, str]:
+def _flair(t1: Tensor, t2: Tensor, t2_star: Tensor, generator: torch.Generator) -> _Sequence:
     tr, te = uniform(8000, 11000, generator), uniform(85, 140, generator)
     ti = null_point(float(t1[TISSUE["csf"]]), tr) * uniform(0.99, 1.01, generator)
-    return inversion_recovery(t1, t2, tr, te, ti), f"TSE, TR {tr:.0f} ms, TE {te:.0f} ms, TI {ti:.0f} ms"
+    words = f"TSE, TR {tr:.0f} ms, TE {te:.0f} ms, TI {ti:.0f} ms"
+    return _Sequence(inversion_recovery(t1, t2, tr, te, ti), words)
 
 
 _SEQUENCES = {"t1": _t1_weighted, "t2": _t2_weighted, "pd": _density_weighted, "flair": _flair}

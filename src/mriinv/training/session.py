@@ -160,7 +160,7 @@ def _configuration(config: TrainConfig) -> dict[str, Any]:
 
 
 class ScanValidation:
-    """What `Case.converged` says about the middle slice of each scan under each mask; ``score`` is the mean PSNR.
+    """`Case.measured_at_convergence` for the middle slice of each scan under each mask; ``score`` is the mean PSNR.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ class ScanValidation:
     def __call__(self, prior: Prior) -> Mapping[str, float]:
         solver = make_solver(self._solver.name, **self._solver.settings)
         prior.eval()
-        found = {case.name: case.converged(prior, solver, str(self._device)) for case in self._cases}
+        found = {case.name: case.measured_at_convergence(prior, solver, str(self._device)) for case in self._cases}
         prior.train()
         values = {f"{what}/{name}": value for name, case in found.items() for what, value in case.items()}
         return {"score": sum(case["psnr"] for case in found.values()) / len(found), **values}
