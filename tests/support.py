@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mriinv import Operator, complex_noise
+from mriinv import InverseProblem, Operator, complex_noise
 from mriinv.cli import main
+from mriinv.testing.analytic import DenseOperator, QuadraticPrior, gaussian_problem
 
 PATIENCE = 600  # seconds for a process to end: no busy machine needs them, and a hanging test does not last for ever
 
@@ -39,6 +40,14 @@ def random(*shape: int, seed: int = 0, std: float = 1.0, dtype: torch.dtype = to
 def kspace(*shape: int) -> np.ndarray:
     """Draw k-space as files hold it, in single precision."""
     return random(*shape, dtype=torch.complex64).numpy()
+
+
+def scaled_problem(factor: float = 3.0, **options: Any) -> tuple[InverseProblem, QuadraticPrior, Tensor]:
+    """The problem of `gaussian_problem` with A and b times `factor`."""
+    problem, prior, hessian = gaussian_problem(**options)
+    operator = cast(DenseOperator, problem.operator)
+    larger = DenseOperator(factor * operator.matrix, operator.shape)
+    return InverseProblem(larger, factor * problem.data, scale=problem.scale), prior, hessian
 
 
 def unit_maps(*shape: int, dtype: torch.dtype = torch.complex128) -> Tensor:

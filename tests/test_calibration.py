@@ -398,3 +398,15 @@ def test_what_cannot_work_is_refused_before_the_first_draw(weights, monkeypatch,
     chosen = () if "--mask" in arguments else ("--mask", "poisson-2d:2", "--acs", 12)
     result = invoke("calibrate", *arguments, *given, *chosen)
     assert result.exit_code == 1 and message in result.stderr, result.output
+
+
+def test_the_best_temperature_that_was_tried_is_kept():
+    """A sampler that is far off at every temperature but the one it has."""
+
+    class Deaf(Exact):
+        noise = property(
+            lambda self: (1 if self.settings.temperature == 1 else 6 / self.settings.temperature**0.5) * NOISE
+        )
+
+    found = calibrate({"all": problems(1.5, 6)}, {}, using(Deaf(samples=20)))
+    assert found.temperature == 1 and "after 4 corrections" in found.remarks[0]

@@ -209,3 +209,15 @@ def test_weights_keep_the_noise_that_their_strength_is_for(command: list[str]) -
 def test_a_training_without_likelihood_says_so(command: list[str], caplog: pytest.LogCaptureFixture) -> None:
     succeed(*command, "--out", "run", "--set", f"trainer.warm_start={DENOISING + LIKELIHOOD}")
     assert "all 12 steps are warm start (12): none is of likelihood" in caplog.text
+
+
+def test_clipping_and_averaging_are_those_of_the_command(command):
+    """Gradients that are clipped to nothing move no weight; by default so short a training is not averaged."""
+    succeed(*command, "--out", "still", "--set=loop.clip=1e-12")
+    succeed(*command, "--out", "last", "--set=loop.averaging=0.9")
+    torch.manual_seed(0)
+    start = make_prior("deepen", weights="none", widths=[4], blocks=1).state_dict()
+    still, last = (load_file(f"{out}/checkpoint.safetensors") for out in ("still", "last"))
+    for name, value in start.items():
+        torch.testing.assert_close(still[f"model/{name}"], value, rtol=0, atol=1e-5)
+        assert not torch.equal(last[f"average/module.{name}"], last[f"model/{name}"])

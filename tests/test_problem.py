@@ -15,8 +15,8 @@ from mriinv import (
     make_solver,
     simulate_acquisition,
 )
-from mriinv.testing.analytic import DenseOperator
-from support import random
+from mriinv.testing.analytic import DenseOperator, gaussian_problem
+from support import random, scaled_problem
 
 
 class ToImages(DenseOperator):
@@ -153,3 +153,23 @@ def test_the_noise_in_the_sense_image():
     assert (problem.sense_noise(torch.Generator()) == 0).all()
     unknown = InverseProblem(problem.operator, problem.data).sense_noise(torch.Generator())
     assert unknown.tolist() == [0, 0]
+
+
+def test_sense_does_not_depend_on_the_units_of_the_operator():
+    problem, _, _ = gaussian_problem(batch=2)
+    torch.testing.assert_close(scaled_problem(batch=2)[0].sense(), problem.sense(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_least_noise_is_relative_to_the_scale():
+    """Data without noise in any units: the least noise is relative to the scale."""
+    full = simulate_acquisition(shape=(32, 28), coils=4, coil_maps=True, noise_std=1e-5)
+    one = make_problem(full)
+    many = InverseProblem(one.operator, 1000 * one.data, 1000 * one.noise_std)
+    torch.testing.assert_close(many.robust().data / 1000, one.robust().data)
+
+
+def test_a_product_moves_with_its_parts():
+    product = DenseOperator(random(4, 6), (2, 3)) @ ToImages(random(6, 6, seed=1), (2, 3))
+    moved = product.to("meta")
+    assert {part.matrix.device.type for part in (moved._outer, moved._inner)} == {"meta"}
+    assert product._outer.matrix.device.type == "cpu"

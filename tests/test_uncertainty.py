@@ -159,3 +159,8 @@ def wrong_inputs():
 def test_what_cannot_be_compared_is_refused(message, samples, reference, support):
     with pytest.raises(InputError, match=message):
         deviations(samples, reference, support)
+
+
+def test_predicted_psnr_of_two_draws():
+    draws = torch.tensor([1.0, 3.0j], dtype=torch.complex128).view(2, 1, 1)
+    assert predicted_psnr(samples_of(draws)) == pytest.approx(10 * np.log10(2.5 / (2 * 1.5)))

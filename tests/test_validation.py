@@ -166,3 +166,13 @@ def test_how_far_the_truth_is_from_the_minimum(full, mask):
 def test_the_solver_of_a_prior_is_that_of_its_first_recipe():
     solvers = [registry().usual(prior).solver.name for prior in ("deepen", "cnn-denoiser", "elder", "deepinv-prior")]
     assert solvers == ["mm-cg", "ista", "end-to-end", "mm-cg"]
+
+
+def test_a_training_is_validated_on_the_middle_slice_under_its_masks(tmp_path):
+    full = simulate_acquisition(shape=(48, 40), coils=4, seed=1, slices=3)
+    np.savez(tmp_path / "scan.npz", kspace=full.kspace.numpy())
+    chosen = {"scans": [tmp_path / "scan.npz"], "masks": [("poisson-2d", 2.0)]}
+    config = TrainConfig.model_validate({"out": tmp_path, "prior": "deepen", "validation": chosen})
+    (case,) = ScanValidation(config, torch.device("cpu"))._cases
+    mask = case.problem.operator.mask
+    torch.testing.assert_close(case.problem.data, full.kspace[1:2] * mask)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mriinv import ComponentSettings, InputError, Prior, make_prior, setting
 from mriinv.core.prior import LoadedWeights
 from mriinv.errors import SettingsError, UnwritableError, WeightsError
-from mriinv.files import atomic_path, sha256
+from mriinv.files import atomic_path, sha256, write_text
 from mriinv.weights import FORMAT, load_prior, read_metadata, save_weights
 from support import fill_disk
 
@@ -285,3 +285,15 @@ def test_a_full_disk_is_reported(path: Path, prior: Linear, monkeypatch: pytest.
     with pytest.raises(UnwritableError, match=r"weights\.safetensors: found that it cannot be written .*No space left"):
         save_weights(path, prior, {})
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_and_its_name_are_on_disk_before_it_counts_as_written(tmp_path, monkeypatch):
+    path, synced, fsync = tmp_path / "x.txt", [], os.fsync
+
+    def watched(descriptor):
+        synced.append((os.fstat(descriptor).st_ino, path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    write_text(path, "x")
+    assert synced == [(path.stat().st_ino, False), (tmp_path.stat().st_ino, True)]

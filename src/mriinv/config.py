@@ -143,24 +143,41 @@ def build_config(
     content = _mapping(run_file)
     given = {key: value for key, value in options.items() if value is not None}
     in_file = content.pop("recipe", None)
-    name = recipe or in_file
-    entry = registry().recipe(str(name)) if name else None
-    if entry is None:
-        prior, solver = ((_merge(content, given).get(part) or {}).get("name") for part in ("prior", "solver"))
-        entry = registry().usual_recipe(prior or "", solver) or (None if solver else registry().recipe(DEFAULT_RECIPE))
-    simulated = not (given.get("input") or content.get("input"))
-    merged: dict[str, Any] = {"preparation": {}, **({"mask": dict(SIMULATION_MASK)} if simulated else {})}
-    combined = entry.model_dump(include=set(COMPONENTS), exclude_none=True) if entry else {}
-    for layer in (content, combined, given) if recipe else (combined, content, given):
+    combination = _combination(recipe or in_file, _merge(content, given))
+    merged: dict[str, Any] = {"preparation": {}}
+    if not (given.get("input") or content.get("input")):
+        merged["mask"] = dict(SIMULATION_MASK)
+    for layer in (content, combination, given) if recipe else (combination, content, given):
         merged = _merge(merged, layer)
     for assignment in assignments:
         _assign(merged, assignment, ("operator", "prior", "solver", *RUN_PARTS))
-    if (mask := given.get("mask")) and "name" not in merged["mask"]:
-        raise SettingsError(f"{' and '.join(f'--{key}' for key in mask)} {'need' if len(mask) > 1 else 'needs'} --mask")
-    if (prior := merged.get("prior")) is not None and "name" not in prior:
+    _require_names(merged, given)
+    return validated(RunConfig, merged)
+
+
+def _combination(name: Any, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the components of a recipe, or of the usual one for the prior and the solver that are named."""
+    prior, solver = ((named.get(part) or {}).get("name") for part in ("prior", "solver"))
+    if name:
+        entry = registry().recipe(str(name))
+    elif usual := registry().usual_recipe(prior or "", solver):
+        entry = usual
+    elif solver:
+        return {}
+    else:
+        entry = registry().recipe(DEFAULT_RECIPE)
+    return entry.model_dump(include=set(COMPONENTS), exclude_none=True)
+
+
+def _require_names(merged: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse what is said of a mask or of a prior that nothing names."""
+    mask, prior = given.get("mask"), merged.get("prior")
+    if mask and "name" not in merged["mask"]:
+        options = " and ".join(f"--{key}" for key in mask)
+        raise SettingsError(f"{options} {'need' if len(mask) > 1 else 'needs'} --mask")
+    if prior is not None and "name" not in prior:
         what = " and ".join(key for key in prior if prior[key]) or "nothing"
         raise SettingsError(f"prior: found {what} without a name; name one with --prior")
-    return validated(RunConfig, merged)
 
 
 def build_train_config(

@@ -462,3 +462,12 @@ def test_a_readout_with_samples_where_the_others_have_none(tmp_path, monkeypatch
     data[:, :5] = 0
     data[:, :5, X // 2] = 1
     refused(write(tmp_path / "scan", lines(data)), f"samples in readout {X // 2} where others hold zeros")
+
+
+def test_the_noise_of_lines_measured_once_counts(tmp_path):
+    """The noise of lines that were measured once counts, where others were measured twice."""
+    noise = complex_noise((COILS, 4096), 0.2, torch.Generator().manual_seed(0)).numpy()
+    readouts = [readout(noise, flags=(ismrmrd.ACQ_IS_NOISE_MEASUREMENT,)), *lines(kspace())]
+    readouts += lines(kspace(), [X // 2], average=1)
+    with open_scan(write(tmp_path / "scan", readouts)) as scan:
+        assert scan.read(0).noise_std == pytest.approx(0.2, rel=0.02)

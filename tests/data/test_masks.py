@@ -166,3 +166,7 @@ def test_other_bad_values():
         make_mask("poisson-2d", (0, 64), 4)
     with pytest.raises(InputError, match="seed"):
         make_mask("poisson-2d", (64, 64), 4, seed=-1)
+
+
+def test_the_least_default_centre():
+    assert make_mask("random-1d", (64, 64), 4)[0, 0, 26:38].all()  # 12 of 16 lines, more than two thirds

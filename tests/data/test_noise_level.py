@@ -14,6 +14,7 @@ from mriinv.data.compression import compress_coils
 from mriinv.data.noise_level import estimate_noise_std
 from mriinv.data.preparation import whiten
 from mriinv.numerics.fft import fft2c
+from support import random
 
 MASKS = [None, ("poisson-2d", 4), ("poisson-2d", 6), ("random-1d", 3), ("random-1d", 4)]
 
@@ -160,3 +161,8 @@ def test_real_scan_with_signal_to_the_edge_of_kspace(shared_data):
     estimate = estimate_noise_std(undersampled(scan, MASKS[2]))
     assert "upper bound" in estimate.method
     assert estimate.std < 3 * scan.noise_std
+
+
+def test_too_few_samples_for_an_estimate():
+    few = Acquisition(random(4, 2, 8, 8, dtype=torch.complex64), torch.ones(1, 1, 8, dtype=torch.bool))
+    assert estimate_noise_std(few) is None

@@ -19,7 +19,7 @@ from mriinv import (
 )
 from mriinv.data.compression import compress_coils
 from mriinv.data.geometry import Geometry
-from mriinv.data.preparation import Preparation, crop, prepare_acquisition, whiten
+from mriinv.data.preparation import Preparation, crop, prepare_acquisition, whiten, without_dead_coils
 from mriinv.numerics.fft import fft2c, ifft2c
 from mriinv.numerics.images import centre_crop
 from mriinv_sense.operator import SenseOperator
@@ -271,3 +271,15 @@ def test_prepared_scans_can_be_undersampled():
 def test_wrong_settings(wrong):
     with pytest.raises(ValidationError):
         Preparation(**wrong)
+
+
+def test_coils_with_noise_stay_whether_they_have_data_or_not():
+    full = simulate_acquisition(shape=(48, 40), coils=5, coloured=True, seed=2)
+    silent = replace(full, kspace=full.kspace * (torch.arange(5) != 3)[:, None, None])
+    assert without_dead_coils(silent) is silent
+
+
+def test_noise_is_estimated_before_the_crop():
+    scan = replace(simulate_acquisition(shape=(128, 96), noise_std=0.01), noise_std=None)
+    whole, centre = (prepare_acquisition(scan, Preparation(crop=size)).noise_std for size in (None, (48, 40)))
+    assert centre == whole

@@ -375,3 +375,21 @@ def test_a_file_system_without_locks_is_written_with_a_warning(tmp_path, monkeyp
         add(writer, 0)
     assert read_result(tmp_path / "scan.h5").complete
     assert "file system has no locks, which would keep another run of the same that writes it away" in caplog.text
+
+
+def test_more_slices_make_another_result(tmp_path):
+    path = tmp_path / "scan.h5"
+    with ResultWriter(path, [0], {}, {}) as writer:
+        add(writer, 0)
+    with ResultWriter(path, [0, 1], {}, {}) as writer:
+        assert writer.missing == [0, 1]
+        add(writer, 0, 1)
+    assert read_result(path).slices == (0, 1)
+
+
+def test_slices_of_a_result_have_one_shape(tmp_path):
+    path = tmp_path / "scan.h5"
+    add(ResultWriter(path, 2, {}, {}), 0)  # killed
+    other = r"mask: found shape \(1, 4\) in slice 1; expected \(1, 5\), as before"
+    with ResultWriter(path, 2, {}, {}) as writer, pytest.raises(InputError, match=other):
+        writer.add(1, images()[1], mask=mask()[:, 1:])

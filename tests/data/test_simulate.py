@@ -15,7 +15,7 @@ from mriinv.data import simulate
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.coils import CoilArray
 from mriinv.data.heads import LabelMapHeads, ProceduralHeads, Protocol
-from mriinv.data.simulate import simulate_acquisition
+from mriinv.data.simulate import SimulatedSlices, simulate_acquisition
 from mriinv.errors import InputError
 from mriinv.numerics.fft import fft2c, ifft2c
 
@@ -209,3 +209,8 @@ def test_a_simulated_scan_can_be_undersampled() -> None:
     kept = scan.undersampled(mask)
     assert isinstance(kept, Acquisition) and kept.acceleration == 2
     assert torch.equal(kept.kspace[..., ::2], scan.kspace[..., ::2]) and (kept.kspace[..., 1::2] == 0).all()
+
+
+def test_slices_of_a_simulated_scan_have_seeds_of_their_own():
+    second = SimulatedSlices(5, 2, shape=(32, 28), coils=2).read(1)
+    assert torch.equal(second.kspace, simulate_acquisition(seed=6, shape=(32, 28), coils=2).kspace)

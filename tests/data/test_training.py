@@ -254,3 +254,16 @@ def test_crops_of_the_largest_slices_and_not_square() -> None:
 def test_errors(settings: dict[str, Any], field: str) -> None:
     with pytest.raises(MriinvError, match=field):
         source(**settings)
+
+
+def test_maps_and_masks_are_those_of_the_seed():
+    images = torch.ones(3, *SHAPE, dtype=torch.complex64)
+    one, same, other = (source(seed=seed).problem(images, generator()).operator for seed in (0, 0, 1))
+    for name in ("maps", "mask"):
+        first, again, different = (getattr(operator, name) for operator in (one, same, other))
+        assert torch.equal(first, again) and not torch.equal(first, different)
+
+
+def test_images_are_those_of_the_seed():
+    first, again, other = (source(seed=seed).images(2, generator()) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.allclose(first, other, atol=0.1)

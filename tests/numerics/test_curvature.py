@@ -1,5 +1,6 @@
 """Curvature of an energy from its gradients."""
 
+import pytest
 import torch
 
 from mriinv import complex_noise, largest_curvature, make_prior
@@ -31,3 +32,12 @@ def test_images_do_not_depend_on_what_else_is_in_the_batch():
     image = torch.ones(4, 6, 5, dtype=torch.complex64)
     curvature, _ = largest_curvature(lambda x: weights * x, image, torch.Generator().manual_seed(0), iterations=2)
     assert (curvature == curvature[0]).all()
+
+
+def test_the_probe_has_the_stated_length():
+    """g(x) = ‖x‖²x has the curvature ‖δv‖² around zero, with ‖δv‖ = 0.01·0.05 per pixel rms."""
+    image = torch.zeros(1, 6, 5, dtype=torch.complex128)
+    found, _ = largest_curvature(
+        lambda x: x.abs().square().sum((1, 2), keepdim=True) * x, image, torch.Generator().manual_seed(0)
+    )
+    assert found.item() == pytest.approx((0.01 * 0.05) ** 2 * 30)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mriinv import SettingsError, Target, make_solver
+from mriinv import MriinvError, SettingsError, Target, make_solver
 from mriinv.core.problem import InverseProblem
 from mriinv.numerics.noise import complex_noise
 from mriinv.testing.analytic import DenseOperator, QuadraticPrior, gaussian_problem
 from mriinv_langevin.chains import KineticChain, LangevinChain, MetropolisChain, Shifted
 from mriinv_sense.operator import SenseOperator
+from support import random, scaled_problem
 
 NOISE = 0.1
 CHAINS, DRAWS = 400, 4000
@@ -214,3 +215,90 @@ def test_systems_that_are_not_solved_are_said():
     for settings, said in (({"cg_iterations": 2}, True), ({"cg_iterations": 200}, False)):
         notes = make_solver("preconditioned-langevin", **options, **settings)(problem, weak).notes
         assert any("in 2 iterations; raise solver.cg_iterations" in note for note in notes) == said
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_the_shift_of_an_energy_without_curvature(factor):
+    """An energy without curvature counts as one of 1e-4‖A‖²."""
+    problem, _, _ = scaled_problem(factor)
+    target = Target(problem, QuadraticPrior(theta=0.0))
+    found = make_solver("preconditioned-langevin").prepared(target, problem.sense(), torch.Generator().manual_seed(0))
+    assert found.settings.shift == pytest.approx(1e-4 * factor**2)
+
+
+def test_the_shift_is_that_of_the_largest_curvature_of_the_batch():
+    problem, _, _ = gaussian_problem(batch=2)
+
+    class Uneven(QuadraticPrior):
+        def energy(self, image, noise_level=None):
+            return super().energy(image) * torch.tensor([1.0, 2.0])
+
+    target = Target(problem, Uneven(theta=1.5))
+    found = make_solver("preconditioned-langevin").prepared(target, problem.sense(), torch.Generator().manual_seed(0))
+    assert found.settings.shift == pytest.approx(3.0, rel=0.02)
+
+
+def test_only_steps_that_do_not_pass_are_adjusted():
+    problem, prior, _ = gaussian_problem()
+    generator = torch.Generator().manual_seed(0)
+    for name, settings in (
+        ("mala", {}),
+        ("mala", {"step_size": 0.3}),
+        ("preconditioned-langevin", {"metropolis": True}),
+    ):
+        for passing in (True, False):
+            chain = make_solver(name, **settings).chain(
+                Target(problem, prior), problem.sense(), generator, passing=passing
+            )
+            assert isinstance(chain, MetropolisChain) != passing
+
+
+def test_the_momentum_of_a_new_chain_has_its_law():
+    problem, prior, _ = gaussian_problem()
+    problem = replace(problem, noise_std=torch.full((1,), 0.1, dtype=torch.float64))
+    solver, generator = (
+        make_solver("preconditioned-langevin", persistence=0.6, shift=0.5),
+        torch.Generator().manual_seed(0),
+    )
+    start = torch.zeros(4000, 3, 4, dtype=torch.complex128)
+    chain = solver.chain(Target(problem, prior), start, generator)
+    assert (
+        chain.persistence == 0.6
+        and solver.chain(Target(problem, prior), start, generator, passing=True).persistence == 0
+    )
+    matrix = problem.operator.matrix
+    exact = 2 * 0.1**2 * (matrix.mH @ matrix + 0.5 * torch.eye(12))
+    flat = chain.momentum.flatten(1)
+    assert (flat.T @ flat.conj() / 4000 - exact).norm() < 0.1 * exact.norm()
+
+
+def test_corrected_chains_solve_their_systems_closely():
+    problem, prior, _ = gaussian_problem()
+    solver = make_solver("preconditioned-langevin", metropolis=True, shift=0.5)
+    chain = solver.chain(Target(problem, prior), problem.sense(), torch.Generator().manual_seed(0))
+    chain.preconditioner.apply(random(1, 3, 4))
+    assert chain.preconditioner._residual <= 1e-6
+
+
+def test_the_acceptance_of_the_burn_in_does_not_count():
+    problem, prior, _ = gaussian_problem()
+    chain = make_solver("mala").chain(Target(problem, prior), problem.sense(), torch.Generator().manual_seed(0))
+    chain.step()
+    chain.begin()
+    assert chain.acceptance is None
+
+
+def test_the_worst_solve_is_remembered():
+    problem, _, _ = gaussian_problem(shape=(8, 8), samples=40)
+    preconditioner = Shifted(problem, torch.tensor([1e-3]).double(), 1e-3, 2)
+    for image in (random(1, 8, 8), torch.zeros(1, 8, 8, dtype=torch.complex128)):
+        preconditioner.apply(image)
+    assert preconditioner.notes
+
+
+def test_the_limit_of_the_shift_is_stated():
+    problem, _, _ = gaussian_problem()
+    options = {"samples": 2, "chains": 1, "burn_in": 2, "long_run": 0, "step_size": 0.5}
+    make_solver("preconditioned-langevin", **options, shift=0.3)(problem, QuadraticPrior(theta=1.0))
+    with pytest.raises(MriinvError, match=r"shift: found 0\.2; stable above 0\.25"):
+        make_solver("preconditioned-langevin", **options, shift=0.2)(problem, QuadraticPrior(theta=1.0))

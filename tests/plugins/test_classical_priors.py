@@ -165,3 +165,9 @@ def test_the_check_finds_mistakes(mistake, message):
 def test_a_prior_without_proximal_map_says_so():
     with pytest.raises(CompatibilityError, match="prior 'quadratic' has no proximal"):
         QuadraticPrior().proximal(image(), 1.0)
+
+
+@pytest.mark.parametrize("name", ["tv", "l1-wavelet"])
+def test_weights_follow_the_noise_down_to_the_least(name):
+    weights = make_prior(name).at_noise(torch.tensor([0.0, 0.001, 0.002, 0.004])).weight
+    assert weights[0] == weights[1] == weights[2] < weights[3]

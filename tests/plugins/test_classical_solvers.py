@@ -141,3 +141,11 @@ def test_the_regularisation_of_cg_sense_follows_the_noise_unless_it_is_set():
     torch.testing.assert_close(make_solver("cg-sense")(noisy).image, torch.stack(expected))
     set_to, unknown = make_solver("cg-sense", regularisation=0.01)(noisy), make_solver("cg-sense")(problem)
     torch.testing.assert_close(set_to.image, unknown.image)
+
+
+def test_the_last_iteration_that_is_allowed_may_converge():
+    problem, _, _ = gaussian_problem()
+    few, enough = (make_solver("cg-sense", tolerance=1e-12, max_iterations=most)(problem) for most in (2, 100))
+    assert not few.converged.any() and enough.converged.all()
+    just = make_solver("cg-sense", tolerance=1e-12, max_iterations=int(enough.iterations))(problem)
+    assert just.converged.all()

@@ -315,3 +315,14 @@ def test_everything_stays_on_the_device_of_the_image(form):
         noisy = prior.at_noise(torch.full((2,), 0.01, device="cuda"))
         found = [*prior.energy_and_gradient(x), *noisy.energy_and_gradient(x), prior.energy(x)]
     assert {one.device.type for one in found} == {"cuda"}
+
+
+def test_levels_beyond_the_trained_ones_count_as_the_nearest():
+    prior, x = (
+        make_prior("deepen", weights="none", widths=[4], blocks=1),
+        complex_noise((2, 9, 12), 0.5, torch.Generator().manual_seed(0)),
+    )
+    for create_graph in (False, True):
+        for beyond, nearest in ((1.0, 0.15), (1e-3, 0.008)):
+            found, expected = (prior.denoise(x, level, create_graph=create_graph) for level in (beyond, nearest))
+            assert torch.equal(found, expected)

@@ -226,3 +226,10 @@ def test_an_energy_of_many_levels_serves_too(solver):
 def test_priors_without_levels_are_refused():
     with pytest.raises(CompatibilityError, match="noise-conditional"):
         make_solver("dps")(gaussian_problem()[0], gaussian_problem()[1])
+
+
+def test_dds_takes_as_many_iterations_as_it_is_told():
+    problem, covariance, _, _ = gaussian_case()
+    prior = GaussianDenoiser(covariance, noise_range=(0.1, 1.0))
+    one, all_ = (make_solver("dds", steps=2, eta=0.0, cg_iterations=n, samples=1)(problem, prior).image for n in (1, 8))
+    assert (one - all_).norm() > 1e-3 * all_.norm()

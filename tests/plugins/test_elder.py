@@ -9,7 +9,7 @@ from mriinv import Prior, make_prior, make_problem, make_solver, simulate_acquis
 from mriinv.errors import SettingsError
 from mriinv.testing.analytic import gaussian_problem
 from mriinv.testing.priors import check_capabilities, check_gradient
-from support import random
+from support import random, scaled_problem
 
 FORMS = {"residual": {"widths": [4, 6], "blocks": 1}, "published": {"form": "published", "widths": [4]}}
 SHAPE = (4, 6)
@@ -144,3 +144,13 @@ def test_wrong_settings_are_refused():
     for name, value in (("iterations", 0), ("initial_step", 0), ("form", "deep"), ("gradient", "none"), ("widths", ())):
         with pytest.raises(SettingsError, match=rf"elder\.{name}"):
             make_prior("elder", weights="none", **{name: value})
+
+
+def test_the_learned_step_is_held_below_the_limit_of_the_operator():
+    data, quadratic, hessian = scaled_problem(shape=(4, 6), samples=14)
+    torch.manual_seed(0)
+    prior = make_prior("elder", weights="none", widths=[4, 6], blocks=1, iterations=3, initial_step=50.0).double()
+    prior.energy_and_gradient = quadratic.energy_and_gradient
+    (step,) = set(prior.reconstruct(data).history["step"].flatten().tolist())
+    largest = float(torch.linalg.eigvalsh(9 * (hessian - quadratic.matrix) + quadratic.matrix)[-1])
+    assert 0.5 / largest < step < 2 / largest

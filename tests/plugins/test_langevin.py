@@ -6,6 +6,7 @@ import torch
 from mriinv import InverseProblem, MriinvError, SettingsError, Target, make_solver
 from mriinv.testing.analytic import QuadraticPrior, gaussian_problem
 from mriinv.testing.posteriors import stationary_covariance
+from support import scaled_problem
 
 CHAINS = 6000
 
@@ -152,3 +153,30 @@ def test_a_level_for_a_prior_without_levels_is_refused():
     for solver, setting in (("langevin", "noise_level"), ("mm-cg", "lowest_level")):
         with pytest.raises(SettingsError, match=r"found 0\.05; prior 'quadratic' has no noise levels"):
             make_solver(solver, **{setting: 0.05})(problem, prior)
+
+
+def test_the_limit_of_the_step_knows_the_norm_of_the_operator():
+    problem, prior, _ = scaled_problem()
+    with pytest.raises(MriinvError, match=r"stable below 0\.2[0-2]"):
+        make_solver("langevin", step_size=0.3)(problem, prior)
+
+
+def test_the_step_that_is_measured_knows_the_norm_of_the_operator():
+    problem, _, _ = scaled_problem()
+    target = Target(problem, QuadraticPrior(theta=1.5))
+    found = make_solver("langevin").prepared(target, problem.sense(), torch.Generator().manual_seed(0))
+    assert found.settings.step_size == pytest.approx(0.5 / (9 + 1.5), rel=0.02)
+
+
+def test_the_last_step_is_reported():
+    problem, prior, _ = gaussian_problem()
+    seen = []
+    for steps in (3, 20):
+        make_solver("langevin", step_size=0.1).advance(
+            Target(problem, prior),
+            problem.sense(),
+            steps,
+            torch.Generator().manual_seed(0),
+            lambda step, _: seen.append(step),
+        )
+    assert seen == [3, 10, 20]

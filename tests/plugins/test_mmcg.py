@@ -7,6 +7,7 @@ import torch
 
 from mriinv import InverseProblem, Iterations, MriinvError, complex_noise, inner_product, make_solver
 from mriinv.testing.analytic import DenseOperator, QuadraticPrior, gaussian_problem
+from support import random
 
 
 class DoubleWell(QuadraticPrior):
@@ -315,3 +316,50 @@ def test_a_direction_that_does_not_descend_is_replaced():
     taken = quasi_newton(state, lambda rhs, shift: problem.operator.solve_normal(rhs, shift), 1e-6)
     assert not taken.refused.any() and (state.cost < cost).all()
     assert (wrong.weight == 0).all()
+
+
+def test_a_curvature_that_is_too_low_grows_by_a_fixed_factor():
+    """½θ‖x‖² is majorised by L ≥ θ alone: from 0.6θ two refusals lead to 0.6·1.6²θ."""
+    problem, _, _ = gaussian_problem()
+    solver = make_solver("mm-cg", memory=0, initial_curvature=0.6, max_iterations=1)
+    assert solver(problem, QuadraticPrior(theta=1.0)).history["curvature"].item() == pytest.approx(0.6 * 1.6**2)
+
+
+def test_levels_go_on_from_one_another():
+    """Going on from the image of the first level is the same as starting there."""
+    problem, prior, _ = gaussian_problem()
+    prior, options = Conditional(prior.matrix), {"initial_curvature": 0.5, "robust": False, "tolerance": 1e-12}
+    both = make_solver(
+        "mm-cg", levels=2, highest_level=0.2, lowest_level=0.01, max_iterations=5, steps_per_level=2, **options
+    )
+    high = make_solver("mm-cg", levels=1, highest_level=0.2, lowest_level=0.2, max_iterations=2, **options)
+    low = make_solver("mm-cg", levels=1, lowest_level=0.01, max_iterations=3, **options)
+    start = random(1, 3, 4)
+    expected = low(problem, prior, initial=high(problem, prior, initial=start).image)
+    torch.testing.assert_close(both(problem, prior, initial=start).image, expected.image)
+
+
+@pytest.mark.parametrize(("memory", "steps"), [(10, 1), (0, 3)])
+def test_steps_at_each_level(memory, steps):
+    problem, prior, _ = gaussian_problem()
+    solver = make_solver("mm-cg", memory=memory, lowest_level=0.01, tolerance=1e-12)
+    levels = solver(problem, Conditional(prior.matrix)).history["noise_level"][:, 0]
+    assert (levels == levels[0]).sum() == steps
+
+
+def test_the_curvature_falls_no_further_than_its_floor():
+    """Along a direction where E does not curve L falls by five in each step, to 1e-4 at least."""
+    problem, _, _ = gaussian_problem()
+    solver = make_solver("mm-cg", tolerance=1e-300, max_iterations=12, initial_curvature=1e-3)
+    assert solver(problem, QuadraticPrior(theta=0.0)).history["curvature"].min().item() == pytest.approx(1e-4)
+
+
+def test_a_step_that_lowers_the_cost_by_next_to_nothing_is_shortened():
+    """A = 1, E = ½θ|x|², from 0 with L = 1: the step b/2 raises the cost where θ > 3, here by 5e-5 of its slope."""
+    problem = InverseProblem(
+        DenseOperator(torch.eye(4, dtype=torch.complex128), (2, 2)), torch.ones(1, 4, dtype=torch.complex128), scale=1
+    )
+    start = torch.zeros(1, 2, 2, dtype=torch.complex128)
+    solver = make_solver("mm-cg", initial_curvature=1.0, max_iterations=1, cg_tolerance=1e-12)
+    cost = solver(problem, QuadraticPrior(theta=3.0002), initial=start).history["cost"][0]
+    assert cost < problem.data_term(start)

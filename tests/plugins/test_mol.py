@@ -154,3 +154,9 @@ def test_wrong_settings_are_refused():
     for name, value in (("alpha", 1.5), ("alpha", 0), ("monotonicity", 1.0), ("barrier_weight", -1), ("gradient", "x")):
         with pytest.raises(SettingsError, match=rf"mol\.{name}"):
             make_prior("mol", weights="none", **{name: value})
+
+
+def test_the_ascent_keeps_the_norm_of_each_image():
+    prior, image = mol(initial_gain=10.0), random(2, 12, 12, std=0.5)
+    found = prior._ascend(image, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.flatten(1).norm(dim=1), image.flatten(1).norm(dim=1))

@@ -7,6 +7,7 @@ import torch
 
 from mriinv import InverseProblem, Prior, SettingsError, complex_noise, make_prior, make_solver
 from mriinv.testing.analytic import DenseOperator, gaussian_problem
+from support import random, scaled_problem
 
 
 class Denoiser(Prior):
@@ -136,3 +137,33 @@ def test_network_denoiser_keeps_graphs_only_when_asked():
 def test_step_beyond_the_stability_limit_is_refused():
     with pytest.raises(SettingsError, match="step"):
         make_solver("ista", step_size=2.0)
+
+
+def test_the_step_is_relative_to_the_norm_of_the_operator():
+    problem, quadratic, hessian = gaussian_problem()
+    larger, _, _ = scaled_problem()
+    prior = linear(torch.linalg.inv(torch.eye(len(hessian)) + quadratic.matrix))
+    images = [make_solver("ista", tolerance=1e-12, max_iterations=3000)(one, prior).image for one in (problem, larger)]
+    torch.testing.assert_close(*images)
+
+
+def test_data_without_noise_still_relax_a_little():
+    problem, quadratic, _ = gaussian_problem()
+    prior = linear(torch.linalg.inv(torch.eye(12) + quadratic.matrix))
+    silent = replace(problem, noise_std=torch.zeros(1, dtype=torch.float64))
+    settings = {"tolerance": 1e-12, "max_iterations": 5000}
+    found, expected = (
+        make_solver("ista", **settings)(silent, prior),
+        make_solver("ista", relaxation=0.05, **settings)(problem, prior),
+    )
+    torch.testing.assert_close(found.image, expected.image)
+
+
+def test_the_change_is_relative_to_the_new_image():
+    """An image that a denoiser makes zero in one step: the change is relative to the image that it becomes."""
+    problem, _, _ = gaussian_problem()
+    prior = Denoiser(lambda image: 0.5 * image)
+    solution = make_solver("ista", max_iterations=1)(problem, prior, initial=random(1, 3, 4))
+    start = random(1, 3, 4)
+    moved = solution.image - start
+    assert solution.history["change"].item() == pytest.approx(float(moved.norm() / solution.image.norm()))

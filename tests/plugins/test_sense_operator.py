@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mriinv import InverseProblem, make_solver
+from mriinv import InputError, InverseProblem, make_solver
 from mriinv.core.operator import Operator
 from mriinv.numerics.fft import fft2c
 from mriinv.testing.operators import check_adjoint, check_gram, check_norm_bound
@@ -234,3 +234,17 @@ def test_nothing_is_made_up_where_no_coil_sees() -> None:
     start = torch.ones(1, 6, 6, dtype=torch.complex64)
     solution = make_solver("cg-sense", max_iterations=1)(problem, initial=start)
     assert (solution.image[:, :2] == 0).all() and (solution.image[:, 2:] != 0).all()
+
+
+def test_weak_maps_beside_strong_ones_keep_their_image():
+    maps = torch.ones(2, 1, 4, 4, dtype=torch.complex128) * torch.tensor([1.0, 0.01]).view(2, 1, 1, 1)
+    operator = SenseOperator(maps, torch.ones(1, 1, 4, dtype=torch.bool))
+    image = random(2, 4, 4)
+    torch.testing.assert_close(operator.fully_sampled_image(operator.forward(image)), image)
+
+
+def test_maps_that_are_zero_in_one_image_are_refused():
+    maps = torch.ones(2, 3, 4, 4, dtype=torch.complex128)
+    maps[1] = 0
+    with pytest.raises(InputError, match="an image whose maps are zero everywhere"):
+        SenseOperator(maps, torch.ones(1, 1, 4, dtype=torch.bool))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mriinv import InverseProblem, ProblemSource, SettingsError, complex_noise, make_prior, make_trainer
+from mriinv import InverseProblem, MriinvError, ProblemSource, SettingsError, complex_noise, make_prior, make_trainer
 from mriinv.testing.analytic import QuadraticPrior
 from support import Identity, graph_size
 
@@ -290,3 +290,77 @@ def test_the_penalty_reaches_the_weights_of_a_network():
         trainer(**settings).loss(prior, Source(), 0, torch.Generator().manual_seed(0)).value.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in prior.parameters()]))
     assert gradients[1].isfinite().all() and ((gradients[1] - gradients[0]).abs() > 0).double().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("chain", "temperature"), [({"form": "eq11", "epsilon": 0.25}, 1.0), ({"epsilon": 0.2, "step_size": 0.1}, 0.02)]
+)
+def test_the_gradient_is_divided_by_the_temperature_of_the_chains(chain, temperature):
+    prior, learner = QuadraticPrior(theta=2.0), trainer(chain=chain)
+    learner.loss(prior, GaussianProblems(), 0, torch.Generator().manual_seed(0)).value.backward()
+    chains = learner.state_dict()
+    moments = [chains[name].square().sum((1, 2, 3)).mean() for name in ("true.0", "fake.0")]
+    torch.testing.assert_close(prior.theta.grad, 0.5 * (moments[0] - moments[1]) / 16 / temperature)
+
+
+def test_curvature_and_step_are_measured_at_every_eighth_visit_of_each_level():
+    """At every eighth visit of each level."""
+    chain = {"form": "eq11", "epsilon": 0.05}
+    learner = trainer(pool=2, batch=2, levels=[0.2, 0.6], true_noise_std=None, chain=chain, chain_steps=1)
+    prior, source, generator = AtLevels(), GaussianProblems(), torch.Generator().manual_seed(0)
+    measured = [step for step in range(18) if "curvature" in learner.loss(prior, source, step, generator).log]
+    assert measured == [0, 1, 16, 17]
+
+
+def test_curvature_is_measured_in_full_precision():
+    prior, image = (
+        make_prior("deepen", weights="none", widths=[4], blocks=1),
+        complex_noise((2, 8, 8), 0.3, torch.Generator().manual_seed(0)),
+    )
+    found = []
+    for lower in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            found.append(trainer()._curvature(prior, image, None, 0)[0])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("known", "drawn"), [((0.1, 1.0), (0.1, 1.0)), (None, (0.002, 0.06))])
+def test_denoising_draws_the_levels_of_the_prior(known, drawn):
+    seen = []
+
+    class Recording(QuadraticPrior):
+        noise_range = known
+
+        def denoise(self, image, noise_level, *, create_graph=False):
+            seen.append(noise_level)
+            return image
+
+    trainer(warm_start=1, batch=200).loss(Recording(), GaussianProblems(), 0, torch.Generator().manual_seed(0))
+    low, high = drawn
+    assert low <= seen[0].min() < 1.1 * low and 0.9 * high < seen[0].max() <= high
+
+
+def test_levels_above_those_of_the_prior_are_refused():
+    learner = trainer(levels=[0.2, 0.6], true_noise_std=None)
+    prior = AtLevels()
+    prior.noise_range = (0.1, 0.5)
+    with pytest.raises(MriinvError, match=r"found 0.6; .* are from 0.1 to 0.5"):
+        learner.parameter_groups(prior)
+
+
+def test_a_denoiser_is_asked_for_only_where_denoising_is_trained():
+    for settings, needs in (({"warm_start": 1}, True), ({"dsm_weight": 1.0}, True), ({}, False)):
+        (required,) = trainer(**settings).requires
+        assert ("denoiser" in required) == needs
+
+
+def test_chains_of_a_training_have_squares():
+    with pytest.raises(MriinvError, match=r"chain\.robust: training data have noise alone"):
+        trainer(chain={"epsilon": 0.1, "robust": True})
+
+
+def test_the_error_of_fake_images_is_a_root_mean_square():
+    learner = trainer(pool=1, batch=4)
+    loss = learner.loss(QuadraticPrior(theta=2.0), GaussianProblems(), 0, torch.Generator().manual_seed(0))
+    chain = learner._chains[0]
+    assert loss.log["fake_error"] == pytest.approx((chain.fake - chain.true).abs().square().mean().sqrt().item())

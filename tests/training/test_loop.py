@@ -3,6 +3,7 @@
 import csv
 import math
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -319,3 +320,53 @@ def test_a_kill_between_two_files_loses_no_row_of_the_log(tmp_path, monkeypatch)
     monkeypatch.undo()
     train(new_prior(), ShrinkEnergy(), Images(), options)
     assert [row["step"] for row in rows(tmp_path)] == ["2", "4", "6", "8", "10", "12"]
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path):
+    prior = new_prior()
+    train(prior, ShrinkEnergy(), Images(), LoopOptions(tmp_path, clip=1e-4))
+    assert float(rows(tmp_path)[-1]["gradient_norm"]) > 1e-3
+    left = torch.cat([p.grad.flatten() for p in prior.parameters()])
+    assert left.norm().item() == pytest.approx(1e-4, rel=0.02)
+
+
+def test_the_first_update_is_averaged_with_nothing(tmp_path):
+    """The first update is averaged with nothing."""
+
+    class Once(ShrinkEnergy):
+        steps = 1
+
+    prior = new_prior()
+    train(prior, Once(), Images(), LoopOptions(tmp_path, averaging=0.5))
+    averaged = make_prior("deepen", weights=str(tmp_path / "weights.safetensors"))
+    assert torch.equal(parameters(averaged), parameters(prior))
+    assert not torch.equal(parameters(prior), parameters(new_prior()))
+
+
+def test_seconds_add_up_over_calls(tmp_path):
+    class Half(ShrinkEnergy):
+        steps = 6
+
+    options = LoopOptions(tmp_path)
+    first = train(new_prior(), Half(), Images(), options, monitor=lambda *_: time.sleep(0.1))
+    done = train(new_prior(), ShrinkEnergy(), Images(), options)
+    assert done.seconds > first.seconds > 0.5
+
+
+def test_the_seed_decides(tmp_path):
+    found = []
+    for seed in (0, 0, 1):
+        prior = new_prior()
+        train(prior, ShrinkEnergy(), Images(), LoopOptions(tmp_path / str(len(found)), seed=seed))
+        found.append(parameters(prior))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_the_factor_on_the_learning_rate_counts(tmp_path):
+    class Still(ShrinkEnergy):
+        def learning_rate_factor(self, step):
+            return 0.0
+
+    prior = new_prior()
+    train(prior, Still(), Images(), LoopOptions(tmp_path))
+    assert torch.equal(parameters(prior), parameters(new_prior()))
