@@ -393,6 +393,21 @@ def test_noisy_data_are_reconstructed() -> None:
     assert levels["deepen"] > 24 and levels["modl"] > 22, levels
 
 
+@pytest.mark.parametrize(
+    ("prior", "solver", "settings"),
+    [("muse", "muse-mm", {"max_iterations": 2}), ("diffusion", "dps", {"steps": 3, "samples": 1})],
+)
+def test_parts_that_were_made_in_inference_mode_work(prior: str, solver: str, settings: dict[str, Any]) -> None:
+    """These two differentiate through the network, the latter through the operator as well."""
+    found = []
+    for mode in (False, True):
+        with torch.inference_mode(mode):
+            scan = simulate_acquisition(shape=(32, 32), seed=1, coils=4)
+            reconstruct = Reconstruction(prior, make_solver(solver, **settings), "cpu")
+            found.append(reconstruct(scan).image.clone())
+    assert torch.equal(*found)
+
+
 def test_what_holds_tensors_is_one_line(problem: InverseProblem, acquisition: Acquisition) -> None:
     solution = make_solver("cg-sense")(problem)
     for one in (problem, acquisition, solution):

@@ -34,7 +34,8 @@ def make_operator(name: str, acquisition: Acquisition, **settings: Any) -> Opera
     As `make_solver` and `make_trainer`, it raises `UnknownNameError` for names that nothing has, `SettingsError` for
     settings that do not fit and `PluginError` for plug-ins that cannot be imported.
     """
-    operator: Operator = registry().load("operator", name).from_acquisition(acquisition, **settings)
+    with torch.inference_mode(False):  # solvers may differentiate through what is made here
+        operator: Operator = registry().load("operator", name).from_acquisition(acquisition, **settings)
     return operator
 
 
@@ -53,7 +54,8 @@ def make_prior(name: str, *, weights: str | None = None, **settings: Any) -> Pri
     """
     cls = registry().load("prior", name)
     file = find_weights(name, weights)
-    prior: Prior = cls(**settings) if file is None else load_prior(cls, file.path, settings, file.checksum)
+    with torch.inference_mode(False):  # solvers may differentiate through what is made here
+        prior: Prior = cls(**settings) if file is None else load_prior(cls, file.path, settings, file.checksum)
     if file is None and weights is None and any(True for _ in prior.parameters()):
         raise SettingsError(
             f"prior '{name}' has no weights: train it (mriinv train --prior {name}) and name the file, or "
