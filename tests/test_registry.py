@@ -198,6 +198,12 @@ def test_there_are_hooks() -> None:
 
 # Manifests
 
+WITH_WEIGHTS = (
+    "components: [{{kind: prior, name: p, target: 'm:P', summary: s, weights: [{{name: w, file: w, sha256: '"
+    + "0" * 64
+    + "', licence: l, trained_on: t, summary: s, fft: {}}}]}}]"
+)
+
 
 @pytest.mark.parametrize(
     ("text", "field", "found", "expected"),
@@ -211,6 +217,7 @@ def test_there_are_hooks() -> None:
         (solver("a", "m.C"), "components.0.target", "'m.C'", "pattern"),
         ("components: [{kind: sampler}]", "components.0.kind", "'sampler'", "'operator', 'prior', 'solver'"),
         ("components: [{kind: solver, name: a}]", "components.0.target", "nothing", "a value"),
+        (WITH_WEIGHTS.format("uncentred"), "weights.0.fft", "'uncentred'", "'centred, orthonormal'"),
         ("recipes: {a: {summary: s, solver: {name: x, setings: {}}}}", "setings", "an unknown field", "'settings'"),
         ("components: !!python/object/apply:os.system ['true']", "", "could not determine a constructor", "valid YAML"),
         ("a: !!python/name:os.system", "", "could not determine a constructor", "valid YAML"),

@@ -37,7 +37,7 @@ Target = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
 class WeightEntry(StrictModel):
-    """A weight file of a prior. The first one listed is its default."""
+    """A weight file of a prior. The first one listed is its default; other conventions than these are refused."""
 
     name: Name
     file: str = Field(description="path from the folder of the catalogue")
@@ -45,6 +45,10 @@ class WeightEntry(StrictModel):
     licence: str
     trained_on: str
     summary: str
+    image_scale: Literal["99th percentile of |A^H b|"] = Field(
+        "99th percentile of |A^H b|", description="what is 1 in the images that it is for"
+    )
+    fft: Literal["centred, orthonormal"] = "centred, orthonormal"
 
 
 def _named(value: Any) -> Any:

@@ -190,7 +190,8 @@ def description_text(found: Mapping[str, Any]) -> str:
             for number, row in enumerate(value):
                 lines.append(f"  {row['name']}{'' if number else ' (default)'}: {row['summary']}")
                 lines += [
-                    f"      {name.replace('_', ' ')}: {row[name]}" for name in ("trained_on", "licence", "sha256")
+                    f"      {name.replace('_', ' ')}: {row[name]}"
+                    for name in ("trained_on", "licence", "sha256", "image_scale", "fft")
                 ]
         elif isinstance(value, Mapping):  # a component of a recipe
             weights = {"weights": value["weights"]} if value.get("weights") else {}
