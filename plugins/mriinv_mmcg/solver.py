@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -45,7 +46,8 @@ class MMCG(Solver):
     A noise-conditional energy is approached through a falling noise level: the first iterates minimise C with E_σ for
     σ from `highest_level` down to `lowest_level`, a few steps each; then the last level runs to convergence. Unless it
     is set, the last level is the largest of the noise of the data, 0.01 (`Prior.level_range`), and what SENSE, where it
-    starts, was wrong by beside its noise: the rms distance between the image and the start, less `sense_noise`.
+    starts, was wrong by: the rms distance between the image and the start, less the noise of the start that is beyond
+    the noise of the training (`InverseProblem.sense_noise`, `Prior.excess_noise`).
 
     With `robust` the data term is that of `InverseProblem.robust`: what no image explains, such as errors of the coil
     maps or a line that went wrong, does not enter it squared.
@@ -93,10 +95,8 @@ class MMCG(Solver):
         s = self.settings
         start = problem.sense() if initial is None else initial
         iterations, count = Iterations(start, s.max_iterations, monitor), self._count(prior)
-        noise = torch.zeros(len(start), dtype=torch.float64, device=start.device)  # in the start
-        if initial is None and prior.noise_range is not None and s.lowest_level is None:
-            noise = problem.sense_noise(generator)
-        state = State(self.posed(problem), prior, start, iterations, noise)
+        noise = self._start_noise(problem, prior, generator) if initial is None else torch.zeros_like(problem.scale)
+        state = State(self.posed(problem), prior, start, iterations, noise.double())
         quasi_newton = QuasiNewton(s.memory) if s.memory else None
         # power iterations for L at the first level and at later ones; quasi-Newton steps correct a rough L on the way
         first, later = (3 if count == 1 else 1, 0) if quasi_newton else (3, 1)
@@ -110,6 +110,15 @@ class MMCG(Solver):
             while iterations and len(iterations) < end:
                 self._step(state, quasi_newton or majorise, last)
         return iterations.solution(state.image)
+
+    def _start_noise(self, problem: InverseProblem, prior: Prior, generator: torch.Generator) -> Tensor:
+        """Return the rms per image of the noise in the SENSE image that is beyond that of the training.
+
+        With the noise of the training and less of it, what SENSE was wrong by is the better level, noise included.
+        """
+        if problem.noise_std is None or prior.noise_range is None or self.settings.lowest_level is not None:
+            return torch.zeros_like(problem.scale)
+        return replace(problem, noise_std=prior.excess_noise(problem.noise_std)).sense_noise(generator)
 
     def _count(self, prior: Prior) -> int:
         """Return the number of noise levels; at least half of `max_iterations` is left for the last one."""

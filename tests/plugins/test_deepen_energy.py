@@ -260,6 +260,14 @@ def test_energy_follows_the_noise_of_the_data_image_by_image():
     assert fixed.at_noise(torch.tensor([0.5, 0.5])) is fixed
 
 
+def test_noise_beyond_that_of_the_training():
+    noise = torch.tensor([0.005, 0.01, 0.05])
+    found = energy("residual", data_noise_std=0.03).excess_noise(noise), energy("residual").excess_noise(noise)
+    torch.testing.assert_close(found[0], torch.tensor([0.0, 0.0, 0.04]))
+    torch.testing.assert_close(found[1], (noise.square() - 0.007**2).clamp_min(0).sqrt())
+    assert torch.equal(energy("residual", data_noise_std=None).excess_noise(noise), noise)
+
+
 def test_data_without_noise_still_have_a_prior():
     x, prior = image(), energy("residual", data_noise_std=0.01)
     silent, least = (prior.at_noise(torch.full((2,), noise, dtype=torch.float64)) for noise in (0.0, 5e-4))

@@ -30,6 +30,9 @@ class Delegate(Prior, ABC):
     def temperature(self, noise_std: PerImage) -> PerImage:
         return self.prior.temperature(noise_std)
 
+    def excess_noise(self, noise_std: PerImage) -> PerImage:
+        return self.prior.excess_noise(noise_std)
+
     def noise_remark(self, noise_std: PerImage) -> str | None:
         return self.prior.noise_remark(noise_std)
 

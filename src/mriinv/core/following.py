@@ -70,6 +70,9 @@ class FollowsNoise(Prior):
             "one, such as tv"
         )
 
+    def excess_noise(self, noise_std: PerImage) -> PerImage:
+        return (noise_std.square() - (self.trained_noise or 0.0) ** 2).clamp_min(0).sqrt()
+
     def noise_ratio(self, noise_std: PerImage) -> Tensor:
         """Return η/η₀ in float64; only where η₀ is known."""
         assert self.trained_noise is not None

@@ -67,6 +67,10 @@ class Prior(Component, nn.Module, ABC):
         """Return what a user should know of a solution for measurements with such noise; None for nothing."""
         return None
 
+    def excess_noise(self, noise_std: PerImage) -> PerImage:
+        """Return √(η² − η₀²), the noise beyond that of the training, per image; all of it where none is known."""
+        return noise_std
+
     def in_posterior(self, noise_std: PerImage) -> Prior:
         """Return this prior as samplers take it, for the same measurements; as solvers do unless overridden."""
         return self.at_noise(noise_std)
