@@ -187,6 +187,22 @@ def test_what_to_train_and_where_must_be_said() -> None:
     assert "train: found no --out; expected both" in invoke("train", "--prior", "deepen").output
 
 
+def test_what_older_checkpoints_do_not_know_is_told_apart_where_it_is_used(command: list[str]) -> None:
+    succeed(*command, "--out", "run", "--set", f"trainer.warm_start={DENOISING + LIKELIHOOD - 1}")
+    configuration = read_metadata(Path("run/weights.safetensors"))["card"]["configuration"]
+    assert "masks_per_kind" not in configuration["data"] and "loop" not in configuration
+    changed = invoke(
+        *command,
+        "--out",
+        "run",
+        "--set",
+        f"trainer.warm_start={DENOISING + LIKELIHOOD - 1}",
+        "--set",
+        "data.masks_per_kind=1",
+    )
+    assert changed.exit_code == 1 and "masks_per_kind" in changed.output
+
+
 def test_a_training_on_ones_own_scans(command: list[str]) -> None:
     Path("scans").mkdir()
     Path("scan.npz").rename("scans/scan.npz")

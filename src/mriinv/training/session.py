@@ -153,10 +153,16 @@ def _fabric(config: TrainConfig) -> Fabric:
 
 
 def _configuration(config: TrainConfig) -> dict[str, Any]:
-    """Return what a resumed training must have in common with the one before: what is trained on what."""
+    """Return what a resumed training must have in common with the one before: what is trained on what.
+
+    Fields that checkpoints may be older than are left out at their defaults.
+    """
     other = {"out", "device", "devices", "precision", "validation", "loop"}
-    loop = config.loop.model_dump(exclude_defaults=True)  # absent from checkpoints that are older than it
-    return config.model_dump(mode="json", exclude=other) | ({"loop": loop} if loop else {})
+    found = config.model_dump(mode="json", exclude=other)
+    if "masks_per_kind" not in config.data.model_dump(exclude_defaults=True):
+        del found["data"]["masks_per_kind"]
+    loop = config.loop.model_dump(exclude_defaults=True)
+    return found | ({"loop": loop} if loop else {})
 
 
 class ScanValidation:
