@@ -72,6 +72,20 @@ def test_the_commands_work(tmp_path, scan):
         succeed(*arguments, "--out", tmp_path / "result")
 
 
+def test_the_matrix_of_the_scanners_images_is_suggested(tmp_path, scan):
+    """That of the reconstruction in the header, along the readout as k-space has it first."""
+    space = "<{0}><matrixSize><x>{1}</x><y>80</y><z>1</z></matrixSize>"
+    space += "<fieldOfView_mm><x>{1}</x><y>80</y><z>5</z></fieldOfView_mm></{0}>"
+    for size, suggested in ((48, True), (96, False)):
+        spaces = space.format("encodedSpace", 96) + space.format("reconSpace", size)
+        header = f"<ismrmrdHeader><encoding>{spaces}</encoding></ismrmrdHeader>"
+        report = check_scan(write(tmp_path / "scan.h5", scan.kspace[0], ismrmrd_header=header))
+        assert all(f" --crop {size} 80 " in command for command in report.commands) == suggested
+        assert ("the scanner's images have 48 × 80 pixels: --crop" in report.remarks) == suggested
+    command = check_scan(write(tmp_path / "scan.h5", scan.kspace[0], ismrmrd_header=header)).commands[0]
+    assert "--crop" not in command
+
+
 def test_lines(tmp_path, scan):
     mask = lines(scan, 16)
     report = check_scan(write(tmp_path / "scan.h5", scan.kspace[0] * mask))

@@ -146,6 +146,8 @@ def test_denoisers_give_what_deepinv_gives() -> None:
     parts = [deepinv.models.TVDenoiser(n_it_max=20)(part[:, None], 0.1)[:, 0] for part in (images.real, images.imag)]
     torch.testing.assert_close(classical.denoise(images, 0.1), torch.complex(*parts), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(classical.denoise(images, 0.1), classical.denoise(images, 0.1))  # nothing is remembered
+    function = DenoiserPrior(lambda x, sigma: (1 - sigma.view(-1, 1, 1, 1)) * x)
+    torch.testing.assert_close(function.denoise(images, levels), (1 - levels.view(-1, 1, 1)) * images)
 
 
 def test_potentials_keep_their_promises() -> None:

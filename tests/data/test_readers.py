@@ -312,6 +312,39 @@ def test_the_extent_is_the_rectangle_that_holds_the_samples():
     assert lines.extent == (0, Y, 2, 5) and lines.gapless
 
 
+def test_arrays_become_an_acquisition():
+    data = kspace(COILS, Y, X)
+    found = Acquisition.from_arrays(data, LINES, coil_maps=data, reference=data[0], noise_std=0.1, source="mine")
+    expected = torch.from_numpy(data)[None] * torch.from_numpy(LINES)
+    assert torch.equal(found.kspace, expected) and found.mask.tolist() == [[LINES.astype(bool).tolist()]]
+    assert found.coil_maps.shape == (1, COILS, Y, X) and found.reference.shape == (1, Y, X)
+    assert (found.noise_std, found.source) == (0.1, "mine")
+    again = Acquisition.from_arrays(expected[0].numpy())  # what is not zero was sampled
+    assert torch.equal(again.mask, found.mask.expand(1, Y, X)) and again.sampling == "lines"
+    batch = Acquisition.from_arrays(torch.from_numpy(np.stack([data, 2 * data])), POINTS)
+    assert batch.kspace.shape == (2, COILS, Y, X) and batch.mask.shape == (1, Y, X)
+    other = np.asfortranarray(data.astype(">c8"))[..., ::-1]  # another byte order, columns first, backwards
+    assert torch.equal(Acquisition.from_arrays(other).kspace[0], torch.from_numpy(data).flip(-1))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ((np.array(["a", "b"]),), "mine: kspace: found no array of numbers"),
+        ((np.ones((COILS, Y, X)),), r"mine: kspace: found torch.float64 \(1, 4, 10, 8\); expected complex"),
+        ((kspace(1, 1, COILS, Y, X),), r"expected complex \(batch, coil, y, x\)"),
+        ((kspace(COILS, Y, X), np.ones(Y)), r"mine: mask: found shape \(1, 1, 10\); expected \(1, 10, 8\)"),
+        ((kspace(COILS, Y, X), 2 * LINES), "mask: found torch.int64 with other values than 0 and 1"),
+        ((kspace(COILS, Y, X), None, kspace(2, Y, X)), "coil_maps: found shape"),
+        ((np.zeros((COILS, Y, X), complex),), "no sampled location"),
+    ],
+)
+def test_arrays_that_do_not_fit(arrays, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InputError, match=message):
+        Acquisition.from_arrays(*arrays, source="mine")
+
+
 @pytest.mark.parametrize(
     ("name", "sampling"), [("poisson-2d", "2D"), ("random-1d", "lines"), ("equispaced-1d", "lines")]
 )

@@ -83,6 +83,17 @@ def test_maps_in_other_units_are_brought_to_a_sum_of_squares_of_one(unit):
     assert "sum of squares" in operator.notes[0]
 
 
+def test_the_unit_of_the_maps_is_that_of_each_image():
+    own = unit_maps(2, 3, 6, 5, dtype=torch.complex64)
+    units = torch.tensor([1.0, 30.0]).view(2, 1, 1, 1)
+    operator = SenseOperator.from_acquisition(acquisition(coil_maps=units * own))
+    torch.testing.assert_close(operator.coil_maps, own)
+    image = random(2, 6, 5, dtype=torch.complex64)
+    shown = operator.reference_image(acquisition(coil_maps=units * own, reference=image))
+    torch.testing.assert_close(shown, units[:, 0] * image)
+    assert len(operator.notes) == 1 and "divided by 30" in operator.notes[0]
+
+
 def test_kspace_that_is_not_finite_is_refused():
     kspace = random(1, 3, 6, 5, dtype=torch.complex64)
     kspace[0, 1, 2, 3] = complex(0, torch.inf)

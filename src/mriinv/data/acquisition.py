@@ -112,7 +112,7 @@ class Acquisition:
         fields["coil_maps"] = None if coil_maps is None else _tensor(source, "coil_maps", coil_maps, 4)
         fields["reference"] = None if reference is None else _tensor(source, "reference", reference, 3)
         whole = cls(data, torch.ones(1, 1, data.shape[-1], dtype=torch.bool), **fields)
-        sampled = (whole.kspace != 0).any(1) if mask is None else _tensor(source, "mask", mask, 3)
+        sampled = (whole.kspace != 0).any(1) if mask is None else whole._as_mask(_tensor(source, "mask", mask, 3))
         return whole.undersampled(sampled)
 
     def __repr__(self) -> str:
