@@ -15,10 +15,6 @@ def systems(batch: int, size: int, dtype: torch.dtype, condition: float = 50.0) 
     return basis @ (values[:, None] * basis.mH)
 
 
-def random_rhs(batch: int, size: int) -> torch.Tensor:
-    return torch.randn(batch, size, dtype=torch.complex64, generator=torch.Generator().manual_seed(5))
-
-
 def apply(matrices: torch.Tensor):
     return lambda x: (matrices @ x.flatten(1)[..., None]).view_as(x)
 
@@ -101,7 +97,7 @@ def test_a_zero_right_hand_side_gives_zero():
 
 def test_a_tolerance_beyond_the_precision_ends_in_the_solution():
     """Squares of residuals leave the range of single precision on the way to 1e-30."""
-    matrices, rhs = systems(2, 12, torch.complex64), random_rhs(2, 12)
+    matrices, rhs = systems(2, 12, torch.complex64), complex_noise((2, 12), 1.0, torch.Generator().manual_seed(5))
     result = conjugate_gradient(apply(matrices), rhs, tolerance=1e-30, max_iterations=3000)
     expected = torch.linalg.solve(matrices, rhs[..., None])[..., 0]
     torch.testing.assert_close(result.solution, expected, rtol=1e-4, atol=1e-5)

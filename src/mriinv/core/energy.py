@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from typing import Protocol
 
@@ -51,11 +50,7 @@ class NetworkEnergy(FollowsNoise):
 
     def in_posterior(self, noise_std: PerImage) -> NetworkEnergy:
         """Return the energy with γ = max((η/η₀)^p, (η/η₀)²): no likelihood is sharper than the noise."""
-        other = copy.copy(self)
-        if self.trained_noise is not None:
-            ratio = self.noise_ratio(noise_std)
-            other.noise_factor = (ratio**self.noise_exponent).maximum(ratio**2)
-        return other
+        return self._as_strong(noise_std, 1.0)
 
     def temperature(self, noise_std: PerImage) -> PerImage:
         """Return γη₀², where E/T is the energy of the training again; the likelihood is then that of noise η₀√γ."""

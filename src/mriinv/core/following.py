@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from mriinv.core.problem import LEAST_NOISE
 from mriinv.core.types import PerImage
 from mriinv.numerics.images import per_image
 
+F = TypeVar("F", bound="FollowsNoise")
 FAR = 4.0  # times the noise of the training: TV is better there than most learned priors, at 8 times than all
 
 
@@ -55,10 +56,14 @@ class FollowsNoise(Prior):
 
     def at_noise(self, noise_std: PerImage) -> FollowsNoise:
         """Return the prior with the γ of η ≥ `LEAST_NOISE` (the parameters are shared)."""
+        return self._as_strong(noise_std, self.variance_share)
+
+    def _as_strong(self: F, noise_std: PerImage, share: float) -> F:
+        """Return the prior with the γ of these η where κ is `share`."""
         if self.trained_noise is None:
             return self
         other, ratio = copy.copy(self), self.noise_ratio(noise_std)
-        other.noise_factor = (ratio**self.noise_exponent).maximum(self.variance_share * ratio**2)
+        other.noise_factor = (ratio**self.noise_exponent).maximum(share * ratio**2)
         return other
 
     def noise_remark(self, noise_std: PerImage) -> str | None:

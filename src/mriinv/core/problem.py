@@ -122,9 +122,9 @@ class InverseProblem:
     def sense_noise(self, generator: torch.Generator) -> PerImage:
         """Return the rms of the noise in `sense()` per real component, in float64, from one draw for all images.
 
-        Zero where the noise of the data is not known.
+        Zero where the data have none, or none that is known.
         """
-        if self.noise_std is None:
+        if self.noise_std is None or not self.noise_std.any():
             return torch.zeros(self.batch, dtype=torch.float64, device=self.data.device)
         drawn = complex_noise((1, *self.data.shape[1:]), 1.0, generator, self.data.dtype)
         noise = replace(self, data=drawn * self.noise_std.to(drawn.real.dtype).view(-1, *[1] * (drawn.ndim - 1)))
