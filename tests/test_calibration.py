@@ -17,8 +17,10 @@ from scipy.stats import t
 
 from mriinv import Reconstruction, Sampler, Samples, make_mask, make_prior, make_solver, simulate_acquisition
 from mriinv.calibration import Calibration, calibration_path, read_calibration, write_calibration
-from mriinv.calibration_fit import calibrate
+from mriinv.calibration_fit import _cases, calibrate
+from mriinv.config import RunConfig
 from mriinv.data.fastmri import write_fastmri
+from mriinv.data.mask_choice import MaskChoice
 from mriinv.errors import InputError, MriinvError
 from mriinv.files import sha256
 from mriinv.numerics.noise import complex_noise
@@ -410,3 +412,10 @@ def test_the_best_temperature_that_was_tried_is_kept():
 
     found = calibrate({"all": problems(1.5, 6)}, {}, using(Deaf(samples=20)))
     assert found.temperature == 1 and "after 4 corrections" in found.remarks[0]
+
+
+def test_every_slice_has_a_mask_of_its_own():
+    full = simulate_acquisition(shape=(48, 40), coils=4, coil_maps=True)
+    config = RunConfig.model_validate({"solver": "langevin", "seed": 3})
+    one, other = _cases(MaskChoice(name="poisson-2d"), [full, full], config)
+    assert not torch.equal(one.problem.operator.mask, other.problem.operator.mask)

@@ -267,3 +267,10 @@ def test_maps_and_masks_are_those_of_the_seed():
 def test_images_are_those_of_the_seed():
     first, again, other = (source(seed=seed).images(2, generator()) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.allclose(first, other, atol=0.1)
+
+
+def test_problems_have_more_than_one_set_of_coils():
+    """Whatever their order and flip."""
+    maps = source().problem(torch.ones(8, *SHAPE, dtype=torch.complex64), generator()).operator.maps
+    strengths = maps.abs().square().sum((2, 3)).sort(dim=1).values
+    assert len({tuple(one.tolist()) for one in strengths.round(decimals=1)}) > 4
