@@ -34,7 +34,7 @@ MASKS = {
 }
 REAL_SCANS = {"bart_full8": "bart_full8/full.npz", "chiew_sense16": "chiew_sense16/sense16.npz"}
 HEAD_SEEDS = (100_000, 100_001, 100_002)
-SIAT_SUBJECT = 4  # the others serve to choose settings
+SIAT_SUBJECT = 4  # served to choose some settings of DEEPEN too (benchmarks/results/README.md)
 SIAT_SLICES = (2, 5, 8)  # of the ten axial ones
 NOISE_STD = 0.005  # added, per real component; the images have noise of their own, 0.013 to 0.016
 Slices = Callable[[Path], Iterator[Acquisition]]

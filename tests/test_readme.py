@@ -84,7 +84,8 @@ def test_catalogue_table_names_everything_that_ships():
     entries = yaml.safe_load((ROOT / "registry.yaml").read_text())["components"]
     catalogue = (ROOT / "docs/catalogue.md").read_text(encoding="utf-8")
     rows = {f"| {e['kind']} | `{e['name']}` | {e['summary']} |": e["name"] for e in entries}
-    rows |= {f"| recipe | `{name}` |": name for name in registry().recipes if ":" not in name}
+    own = {name: recipe for name, recipe in registry().recipes.items() if ":" not in name}
+    rows |= {f"| recipe | `{name}` | {recipe.summary} |": name for name, recipe in own.items()}
     assert not [name for row, name in rows.items() if row not in catalogue or f"`{name}`" not in README]
 
 

@@ -32,7 +32,7 @@ Step = Callable[[State, Solve, float], StepTaken]
 class MMCG(Solver):
     r"""Majorise-minimise with conjugate gradients.
 
-    As published (``memory=0, robust=False``), each step minimises the majoriser of eq. 14,
+    As published (``memory=0, robust=False, levels=1``), each step minimises the majoriser of eq. 14,
 
     .. math:: x_{n+1} = (A^HA + L I)^{-1} (A^Hb + L x_n − ∇E(x_n)),
 
@@ -64,14 +64,14 @@ class MMCG(Solver):
         robust: bool = setting(True, "count samples that noise does not explain less (Huber); false: as published")
         tolerance: float = setting(1e-6, "relative change of the cost at which to stop", gt=0)
         max_iterations: int = setting(500, "largest number of steps, those at higher noise levels included", ge=1)
-        memory: int = setting(10, "earlier steps that accelerate; 0: MM-CG as published", ge=0)
+        memory: int = setting(10, "earlier steps that accelerate; 0: none, as published", ge=0)
         cg_iterations: int = setting(15, "largest number of conjugate-gradient iterations in a step", ge=1)
         cg_tolerance: float = setting(1e-3, "residual at which they stop, relative to the right-hand side", gt=0)
         initial_curvature: float | None = setting(None, "first L; none: 0.5 of the measured curvature of E", gt=0)
         levels: int = setting(
             5, "noise levels of the continuation, the last one included; 1: none; more are safer for line masks", ge=1
         )
-        steps_per_level: int | None = setting(None, "steps at each level but the last; none: 1, as published 3", ge=1)
+        steps_per_level: int | None = setting(None, "steps at each level but the last; none: 1, or 3 without acceleration", ge=1)
         highest_level: float | None = setting(
             0.1, "first noise level; none: the highest trained", gt=0, unit="std per real component, image scale 1"
         )

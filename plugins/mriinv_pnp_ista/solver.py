@@ -52,7 +52,7 @@ class ISTA(Solver):
             tune=(0.001, 0.1),
         )
         relaxation: float | None = setting(
-            None, "share s of the denoiser's step; none: noise of the data over noise_level, at most 1", gt=0, le=1
+            None, "share s of the denoiser's step; none: noise of the data over noise_level, 0.05 to 1", gt=0, le=1
         )
         tolerance: float = setting(1e-6, "relative change of the image at which to stop", gt=0)
         max_iterations: int = setting(500, "largest number of iterations", ge=1)

@@ -18,7 +18,7 @@ from mriinv.cli.group import acceleration_option, centre_option, file_type, main
 @click.option("--noise-std", type=float, help="Per real component, the image being 1  [default: 0.005]")
 @click.option("--coloured", is_flag=True, default=None, help="Correlate the noise between receivers.")
 @click.option("--heads", type=file_type, help="Label volumes (NIfTI, npz) or their folder; else procedural heads.")
-@click.option("--plane", metavar="NAME", help="axial, coronal or sagittal  [default: any]")
+@click.option("--plane", metavar="NAME", help="axial, coronal or sagittal  [default: any with --heads, else axial]")
 @click.option("--pixel", type=float, metavar="MM", help="Size of a pixel  [default: any]")
 @click.option("--thickness", type=float, metavar="MM", help="Of a slice  [default: any]")
 @click.option("--gap", type=float, metavar="MM", help="Between slices  [default: 0]")

@@ -15,7 +15,7 @@ from mriinv.core.types import PerImage
 from mriinv.numerics.images import per_image
 
 F = TypeVar("F", bound="FollowsNoise")
-FAR = 4.0  # times the noise of the training: TV is better there than most learned priors, at 8 times than all
+FAR = 4.0  # times the noise of the training: TV is better there than most learned priors, at 8 times and 2D than all
 
 
 class NoiseSettings(ComponentSettings):
