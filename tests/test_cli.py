@@ -496,7 +496,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     ),
     "setting out of range": (
         ["--set", "solver.tolerance=-1"],
-        "mm-cg.tolerance: found -1; Input should be greater than",
+        "mm-cg.tolerance: found -1; expected greater than",
     ),
     "unknown part": (["--set", "sovler.tolerance=1"], "part one of operator, prior, solver, mask"),
     "unknown weights": (["--weights", "bset"], "unknown weights of prior 'deepen' 'bset'"),

@@ -183,7 +183,7 @@ def test_objects_that_do_not_fit_are_refused_when_they_meet(problem: InverseProb
         (lambda: make_trainer("likelihood"), "unknown trainer 'likelihood'; did you mean maximum-likelihood"),
         (lambda: Reconstruction("depen"), "unknown prior 'depen'"),
         (lambda: make_solver("mm-cg", tolerence=1), "mm-cg has no setting 'tolerence'; did you mean 'tolerance'"),
-        (lambda: make_prior("deepen", weight=-1), "deepen.weight: found -1; Input should be greater than 0"),
+        (lambda: make_prior("deepen", weight=-1), "deepen.weight: found -1; expected greater than 0"),
     ],
 )
 def test_errors_in_python_are_those_of_the_command_line(make: object, message: str) -> None:

@@ -217,8 +217,8 @@ def test_assigned_values_are_yaml(text: str, value: Any) -> None:
         (["solver.x=!!python/object/apply:os.system [true]"], "could not determine a constructor"),
         (["solver.x=2021-13-45"], "month must be in 1..12"),
         (["solver.x=!!timestamp never"], "valid YAML"),
-        (["mask.acceleration=fast"], "mask.acceleration: found 'fast'; Input should be a valid number"),
-        (["mask.acceleration=1"], "mask.acceleration: found 1; Input should be greater than 1"),
+        (["mask.acceleration=fast"], "mask.acceleration: found 'fast'; expected a valid number"),
+        (["mask.acceleration=1"], "mask.acceleration: found 1; expected greater than 1"),
         (["mask.acceleration=nan"], "mask.acceleration: found 'nan'"),
         (["mask.acceleration=.nan"], "mask.acceleration: found nan"),
         (["mask.acs=-1"], "mask.acs: found -1"),
@@ -307,7 +307,7 @@ def test_unknown_recipes_and_missing_files(tmp_path: Path) -> None:
 def test_all_problems_are_listed_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         config("mask.acceleration=0", "mask.acs=-3", "preparation.coils=0", seed=-1)
-    assert str(caught.value).count("; Input should be") == 4
+    assert str(caught.value).count("; expected ") == 4
 
 
 # Trainings
@@ -370,8 +370,8 @@ class Levels(ComponentSettings):
     [
         ({"lwo": 1}, "x has no setting 'lwo'; did you mean 'low'?"),
         ({"zzz": 1}, "x has no setting 'zzz'; it has: low, form"),
-        ({"low": 0}, "x.low: found 0; Input should be greater than 0"),
-        ({"form": "c"}, "x.form: found 'c'; Input should be 'a' or 'b'"),
+        ({"low": 0}, "x.low: found 0; expected greater than 0"),
+        ({"form": "c"}, "x.form: found 'c'; expected 'a' or 'b'"),
         ({"low": "z" * 1000}, "x.low: found 'zzz"),
         ({"low": 2}, "x: found {'low': 2}; the lowest level is above the highest"),
     ],

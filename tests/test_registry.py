@@ -176,6 +176,10 @@ def test_public_imports_are_allowed(source: str) -> None:
 
 def test_every_public_name_exists() -> None:
     assert set(dir(mriinv)) == set(mriinv.__all__)
+    tree = ast.parse(Path(mriinv.__file__).read_text(encoding="utf-8"))
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    seen = {f"{node.module}.{name.name}" for node in typed.body for name in node.names if name.asname == name.name}
+    assert seen == {f"mriinv.{module}.{name}" for name, module in mriinv._HOME.items()}
     for name in mriinv.__all__:
         assert getattr(mriinv, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -122,6 +122,7 @@ def test_samplers_take_the_prior_as_the_posterior_has_it() -> None:
 
     problem, quadratic, _ = gaussian_problem(batch=1)
     problem, prior = InverseProblem(problem.operator, problem.data, NOISE[:1], scale=1), Asked(quadratic.matrix)
-    for name, settings, asked in (("langevin", {"samples": 2}, "in_posterior"), ("mm-cg", {}, "at_noise")):
+    short = {"samples": 2, "burn_in": 1, "long_run": 0}
+    for name, settings, asked in (("langevin", short, "in_posterior"), ("mm-cg", {}, "at_noise")):
         make_solver(name, **settings)(problem, prior)
         assert prior.asked == asked

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mriinv import Prior
+from mriinv import Prior, per_image
 
 UNKNOWN_NOISE = 0.01  # where nobody measured it
 LOWEST_NOISE = 0.002  # of the fits; below it errors of the model take over, and the weight stays
@@ -51,5 +51,4 @@ class WeightedPrior(Prior):
 
     def threshold(self, image: Tensor, step: float | Tensor) -> Tensor:
         """Return λ·step in the real type of `image`, ``(batch|1, 1, 1)``."""
-        threshold = torch.as_tensor(self.weight * step, dtype=image.real.dtype, device=image.device)
-        return threshold.reshape(-1, 1, 1)
+        return per_image(self.weight * step, image)

@@ -72,7 +72,6 @@ class DeepenEnergy(NetworkEnergy):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         s = self.settings
-        self.trained_noise = s.data_noise_std
         self.residual = s.form == "residual"
         self.network = energy_network(s, conditional=s.conditional, head=s.head, matrix=s.matrix)
         if self.residual:

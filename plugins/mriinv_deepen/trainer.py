@@ -24,6 +24,7 @@ from mriinv import (
     Trainer,
     complex_noise,
     denoising_score_matching,
+    inner_product,
     largest_curvature,
     log_uniform,
     make_solver,
@@ -215,8 +216,8 @@ class MaximumLikelihood(Trainer):
             base, beyond = (
                 prior.energy_and_gradient(x, level, create_graph=True)[1] for x in (image, image + direction)
             )
-        along = (direction.conj() * (beyond - base)).real.flatten(1).sum(1)
-        excess = along / direction.abs().square().flatten(1).sum(1) - self.settings.curvature_limit
+        along = inner_product(direction, beyond - base) / inner_product(direction, direction)
+        excess = along - self.settings.curvature_limit
         return curvature.max().item(), excess.clamp_min(0).square().mean()
 
     def _true_noise_std(self, prior: Prior, step: int) -> float:

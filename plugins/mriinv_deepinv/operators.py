@@ -20,6 +20,7 @@ from mriinv import (
     ComponentSettings,
     PhysicsOperator,
     complex_noise,
+    per_image,
     reference_scale,
     setting,
 )
@@ -57,7 +58,7 @@ class ImageOperator(PhysicsOperator):
         data = self.forward(image)
         noise_std = self.settings.noise_std * reference_scale(image)
         noise = complex_noise(data.shape, 1.0, generator, data.dtype)
-        return data + noise * noise_std.view(-1, *[1] * (data.ndim - 1)), noise_std
+        return data + noise * per_image(noise_std, data), noise_std
 
 
 class DeepinvPhysics(ImageOperator):

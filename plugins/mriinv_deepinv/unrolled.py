@@ -105,7 +105,7 @@ class MoDL(_Unrolled, FollowsNoise):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.steps, self.trained_noise = self.settings.iterations, self.settings.data_noise_std
+        self.steps = self.settings.iterations
         model = deepinv.models.MoDL(_Residual(self.settings, denoises=True), num_iter=self.steps)
         with torch.no_grad():
             for step in model.params_algo["stepsize"]:
@@ -118,13 +118,12 @@ class MoDL(_Unrolled, FollowsNoise):
             return from_channels(to_channels(image) - self._denoiser.residual(to_channels(image)))
 
     def _run(self, data: Tensor, physics: nn.Module, start: Tensor) -> Tensor:
-        strength = self.strength(data).clamp_max(1).unsqueeze(1)
-        self._denoiser.strength = strength  # in every call: copies share the network
+        self._denoiser.strength = self.strength(start).clamp_max(1)  # in every call: copies share the network
         return self.model(data, physics, init=(start, start))
 
     def _data(self, problem: InverseProblem) -> tuple[Operator, Tensor]:
         """Return A/√s and b/√s, with which γ_k is γ_k/s for the strength s."""
-        factor = self.strength(problem.data).unsqueeze(1).rsqrt()
+        factor = self.strength(problem.data).rsqrt()
         return _Scaled(problem.operator, factor), factor * problem.data
 
     @property

@@ -19,6 +19,7 @@ from mriinv import (
     equilibrium,
     largest_curvature,
     normal_map,
+    per_image,
     setting,
     unroll,
 )
@@ -58,7 +59,6 @@ class ELDER(NetworkEnergy):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         s = self.settings
-        self.trained_noise = s.data_noise_std
         self.residual = s.form == "residual"
         self.network = energy_network(s)
         if self.residual:
@@ -87,7 +87,7 @@ class ELDER(NetworkEnergy):
         def step(x: Tensor) -> Tensor:
             _, gradient = self.energy_and_gradient(x, create_graph=torch.is_grad_enabled())
             descent = normal_map(problem.operator, x) - projected + gradient
-            return x - size().view(-1, 1, 1) * descent
+            return x - per_image(size(), x) * descent
 
         if s.gradient == "implicit":
             done = equilibrium(step, start, tolerance=s.tolerance, max_iterations=s.iterations)

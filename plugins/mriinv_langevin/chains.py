@@ -148,6 +148,20 @@ class KineticChain(LangevinChain):
         self.image = self.image + 0.5 * length * self.preconditioner.apply(pulled + self.momentum)
 
 
+class _Evaluated(NamedTuple):
+    """C, E, ∇C and M∇C at an image."""
+
+    cost: Tensor
+    energy: Tensor
+    gradient: Tensor
+    drift: Tensor
+
+    @property
+    def squared_gradient(self) -> Tensor:
+        """‖∇C‖²_M per image."""
+        return inner_product(self.gradient, self.drift)
+
+
 class MetropolisChain(LangevinChain):
     r"""The same with v = 2τT, each proposal accepted with the probability that makes exp(−C/T) stationary.
 
@@ -174,7 +188,7 @@ class MetropolisChain(LangevinChain):
         super().__init__(target, image, generator, step_size=step_size, noise=noise, **more)
         self.temperature, self.adapting = temperature, adapt
         self.accepted, self.proposals = torch.zeros_like(step_size), 0
-        self.here = self._everything(self.image)
+        self.here = self._evaluated(self.image)
 
     @property
     def acceptance(self) -> Tensor | None:
@@ -185,30 +199,32 @@ class MetropolisChain(LangevinChain):
         self.accepted, self.proposals = torch.zeros_like(self.step_size), 0
 
     def step(self) -> None:
-        cost, _, gradient, drift = self.here
+        here = self.here
         noise = self.preconditioner.perturbation(self.image, self.generator)
         move = per_image(self.noise.sqrt(), noise) * self.preconditioner.apply(noise)
-        move = move - per_image(self.step_size, move) * drift
-        there = self._everything(self.image + move)
-        ratio = cost - there[0] + 0.5 * inner_product(move, gradient + there[2])
-        ratio = ratio - 0.25 * self.step_size * (inner_product(there[2], there[3]) - inner_product(gradient, drift))
+        move = move - per_image(self.step_size, move) * here.drift
+        there = self._evaluated(self.image + move)
+        ratio = here.cost - there.cost + 0.5 * inner_product(move, here.gradient + there.gradient)
+        ratio = ratio - 0.25 * self.step_size * (there.squared_gradient - here.squared_gradient)
         probability = (ratio / self.temperature).exp().clamp(max=1.0).nan_to_num(0.0)  # what is not finite is refused
         draw = torch.rand(len(probability), generator=self.generator, device=probability.device, dtype=torch.float64)
         taken = draw < probability
         self.image = torch.where(taken.view(-1, 1, 1), self.image + move, self.image)
-        self.here = tuple(
-            torch.where(taken.view(-1, *[1] * (old.ndim - 1)), new, old)
-            for new, old in zip(there, self.here, strict=True)
+        self.here = _Evaluated(
+            *(
+                torch.where(taken.view(-1, *[1] * (old.ndim - 1)), new, old)
+                for new, old in zip(there, here, strict=True)
+            )
         )
-        self.energy, self.gradient = self.here[1], self.here[2]
+        self.energy, self.gradient = self.here.energy, self.here.gradient
         self.accepted, self.proposals = self.accepted + taken, self.proposals + 1
         if self.adapting:
             gain = min(1.0, 5 / self.proposals)
             self.step_size = self.step_size * (gain * (probability - ACCEPTANCE)).exp()
             self.noise = 2 * self.step_size * self.temperature
 
-    def _everything(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return C, E, ∇C and M∇C."""
+    def _evaluated(self, image: Tensor) -> _Evaluated:
         energy, gradient = self.target.evaluate(image)
         assert energy is not None
-        return self.target.problem.data_term(image) + energy, energy, gradient, self.preconditioner.apply(gradient)
+        cost, drift = self.target.problem.data_term(image) + energy, self.preconditioner.apply(gradient)
+        return _Evaluated(cost, energy, gradient, drift)

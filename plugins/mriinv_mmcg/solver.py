@@ -71,7 +71,9 @@ class MMCG(Solver):
         levels: int = setting(
             5, "noise levels of the continuation, the last one included; 1: none; more are safer for line masks", ge=1
         )
-        steps_per_level: int | None = setting(None, "steps at each level but the last; none: 1, or 3 without acceleration", ge=1)
+        steps_per_level: int | None = setting(
+            None, "steps at each level but the last; none: 1, or 3 without acceleration", ge=1
+        )
         highest_level: float | None = setting(
             0.1, "first noise level; none: the highest trained", gt=0, unit="std per real component, image scale 1"
         )

@@ -18,6 +18,7 @@ from mriinv import (
     Solution,
     complex_noise,
     equilibrium,
+    per_image,
     regularised_inverse,
     setting,
     unroll,
@@ -70,7 +71,6 @@ class MoL(FollowsNoise):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.trained_noise = self.settings.data_noise_std
         self.network = ImageNetwork(self.settings)
         *_, last = (module for module in self.network.modules() if isinstance(module, nn.Conv2d))
         with torch.no_grad():
@@ -128,7 +128,7 @@ class MoL(FollowsNoise):
             with torch.enable_grad():
                 (uphill,) = torch.autograd.grad(self._quotient(image, mapped, v).sum(), v)
             v = v.detach() + uphill
-            v = v * (_norm(image) / _norm(v)).view(-1, 1, 1)
+            v = v * per_image(_norm(image) / _norm(v), v)
         return v
 
     def _quotient(self, image: Tensor, mapped: Tensor, other: Tensor) -> Tensor:

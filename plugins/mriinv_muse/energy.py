@@ -39,7 +39,6 @@ class MuseEnergy(NetworkEnergy):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.trained_noise = self.settings.data_noise_std
         self.network = ImageNetwork(self.settings)
 
     def scale(self) -> Tensor:

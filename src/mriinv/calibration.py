@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, ValidationError
 from torch import Tensor
 
-from mriinv.core.component import StrictModel
+from mriinv.core.component import StrictModel, refused
 from mriinv.core.problem import Samples
 from mriinv.core.types import Support
 from mriinv.data.acquisition import Sampling
@@ -139,7 +138,6 @@ def read_calibration(path: Path) -> Calibration:
         return Calibration.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field, found = ".".join(map(str, first["loc"])), reprlib.repr(first["input"])
-        if first["type"] in ("missing", "json_invalid"):
-            found = "nothing" if field else "no JSON"
-        raise InputError(path, field, found, first["msg"].removeprefix("Input should be ")) from None
+        if first["type"] == "json_invalid":
+            raise InputError(path, "", "no JSON", "a calibration") from None
+        raise InputError(path, ".".join(map(str, first["loc"])), *refused(first)) from None

@@ -89,14 +89,12 @@ def find_weights(prior: str, weights: str | None) -> WeightFile | None:
 
 def make_solver(name: str, **settings: Any) -> Solver:
     """Build a registered solver."""
-    solver: Solver = registry().load("solver", name)(**settings)
-    return solver
+    return registry().load("solver", name)(**settings)
 
 
 def make_trainer(name: str, **settings: Any) -> Trainer:
     """Build a registered trainer."""
-    trainer: Trainer = registry().load("trainer", name)(**settings)
-    return trainer
+    return registry().load("trainer", name)(**settings)
 
 
 def make_problem(

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from mriinv.core.component import StrictModel, explain
+from mriinv.core.following import TRAINING_NOISE
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.masks import SEED_LIMIT, MaskKind
 from mriinv.data.preparation import Preparation
@@ -39,7 +40,7 @@ class TrainingMeasurements(StrictModel):
 
     shape: tuple[int, int] = (96, 96)
     coils: int = Field(8, ge=1)
-    noise_std: float = Field(0.007, ge=0, description="of the measurements, per real component, image scale 1")
+    noise_std: float = Field(TRAINING_NOISE, ge=0, description="of the measurements, per real component, image scale 1")
     noise_floor: tuple[float, float] = (0.0, 0.02)
     fresh: float = Field(0.5, ge=0, description="new slices per update")
     masks_per_kind: int = Field(64, ge=1, description="different masks of each kind, drawn at random; 1: a fixed one")

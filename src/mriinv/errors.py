@@ -26,6 +26,13 @@ class InputError(MriinvError):
         super().__init__(f"{where}: found {found}; expected {expected}")
 
 
+def require(source: object, *requirements: tuple[str, object, bool, str]) -> None:
+    """Raise an `InputError` for the first of (field, found, whether it is valid, expected) that is not valid."""
+    for field, found, valid, expected in requirements:
+        if not valid:
+            raise InputError(source, field, str(found), expected)
+
+
 class NoScanError(InputError):
     """An intact file that holds no k-space."""
 

@@ -110,7 +110,7 @@ def _open(path: Path | None, seed: int, simulated: int) -> Scan:
 
 def _states(config: RunConfig, path: Path | None) -> dict[str, list[int]]:
     """Return `file_states` of the input and of the files that a configuration names."""
-    settings = [registry().load(kind, part.name).parse_settings(part.settings) for kind, part in config.parts.items()]
+    settings = [registry().settings(kind, part) for kind, part in config.parts.items()]
     named = [value for one in settings for _, value in one if isinstance(value, Path)]
     return file_states(path, config.preparation.maps, None if config.mask is None else config.mask.file, *named)
 

@@ -14,7 +14,7 @@ from mriinv.config import RunConfig
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
 from mriinv.core.types import ImageSlice
-from mriinv.errors import InputError
+from mriinv.errors import InputError, require
 from mriinv.jobs import find_jobs, full_slices
 from mriinv.numerics.noise import complex_noise
 from mriinv.setup import settle
@@ -155,20 +155,17 @@ def _check(
     reference: Tensor, sense: Tensor, gaussian: Range, structural: Range, points: int, problem: InverseProblem | None
 ) -> None:
     shapes = f"shapes {tuple(reference.shape)} and {tuple(sense.shape)}"
-    requirements = [
+    require(
+        "landscape",
         ("images", shapes, reference.ndim == 2 and reference.shape == sense.shape, "one shape (y, x)"),
-        ("points", str(points), points >= 3, "at least 3"),
-    ]
+        ("points", points, points >= 3, "at least 3"),
+    )
     for name, limits in (("gaussian", gaussian), ("structural", structural)):
         rises = all(map(math.isfinite, limits)) and limits[0] < limits[1]
-        requirements.append((name, str(limits), rises, "a finite lowest and a higher highest value"))
-    if problem is not None:
-        scale = problem.scale
-        normalised = scale.numel() == 1 and bool((scale == 1).all())
-        requirements.append(("problem", f"scale {scale.tolist()}", normalised, "one image, of scale 1: normalised()"))
-    for field, found, valid, expected in requirements:
-        if not valid:
-            raise InputError("landscape", field, found, expected)
+        require("landscape", (name, limits, rises, "a finite lowest and a higher highest value"))
+    if problem is not None and not (problem.batch == 1 and float(problem.scale) == 1):
+        found = f"scale {problem.scale.tolist()}"
+        raise InputError("landscape", "problem", found, "one image, of scale 1: normalised()")
 
 
 def _images(reference: Tensor, directions: Tensor, weights: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from mriinv.data.readers.base import DAMAGE
 from mriinv.data.results import read_result
 from mriinv.errors import CompatibilityError, InputError
 from mriinv.files import reason
+from mriinv.numerics.images import inner_product
 
 GAUSSIAN_LIMIT = 0.5  # mean diagonal of ∂D/∂x above which the highest level still shows the image
 
@@ -117,8 +118,7 @@ def _integrate(prior: Prior, image: Tensor, signs: Tensor, steps: int, lowest: f
         found = f"at noise {highest:.3g} the denoiser of '{prior.name}' still recovers {float(shown.max()):.0%} of them"
         raise CompatibilityError(f"eq. 23 needs a level that hides the images; {found}")
     variance = highest**2 / (1 - shown.clamp_min(0))
-    square = torch.view_as_real(image).double().square().flatten(1).sum(1)
-    return divergence - 0.5 * (square / variance + dimension * (2 * math.pi * variance).log())
+    return divergence - 0.5 * (inner_product(image, image) / variance + dimension * (2 * math.pi * variance).log())
 
 
 def _flow(prior: Prior, image: Tensor, signs: Tensor, log_level: float) -> tuple[Tensor, Tensor]:
@@ -127,8 +127,7 @@ def _flow(prior: Prior, image: Tensor, signs: Tensor, log_level: float) -> tuple
         leaf = image.detach().requires_grad_()
         flow = leaf - prior.denoise(leaf, math.exp(log_level), create_graph=True)
         products = [torch.autograd.grad(flow, leaf, probe, retain_graph=True)[0] for probe in signs]
-    terms = [torch.view_as_real(p) * torch.view_as_real(s) for p, s in zip(products, signs, strict=True)]
-    return flow.detach(), torch.stack([term.double().flatten(1).sum(1) for term in terms])
+    return flow.detach(), torch.stack([inner_product(p, s) for p, s in zip(products, signs, strict=True)])
 
 
 def read_images(path: Path) -> dict[int, Image]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
 from mriinv.core.capabilities import CAPABILITIES
-from mriinv.core.component import StrictModel, nested
+from mriinv.core.component import StrictModel, nested, refused
 from mriinv.errors import InputError
 
 Kind = Literal["operator", "prior", "solver", "trainer"]
@@ -160,6 +159,4 @@ def _complaint(problem: Any) -> tuple[str, str]:
         known = list(nested(Manifest, [str(part) for part in problem["loc"][:-1]]).model_fields)
         close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         return "an unknown field", f"'{close[0]}'" if close else f"one of {', '.join(known)}"
-    if problem["type"] == "missing":
-        return "nothing", "a value"
-    return reprlib.repr(problem["input"]), problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return refused(problem)

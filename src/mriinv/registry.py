@@ -20,6 +20,7 @@ import pluggy
 
 from mriinv import hookspecs
 from mriinv.core.capabilities import Derivation, match
+from mriinv.core.component import ComponentSettings
 from mriinv.discovery import Plugin, canonical, catalogue_of, installed_plugins, last_line, own_catalogue
 from mriinv.errors import CompatibilityError, InputError, MriinvError, PluginError, UnknownNameError
 from mriinv.manifest import Choice, ComponentEntry, Kind, Manifest, RecipeEntry, load_manifest
@@ -108,6 +109,10 @@ class Registry:
     def usual(self, prior: str, solver: str | None = None) -> RecipeEntry:
         """Return `usual_recipe`; for a pair that no recipe has, the solver alone, and for a prior `mm-cg`."""
         return self.usual_recipe(prior, solver) or RecipeEntry(summary="", solver=Choice(name=solver or "mm-cg"))
+
+    def settings(self, kind: Kind, choice: Choice) -> ComponentSettings:
+        """Return the settings of a chosen component, checked (`SettingsError`)."""
+        return self.load(kind, choice.name).parse_settings(choice.settings)
 
     def load(self, kind: Kind, name: str) -> Any:
         """Import and return the class of a component, checked against what the catalogue says of it."""

@@ -56,7 +56,7 @@ def combine(config: RunConfig) -> Reconstruction:
     chosen = config.prior
     registry().match(chosen.name if chosen else None, config.solver.name)
     resolve_device(config.device)
-    registry().load("operator", config.operator.name).parse_settings(config.operator.settings)
+    registry().settings("operator", config.operator)
     solver = make_solver(config.solver.name, **config.solver.settings)
     torch.manual_seed(config.seed)  # of an untrained prior; everything else draws from explicit generators
     prior = make_prior(chosen.name, weights=chosen.weights, **chosen.settings) if chosen else None
@@ -110,7 +110,7 @@ def resolved(run: Run) -> dict[str, Any]:
     content = run.config.model_dump(mode="json", exclude={"input", "out"})
     operator, parts = run.config.operator, run.reconstruction
     settings = {
-        "operator": registry().load("operator", operator.name).parse_settings(operator.settings),
+        "operator": registry().settings("operator", operator),
         "prior": parts.prior and parts.prior.settings,
         "solver": parts.solver.settings,
     }

@@ -135,11 +135,7 @@ def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tup
         before,
         {} if samples is None else samples.numbers(),
     )
-    maps = {
-        **problem.operator.exported_maps(),
-        **({} if done.map_image is None else {"map": done.map_image}),
-        **spread,
-    }
+    maps = {**problem.operator.exported_maps(), "map": done.map_image, **spread}
     remarks = (*done.remarks, *filter(None, (unmeasured, uncertain)))
     noise = problem.noise_std
     writer.add(
@@ -147,7 +143,7 @@ def store_slice(run: Run, done: ReconstructedSlice, writer: ResultWriter) -> tup
         image[0],
         mask=done.mask,
         maps={
-            **{name: centre_crop(value, crop)[0] for name, value in maps.items()},
+            **{name: centre_crop(value, crop)[0] for name, value in maps.items() if value is not None},
             ADJOINT if images_measured else ZERO_FILLED: adjoint[0],
             **({} if support is None else {SUPPORT: support[0]}),
         },

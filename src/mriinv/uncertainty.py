@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mriinv.core.problem import Samples, reference_scale
 from mriinv.core.types import Image, Support
-from mriinv.errors import InputError
+from mriinv.errors import require
 
 LEVELS = (0.5, 0.68, 0.9, 0.95)
 
@@ -58,16 +58,15 @@ def deviations(samples: Samples, reference: Image, support: Support | None = Non
     magnitude = samples.draws.flatten(0, 1).abs()
     region = torch.ones_like(reference, dtype=torch.bool) if support is None else support
     finite = bool(torch.isfinite(magnitude).all() and torch.isfinite(reference.abs()).all())
-    for field, found, valid, expected in (
+    require(
+        "uncertainty",
         ("draws", f"shape {tuple(samples.draws.shape)}", len(magnitude) > 1, "at least two draws"),
         ("reference", f"shape {tuple(reference.shape)}", reference.shape == magnitude.shape[1:], "that of the draws"),
         ("reference", f"{len(reference)} images", len(reference) == 1, "one image"),
         ("support", f"shape {tuple(region.shape)}", region.shape == reference.shape, "that of the reference"),
         ("support", "no pixel", bool(region.any()), "at least one"),
         ("draws, reference", "NaN or infinity", finite, "finite values"),
-    ):
-        if not valid:
-            raise InputError("uncertainty", field, found, expected)
+    )
     error, std = samples.mean_magnitude - reference.abs(), samples.predicted_error
     scale = reference_scale(reference)
     return Deviations((error[region] / scale).cpu(), (std[region] / scale).cpu(), len(magnitude))

@@ -23,14 +23,9 @@ P = TypeVar("P", bound=Prior)
 
 def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return the state of `module` with each tensor once, under the first of its names: unrolled networks share."""
-    seen: set[tuple[int, torch.Size]] = set()
-    found = {}
-    for name, value in module.state_dict().items():
-        place = (value.data_ptr(), value.shape)
-        if place not in seen or not value.numel():
-            found[name] = value
-        seen.add(place)
-    return found
+    state = module.state_dict()
+    names = (name for name, _ in (*module.named_parameters(), *module.named_buffers()))  # the shared ones once
+    return {name: state[name] for name in names if name in state}
 
 
 def save_weights(path: Path, prior: Prior, card: dict[str, Any]) -> None:
@@ -102,7 +97,7 @@ def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha2
         raise WeightsError(f"{path}: metadata 'settings': {error}") from None
     with torch.random.fork_rng(devices=[]):  # initial values are drawn, and replaced below
         prior = cls(**{**metadata["settings"], **settings})
-    for name in settings.keys() - cls.adjustable:
+    for name in sorted(settings.keys() - cls.adjustable):
         found, expected = getattr(prior.settings, name), getattr(trained, name)
         if found != expected:
             raise WeightsError(f"{path}: another architecture: {name}: found {found!r}; trained with {expected!r}")

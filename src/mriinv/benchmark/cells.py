@@ -30,6 +30,7 @@ from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import MriinvError
 from mriinv.files import atomic_path, reason, sha256, write_text
 from mriinv.jobs import file_states
+from mriinv.manifest import Kind
 from mriinv.metrics import evaluate
 from mriinv.numerics.images import centre_crop
 from mriinv.provenance import code_of, hardware
@@ -68,7 +69,7 @@ class Cell:
         source = {**simulated, "seed": tested.index} if tested.path is None else [tested.scan, *tested.state]
         files = file_states(plan.preparation.maps, self.choice.file)
         return {
-            "method": _combination(self.config.model_dump_json(include={"operator", "prior", "solver", "seed"})),
+            "method": _combination(self.config),
             "source": source,
             "slice": tested.index,
             "preparation": plan.preparation.model_dump(mode="json"),
@@ -86,19 +87,22 @@ class Cell:
         return folder / f"{'_'.join(slug(part) for part in parts)}_{hashlib.sha256(key.encode()).hexdigest()[:10]}.json"
 
 
-@lru_cache(maxsize=256)
-def _combination(config: str) -> Record:
+def _combination(config: RunConfig) -> Record:
     """Return a combination with the defaults and the code of its components, and the checksum of its weights."""
-    chosen: Record = json.loads(config)
-    for kind in ("operator", "prior", "solver"):
-        if chosen[kind] is not None:
-            component = registry().load(kind, chosen[kind]["name"])
-            chosen[kind]["defaults"] = component.parse_settings({}).model_dump(mode="json")
-            chosen[kind]["code"] = code_of(kind, chosen[kind]["name"])
+    chosen = config.model_dump(mode="json", include={"operator", "prior", "solver", "seed"})
+    for kind, choice in config.parts.items():
+        chosen[kind] |= _component(kind, choice.name)
     if (prior := chosen["prior"]) is not None:
         weights = weight_file(prior["name"], prior["weights"])
         prior["weights"] = weights and (weights.checksum or sha256(weights.path))
     return chosen
+
+
+@lru_cache(maxsize=256)
+def _component(kind: Kind, name: str) -> Record:
+    """Return the defaults of a component, and which code it is."""
+    defaults = registry().load(kind, name).parse_settings({}).model_dump(mode="json")
+    return {"defaults": defaults, "code": code_of(kind, name)}
 
 
 def run_cells(cells: list[Cell], folder: Path, plan: HeldOut, device: torch.device, keep: bool) -> None:

@@ -15,11 +15,12 @@ from mriinv.benchmark.training import with_steps
 from mriinv.compose import WeightFile, find_weights, make_trainer
 from mriinv.config import RunConfig, TrainConfig, TrainingMeasurements, build_config, build_train_config, validated
 from mriinv.core.component import StrictModel
+from mriinv.core.following import TRAINING_NOISE
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.masks import MASKS
 from mriinv.data.preparation import Preparation
 from mriinv.errors import InputError, MriinvError, SettingsError, UnknownNameError, WeightsError
-from mriinv.manifest import Choice, ChoiceField, PriorChoiceField, load_yaml
+from mriinv.manifest import ChoiceField, PriorChoiceField, load_yaml
 from mriinv.registry import registry
 
 SHIPPED = ("small", "paper")
@@ -81,33 +82,24 @@ class HeldOut(StrictModel):
     heads: int = Field(4, ge=1, description="number of simulated heads, one slice each")
     shape: tuple[int, int] = (192, 160)
     coils: int = Field(8, ge=1)
-    noise_std: float = Field(0.007, ge=0)
+    noise_std: float = Field(TRAINING_NOISE, ge=0)
     seed: int = Field(FIRST_TEST_SEED, ge=0, description="of the first head; the next ones count up")
     preparation: Preparation = Preparation()
 
 
-class Table2(StrictModel):
-    """Methods trained for one mask and tested on another."""
+class Compared(StrictModel):
+    """Methods under masks: in Table II each is trained for one mask and tested on another."""
 
     methods: tuple[str, ...]
     masks: tuple[str, ...]
 
 
-class Figure2(StrictModel):
+class Figure2(Compared):
     """Energies around a slice."""
 
-    methods: tuple[str, ...]
-    masks: tuple[str, ...]
     gaussian: tuple[float, float] = (-0.1, 0.1)
     structural: tuple[float, float] = (-1.0, 1.0)
     points: int = Field(21, ge=3)
-
-
-class Figure3(StrictModel):
-    """Reconstructions of one slice."""
-
-    methods: tuple[str, ...]
-    masks: tuple[str, ...]
 
 
 class Figure4(StrictModel):
@@ -138,9 +130,9 @@ class Plan(StrictModel):
     masks: dict[str, MaskChoice] = Field(min_length=1)
     trainings: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], TrainingPlan] = Field(default_factory=dict)
     methods: dict[Annotated[str, Field(pattern=r"^[^,=]+$")], Method] = Field(min_length=1)
-    table2: Table2 | None = None
+    table2: Compared | None = None
     figure2: Figure2 | None = None
-    figure3: Figure3 | None = None
+    figure3: Compared | None = None
     figure4: Figure4 | None = None
     figure5: Figure5 | None = None
     zoom: tuple[Fraction, Fraction, Fraction, Fraction] = Field(
@@ -167,10 +159,10 @@ class Plan(StrictModel):
         for label, method in self.methods.items():
             with _entry(f"methods.{label}"):
                 config = method.combination()
-                _settings("operator", config.operator)
-                _settings("solver", config.solver)
+                registry().settings("operator", config.operator)
+                registry().settings("solver", config.solver)
                 if config.prior is not None:
-                    _settings("prior", config.prior)
+                    registry().settings("prior", config.prior)
                     registry().match(config.prior.name, config.solver.name)
                     weight_file(config.prior.name, config.prior.weights)
                 if method.training is not None:
@@ -180,13 +172,13 @@ class Plan(StrictModel):
                         raise SettingsError(f"training '{method.training}' is of prior '{trained}', not '{found}'")
         for name, training in self.trainings.items():
             with _entry(f"trainings.{name}"):
-                _settings("prior", training.prior)
+                registry().settings("prior", training.prior)
                 made = training.config(Path())
                 if training.steps is not None:
                     made = with_steps(made, training.steps, training.warm_start)
                 make_trainer(made.trainer.name, **made.trainer.settings)
                 if training.validate_with is not None:
-                    _settings("solver", training.validate_with)
+                    registry().settings("solver", training.validate_with)
 
     def _check_names(self) -> None:
         for label, method in self.methods.items():
@@ -251,10 +243,6 @@ def _known(where: str, names: Any, known: dict[str, Any]) -> None:
     for name in names:
         if name not in known:
             raise SettingsError(f"{where}: found '{name}'; the plan has {', '.join(known) or 'none'}")
-
-
-def _settings(kind: Any, choice: Choice) -> None:
-    registry().load(kind, choice.name).parse_settings(choice.settings)
 
 
 @contextmanager

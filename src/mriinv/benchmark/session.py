@@ -10,8 +10,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mriinv.benchmark.cells import Cell, Record, described, read_cell, run_cells
 from mriinv.benchmark.plan import Plan, slug, weight_file
 from mriinv.benchmark.pool import run_all
@@ -68,7 +66,7 @@ class Benchmark:
         for name, weights in self.weights.items():
             if (prior := self.plan.methods[name].combination().prior) is not None:
                 weight_file(prior.name, weights)
-        self._device = resolve_device(self.device)
+        self.torch_device = resolve_device(self.device)
         self.images: TrainingImages = training_images(self.data, self.plan.split, tested=bool(self.test))
         self.slices: list[HeldOutSlice] = held_out_slices(self.test, self.images.test, self.plan.test)
         used = {path.resolve() for path in (*(self.images.scans or ()), *self.images.validation)}
@@ -213,7 +211,7 @@ class Benchmark:
         paths = {one: self._path(cell) for one, cell in cells.items() if not self._failure(one)}
         missing = [one for one, path in paths.items() if not _complete(path, keep)]
         groups = grouped(cells[one] for one in missing)
-        work = partial(run_cells, folder=self.out / "cells", plan=self.plan.test, device=self._device, keep=keep)
+        work = partial(run_cells, folder=self.out / "cells", plan=self.plan.test, device=self.torch_device, keep=keep)
         self.say(f"{len(paths) - len(missing)} evaluations are there, {len(missing)} to compute")
         done, lost = 0, dict[int, str]()
         for group, error in run_all(work, groups, self.processes):
@@ -251,15 +249,11 @@ class Benchmark:
         return Cell(one.method, config, name, trained_for, one.tested, one.mask, choice)
 
     def _path(self, cell: Cell) -> Path:
-        return cell.path(self.out / "cells", self.plan.test, self._device)
+        return cell.path(self.out / "cells", self.plan.test, self.torch_device)
 
     def case_cell(self, label: str, mask: str, trained_for: str | None = None) -> Cell:
         """Return the cell of a method on the slice that figures show."""
         return self._cell(self.shown(label, mask, trained_for))
-
-    @property
-    def torch_device(self) -> torch.device:
-        return self._device
 
     # ---- overview --------------------------------------------------------------------------------------------------
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
+from mriinv.compose import make_trainer
 from mriinv.config import TrainConfig, Validation, build_train_config
 from mriinv.errors import SettingsError
 from mriinv.files import write_text
-from mriinv.registry import registry
 from mriinv.weights import read_metadata
 
 BUDGET = "# minutes: "  # first line of a configuration whose updates were found by timing
@@ -67,8 +67,7 @@ class Training:
 
     def _card(self) -> dict[str, Any]:
         path = self.folder / WEIGHTS
-        card: dict[str, Any] = read_metadata(path)["card"] if path.is_file() else {}
-        return card
+        return read_metadata(path)["card"] if path.is_file() else {}
 
     def stored(self) -> TrainConfig | None:
         """Return the configuration in the folder; None where there is none, as with weights that came from elsewhere.
@@ -148,8 +147,7 @@ def _seconds_per_update(config: TrainConfig, **settings: Any) -> float:
 
 
 def _steps(config: TrainConfig) -> int:
-    trainer = registry().load("trainer", config.trainer.name)
-    return int(trainer(**config.trainer.settings).steps)
+    return make_trainer(config.trainer.name, **config.trainer.settings).steps
 
 
 def _set(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:

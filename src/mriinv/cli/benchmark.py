@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mriinv.cli.group import device_option, file_type, main
+from mriinv.cli.group import device_option, file_type, main, together
 
 if TYPE_CHECKING:
     from mriinv.benchmark.cells import Record
@@ -24,25 +23,19 @@ def benchmark() -> None:
     """
 
 
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    test_help = "Fully sampled scan or folder, a test set each; else scans kept back from --train, or simulated heads."
-    options = (
-        click.option("--plan", default="small", show_default=True, metavar="small|paper|FILE", help="What to compare."),
-        click.option("--train", "data", type=file_type, help="Label maps, or fully sampled scans; else heads of ours."),
-        click.option("--test", type=file_type, multiple=True, help=test_help),
-        click.option("--out", type=file_type, default=Path("benchmark"), show_default=True, help="Folder of it all."),
-        click.option(
-            "--minutes", type=click.FloatRange(min=0, min_open=True), help="Of each training, not the plan's."
-        ),
-        click.option("--methods", metavar="A,B", default="", help="Only these methods of the plan."),
-        click.option("--weights", multiple=True, metavar="METHOD=NAME|FILE", help="Weights instead of a training."),
-        click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="At the same time."),
-        click.option("--dry-run", is_flag=True, help="Print what would be trained and evaluated, and stop."),
-        device_option,
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+TEST_HELP = "Fully sampled scan or folder, a test set each; else scans kept back from --train, or simulated heads."
+_options = together(
+    click.option("--plan", default="small", show_default=True, metavar="small|paper|FILE", help="What to compare."),
+    click.option("--train", "data", type=file_type, help="Label maps, or fully sampled scans; else heads of ours."),
+    click.option("--test", type=file_type, multiple=True, help=TEST_HELP),
+    click.option("--out", type=file_type, default=Path("benchmark"), show_default=True, help="Folder of it all."),
+    click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Of each training, not the plan's."),
+    click.option("--methods", metavar="A,B", default="", help="Only these methods of the plan."),
+    click.option("--weights", multiple=True, metavar="METHOD=NAME|FILE", help="Weights instead of a training."),
+    click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="At the same time."),
+    click.option("--dry-run", is_flag=True, help="Print what would be trained and evaluated, and stop."),
+    device_option,
+)
 
 
 @benchmark.command()

@@ -167,4 +167,4 @@ def _check_recipe(name: str) -> None:
     registry().match(recipe.prior.name if recipe.prior else None, recipe.solver.name)
     for kind in ("operator", "prior", "solver"):
         if (choice := getattr(recipe, kind)) is not None:
-            registry().load(kind, choice.name).parse_settings(choice.settings)
+            registry().settings(kind, choice)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,47 +58,42 @@ file_type = click.Path(path_type=Path)
 Command = Callable[..., Any]
 
 
-def preparation_options(command: Command) -> Command:
-    """Add the options that say how scans are prepared, for `combination`."""
-    options = (
-        click.option("--maps", type=file_type, help="Coil maps instead of the file's own or ESPIRiT's."),
-        click.option("--crop", nargs=2, type=int, metavar="Y X", help="Crop images to this matrix, such as 320 320."),
-        click.option("--coils", type=int, help="Compress to this many virtual coils."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return one decorator for several options, which appear in this order."""
+    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
-def combination_options(command: Command) -> Command:
-    """Add the options that say what to reconstruct with and from which samples, for `combination`."""
-    options = (
-        click.option(
-            "--recipe",
-            metavar="NAME",
-            help="Combination to start from  [default, without --solver: the prior's first, deepen-map]",
-        ),
-        click.option("--config", "run_file", type=file_type, help="YAML run file; options override it."),
-        click.option("--prior", metavar="NAME"),
-        click.option("--solver", metavar="NAME"),
-        click.option("--operator", metavar="NAME", help="[default: sense]"),
-        click.option("--weights", metavar="NAME|FILE", help="Weights of the prior  [default: the catalogue's first]"),
-        click.option(
-            "--mask",
-            metavar="NAME[:R]|FILE",
-            help="Undersample: poisson-2d, random-1d, equispaced-1d, such as poisson-2d:4, or a file.",
-        ),
-        acceleration_option,
-        centre_option,
-        preparation_options,
-        click.option("--slices", metavar="I|I:J", help="Only slice I, or slices I to J-1."),
-        device_option,
-        seed_option,
-        set_option,
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+# how scans are prepared, for `combination`
+preparation_options = together(
+    click.option("--maps", type=file_type, help="Coil maps instead of the file's own or ESPIRiT's."),
+    click.option("--crop", nargs=2, type=int, metavar="Y X", help="Crop images to this matrix, such as 320 320."),
+    click.option("--coils", type=int, help="Compress to this many virtual coils."),
+)
+# what to reconstruct with and from which samples, for `combination`
+combination_options = together(
+    click.option(
+        "--recipe",
+        metavar="NAME",
+        help="Combination to start from  [default, without --solver: the prior's first, deepen-map]",
+    ),
+    click.option("--config", "run_file", type=file_type, help="YAML run file; options override it."),
+    click.option("--prior", metavar="NAME"),
+    click.option("--solver", metavar="NAME"),
+    click.option("--operator", metavar="NAME", help="[default: sense]"),
+    click.option("--weights", metavar="NAME|FILE", help="Weights of the prior  [default: the catalogue's first]"),
+    click.option(
+        "--mask",
+        metavar="NAME[:R]|FILE",
+        help="Undersample: poisson-2d, random-1d, equispaced-1d, such as poisson-2d:4, or a file.",
+    ),
+    acceleration_option,
+    centre_option,
+    preparation_options,
+    click.option("--slices", metavar="I|I:J", help="Only slice I, or slices I to J-1."),
+    device_option,
+    seed_option,
+    set_option,
+)
 
 
 def combination(inputs: tuple[Path, ...], given: dict[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def log_prior(
     from mriinv.errors import InputError
     from mriinv.log_prior import log_prior as evaluate
     from mriinv.log_prior import read_images
+    from mriinv.numerics.images import per_image
 
     where = resolve_device(device or "auto")
     model = make_prior(prior, weights=weights).to(where)
@@ -57,7 +58,7 @@ def log_prior(
             raise InputError(path, "slices", ", ".join(map(str, found)), f"slice {missing[0]} among them")
         for index in only or found:
             image = found[index].to(where)
-            image = image / reference_scale(image).view(-1, 1, 1)
+            image = image / per_image(reference_scale(image), image)
             generator = torch.Generator(where).manual_seed(seed or 0)
             value = evaluate(model, image, probes=probes, steps=steps, generator=generator)
             row = {"image": str(path), "slice": index, "bits_per_dimension": float(value.bits_per_dimension)}

@@ -64,10 +64,17 @@ def explain(model: type[BaseModel], problem: Any, owner: str = "") -> str:
         close = difflib.get_close_matches(field, known, n=1, cutoff=0.4)
         hint = f"did you mean '{close[0]}'?" if close else f"it has: {', '.join(known) or 'no settings'}"
         return f"{where or 'the configuration'} has no setting '{field}'; {hint}"
-    name = ".".join(filter(None, [where, field]))
+    found, expected = refused(problem)
+    own_words = problem["type"] == "value_error"
+    return f"{'.'.join(filter(None, [where, field]))}: found {found}; {'' if own_words else 'expected '}{expected}"
+
+
+def refused(problem: Any) -> tuple[str, str]:
+    """Return what pydantic found in a field, and what it expected instead."""
     if problem["type"] == "missing":
-        return f"{name}: found nothing; expected a value"
-    return f"{name}: found {reprlib.repr(problem['input'])}; {problem['msg'].removeprefix('Value error, ')}"
+        return "nothing", "a value"
+    expected = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return reprlib.repr(problem["input"]), expected
 
 
 def nested(model: type[BaseModel], path: list[str]) -> type[BaseModel]:

@@ -46,28 +46,21 @@ class Delegate(Prior, ABC):
         """Return ``method(image, noise_level, **options)``, a method of the other prior."""
 
     def energy(self, image: Image, noise_level: float | Tensor | None = None) -> PerImage:
-        energy: Tensor = self.evaluate(self.prior.energy, image, noise_level)
-        return energy
+        return self.evaluate(self.prior.energy, image, noise_level)
 
     def gradient(self, image: Image, noise_level: float | Tensor | None = None) -> Image:
-        gradient: Tensor = self.evaluate(self.prior.gradient, image, noise_level)
-        return gradient
+        return self.evaluate(self.prior.gradient, image, noise_level)
 
     def energy_and_gradient(
         self, image: Image, noise_level: float | Tensor | None = None, *, create_graph: bool = False
     ) -> tuple[PerImage, Image]:
-        both: tuple[Tensor, Tensor] = self.evaluate(
-            self.prior.energy_and_gradient, image, noise_level, create_graph=create_graph
-        )
-        return both
+        return self.evaluate(self.prior.energy_and_gradient, image, noise_level, create_graph=create_graph)
 
     def denoise(self, image: Image, noise_level: float | Tensor, *, create_graph: bool = False) -> Image:
-        clean: Tensor = self.evaluate(self.prior.denoise, image, noise_level, create_graph=create_graph)
-        return clean
+        return self.evaluate(self.prior.denoise, image, noise_level, create_graph=create_graph)
 
     def score(self, image: Image, noise_level: float | Tensor | None) -> Image:
-        score: Tensor = self.evaluate(self.prior.score, image, noise_level)
-        return score
+        return self.evaluate(self.prior.score, image, noise_level)
 
     def proximal(self, image: Image, step: float | PerImage, memory: dict[str, Tensor] | None = None) -> Image:
         return self.prior.proximal(image, step, memory)

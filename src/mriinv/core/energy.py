@@ -85,7 +85,7 @@ class NetworkEnergy(FollowsNoise):
             level = level.clamp(*self.noise_range)
         if not create_graph:
             image = image.detach()
-            return image - level.square().view(-1, 1, 1) * self.potential_and_gradient(image, level)[1]
+            return image - per_image(level, image).square() * self.potential_and_gradient(image, level)[1]
         with torch.enable_grad():
             leaf = image if image.requires_grad else image.detach().requires_grad_()
             potential = (level.double().square() * self.potential(leaf, level)).sum()

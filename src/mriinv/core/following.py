@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from mriinv.core.component import ComponentSettings, setting
@@ -15,6 +14,7 @@ from mriinv.core.types import PerImage
 from mriinv.numerics.images import per_image
 
 F = TypeVar("F", bound="FollowsNoise")
+TRAINING_NOISE = 0.007  # of measurements in training, per real component, image scale 1
 FAR = 4.0  # times the noise of the training: TV is better there than most learned priors, at 8 times and 2D than all
 
 
@@ -22,7 +22,7 @@ class NoiseSettings(ComponentSettings):
     """The noise of the training, for the settings of a prior to inherit."""
 
     data_noise_std: float | None = setting(
-        0.007,
+        TRAINING_NOISE,
         "noise η₀ of the measurements in training; none: do not follow the noise of the data",
         gt=0,
         unit="std per real component, image scale 1",
@@ -45,10 +45,14 @@ class FollowsNoise(Prior):
     noise_factor : γ of the data at hand
     """
 
-    trained_noise: float | None = None
+    trained_noise: float | None
     noise_exponent: float = 1.0
     variance_share: float = 0.0
     noise_factor: float | Tensor = 1.0
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.trained_noise = getattr(self.settings, "data_noise_std", None)
 
     @classmethod
     def settings_for_noise(cls, noise_std: float) -> dict[str, Any]:
@@ -83,6 +87,6 @@ class FollowsNoise(Prior):
         assert self.trained_noise is not None
         return noise_std.double().clamp_min(LEAST_NOISE) / self.trained_noise
 
-    def strength(self, image: Tensor) -> Tensor:
-        """Return γ in the precision of the images, ``(1 or batch, 1, 1)``, to be multiplied with them."""
-        return per_image(torch.as_tensor(self.noise_factor, device=image.device), image)
+    def strength(self, values: Tensor) -> Tensor:
+        """Return γ, ``(1 or batch, 1, …)``, to be multiplied with `values` ``(batch, …)``, in their precision."""
+        return per_image(self.noise_factor, values)

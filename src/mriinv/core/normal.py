@@ -9,12 +9,12 @@ from torch import Tensor
 
 from mriinv.core.operator import Operator
 from mriinv.core.types import Image
+from mriinv.numerics.images import inner_product
 
 
 def normal_map(operator: Operator, image: Image) -> Image:
     """Return AᴴA x with a graph to x. The map is its own adjoint, so nothing is stored for the backward pass."""
-    result: Image = _NormalMap.apply(image, operator)
-    return result
+    return _NormalMap.apply(image, operator)
 
 
 def regularised_inverse(
@@ -24,7 +24,6 @@ def regularised_inverse(
     *,
     initial: Image | None = None,
     tolerance: float = 1e-6,
-    max_iterations: int = 50,
 ) -> Image:
     """Return x = (AᴴA + s)⁻¹ r with a graph to r and s, by conjugate gradients; so is the backward pass.
 
@@ -33,12 +32,11 @@ def regularised_inverse(
     rhs : r
     shift : s, one positive real number, or one per image
     initial : where conjugate gradients start; has no gradient, since the solution does not depend on it
-    tolerance, max_iterations : of each solve, relative to its right-hand side
+    tolerance : of each solve, relative to its right-hand side
     """
     start = None if initial is None else initial.detach()
     shift = torch.as_tensor(shift, device=rhs.device)
-    result: Image = _RegularisedInverse.apply(rhs, shift, operator, start, tolerance, max_iterations)
-    return result
+    return _RegularisedInverse.apply(rhs, shift, operator, start, tolerance)
 
 
 class _NormalMap(torch.autograd.Function):
@@ -55,13 +53,11 @@ class _NormalMap(torch.autograd.Function):
 class _RegularisedInverse(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rhs: Tensor, shift: Tensor, operator: Operator, initial: Tensor | None, tolerance: float, most: int
+        ctx: Any, rhs: Tensor, shift: Tensor, operator: Operator, initial: Tensor | None, tolerance: float
     ) -> Tensor:
         def solve(right: Tensor, start: Tensor | None) -> Tensor:
             shifts = shift.detach().to(right.real.dtype).expand(len(right))
-            return operator.solve_normal(
-                right, shifts, initial=start, tolerance=tolerance, max_iterations=most
-            ).solution
+            return operator.solve_normal(right, shifts, initial=start, tolerance=tolerance).solution
 
         ctx.solve, ctx.shift, ctx.adjoint = solve, shift.detach(), None
         solution = solve(rhs, initial)
@@ -76,7 +72,5 @@ class _RegularisedInverse(torch.autograd.Function):
         toward_rhs = ctx.adjoint = ctx.solve(gradient.resolve_conj(), ctx.adjoint)
         toward_shift = None
         if ctx.needs_input_grad[1]:  # dx = -(AᴴA + s)⁻¹ x ds
-            products = torch.view_as_real(toward_rhs).double() * torch.view_as_real(solution).double()
-            each = -products.flatten(1).sum(1)
-            toward_shift = each.sum_to_size(ctx.shift.shape).to(ctx.shift.dtype)
-        return toward_rhs, toward_shift, None, None, None, None
+            toward_shift = -inner_product(toward_rhs, solution).sum_to_size(ctx.shift.shape).to(ctx.shift.dtype)
+        return toward_rhs, toward_shift, None, None, None

@@ -13,6 +13,7 @@ from mriinv.core.component import Component
 from mriinv.core.types import Image, PerImage, Support
 from mriinv.errors import CompatibilityError
 from mriinv.numerics.cg import CGResult, conjugate_gradient
+from mriinv.numerics.images import per_image
 
 if TYPE_CHECKING:
     from mriinv.data.acquisition import Acquisition
@@ -86,8 +87,7 @@ class Operator(Component, ABC):
 
         `shift` is one number or one per image; `tolerance` is on the residual relative to the right-hand side.
         """
-        scale = torch.as_tensor(shift, device=rhs.device, dtype=rhs.real.dtype).to(rhs.dtype)
-        scale = scale.reshape(-1, *[1] * (rhs.ndim - 1))
+        scale = per_image(shift, rhs).to(rhs.dtype)
         return conjugate_gradient(
             lambda x: torch.addcmul(self.gram(x), x, scale),
             rhs,

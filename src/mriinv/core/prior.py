@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mriinv.core.component import Component
 from mriinv.core.types import Image, PerImage
 from mriinv.errors import CompatibilityError, SettingsError
+from mriinv.numerics.images import per_image
 
 if TYPE_CHECKING:
     from mriinv.core.problem import InverseProblem, Solution
@@ -142,8 +143,7 @@ class Prior(Component, nn.Module, ABC):
         """Return ∇ log p_σ(x) = (D_σ(x) − x)/σ² (Tweedie), at one noise level or one per image, without a graph."""
         if noise_level is None:
             raise CompatibilityError(f"prior '{self.name}' has no noise levels of its own: its score needs one")
-        sigma = torch.as_tensor(noise_level, dtype=image.real.dtype, device=image.device).reshape(-1, 1, 1)
-        return (self.denoise(image, noise_level) - image.detach()) / sigma**2
+        return (self.denoise(image, noise_level) - image.detach()) / per_image(noise_level, image) ** 2
 
     def proximal(self, image: Image, step: float | PerImage, memory: dict[str, Tensor] | None = None) -> Image:
         """Return prox(image) = argmin_z ½‖z − image‖² + step·E(z), per image.

@@ -13,6 +13,7 @@ from mriinv.core.operator import Operator
 from mriinv.core.types import Image, PerImage
 from mriinv.errors import InputError
 from mriinv.numerics.diagnostics import Diagnosis
+from mriinv.numerics.images import per_image
 from mriinv.numerics.noise import complex_noise
 
 SCALE_QUANTILE = 0.99
@@ -98,9 +99,9 @@ class InverseProblem:
 
     def normalised(self) -> InverseProblem:
         """Return the problem in units of `scale`, whose own scale is 1."""
-        scale = self.scale.reshape(-1, *[1] * (self.data.ndim - 1))
         noise = None if self.noise_std is None else self.noise_std / self.scale
-        return replace(self, data=self.data / scale, noise_std=noise, scale=torch.ones_like(self.scale))
+        data = self.data / per_image(self.scale, self.data)
+        return replace(self, data=data, noise_std=noise, scale=torch.ones_like(self.scale))
 
     def back_projection(self) -> Image:
         """Return Aᴴ b."""
@@ -127,7 +128,7 @@ class InverseProblem:
         if self.noise_std is None or not self.noise_std.any():
             return torch.zeros(self.batch, dtype=torch.float64, device=self.data.device)
         drawn = complex_noise((1, *self.data.shape[1:]), 1.0, generator, self.data.dtype)
-        noise = replace(self, data=drawn * self.noise_std.to(drawn.real.dtype).view(-1, *[1] * (drawn.ndim - 1)))
+        noise = replace(self, data=drawn * per_image(self.noise_std, drawn))
         return torch.view_as_real(noise.sense()).double().square().flatten(1).mean(1).sqrt()
 
     def robust(self) -> InverseProblem:

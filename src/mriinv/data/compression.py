@@ -16,7 +16,7 @@ from mriinv.data.masks import fully_sampled_axes
 from mriinv.errors import InputError
 from mriinv.metrics import psnr
 from mriinv.numerics.fft import fftc, ifft2c, ifftc
-from mriinv.numerics.spectral import gram
+from mriinv.numerics.spectral import scaled_gram
 
 Method = Literal["svd", "geometric"]
 WINDOW = 5  # positions that a geometric matrix looks at: steadier matrices from neighbours with much the same coils
@@ -92,7 +92,7 @@ def svd_matrix(kspace: CoilMapsSlice, coils: int) -> Complex[Tensor, "virtual co
 
     The largest entry of each row is real and positive, which makes the matrix unique.
     """
-    vectors = torch.linalg.eigh(gram(kspace.flatten(1))).eigenvectors
+    vectors = torch.linalg.eigh(scaled_gram(kspace.flatten(1))).eigenvectors
     rows = vectors.flip(-1)[:, :coils].mH
     largest = rows.gather(-1, rows.abs().argmax(-1, keepdim=True))
     return (rows * (largest.conj() / largest.abs())).to(kspace)
@@ -110,7 +110,7 @@ def geometric_matrices(
     ----------
     hybrid : one slice, image along the second axis and k-space along the third
     """
-    covariances = gram(hybrid.transpose(0, 1))  # on the CPU: many small steps follow
+    covariances = scaled_gram(hybrid.transpose(0, 1))  # on the CPU: many small steps follow
     half = WINDOW // 2
     local = pad(covariances, (0, 0, 0, 0, half, half)).unfold(0, WINDOW, 1).sum(-1)
     local = local + GLOBAL_SHARE * covariances.mean(0)

@@ -20,7 +20,7 @@ from mriinv.data.labels import LabelVolume, label_files, read_labels
 from mriinv.data.rendering import OVERSAMPLING, render
 from mriinv.data.texture import smooth_field, uniform
 from mriinv.data.tissue import CONTRASTS, TISSUE, random_contrast
-from mriinv.errors import InputError
+from mriinv.errors import InputError, require
 
 # Axes of a RAS volume along rows and columns of the image (rows from anterior or superior), and across the slice.
 PLANES = {"axial": (1, 0, 2), "coronal": (2, 0, 1), "sagittal": (2, 1, 0)}
@@ -56,15 +56,14 @@ class Protocol:
     lesions: bool = False
 
     def __post_init__(self) -> None:
-        for name, valid, expected in (
-            ("plane", self.plane in (None, *PLANES), " or ".join(PLANES)),
-            ("contrast", self.contrast in (None, *CONTRASTS), " or ".join(CONTRASTS)),
-            ("pixel", self.pixel is None or 0.1 <= self.pixel <= 20, "0.1 to 20 mm"),
-            ("thickness", self.thickness is None or 0.1 <= self.thickness <= 50, "0.1 to 50 mm"),
-            ("gap", 0 <= self.gap <= 100, "0 to 100 mm"),
-        ):
-            if not valid:
-                raise InputError("Protocol", name, repr(getattr(self, name)), expected)
+        require(
+            "Protocol",
+            ("plane", repr(self.plane), self.plane in (None, *PLANES), " or ".join(PLANES)),
+            ("contrast", repr(self.contrast), self.contrast in (None, *CONTRASTS), " or ".join(CONTRASTS)),
+            ("pixel", self.pixel, self.pixel is None or 0.1 <= self.pixel <= 20, "0.1 to 20 mm"),
+            ("thickness", self.thickness, self.thickness is None or 0.1 <= self.thickness <= 50, "0.1 to 50 mm"),
+            ("gap", self.gap, 0 <= self.gap <= 100, "0 to 100 mm"),
+        )
 
 
 class HeadSlices(NamedTuple):

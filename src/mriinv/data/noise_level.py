@@ -13,7 +13,7 @@ from mriinv.core.types import KSpace, Mask
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.masks import fully_sampled_axes
 from mriinv.numerics.fft import ifftc
-from mriinv.numerics.spectral import gram
+from mriinv.numerics.spectral import scaled_gram
 
 GROUP = 32  # neighbouring samples that are quiet or not together
 MEDIAN = (1 - 1 / (9 * (GROUP // 2))) ** 3  # of the power of noise in half a group, over its mean
@@ -107,5 +107,5 @@ def _floor(powers: Float[Tensor, "coil group 2"], wider: float) -> tuple[float, 
 
 def _weakest_component(values: KSpace) -> Complex[Tensor, "batch 1 y x"]:
     """Return the coil combination with the least energy, one for all images, complex ``(batch, 1, y, x)``."""
-    vector = torch.linalg.eigh(gram(values.transpose(0, 1).flatten(1))).eigenvectors[:, 0]
+    vector = torch.linalg.eigh(scaled_gram(values.transpose(0, 1).flatten(1))).eigenvectors[:, 0]
     return (vector.conj().to(values)[:, None, None] * values).sum(1, keepdim=True)

@@ -14,7 +14,7 @@ from mriinv.data.coils import AXIAL, Axes, CoilArray
 from mriinv.data.geometry import Geometry
 from mriinv.data.heads import HeadSlices, HeadSource, ProceduralHeads
 from mriinv.data.readers.base import Scan
-from mriinv.errors import InputError
+from mriinv.errors import require
 from mriinv.numerics.fft import fft2c
 from mriinv.numerics.noise import coloured_noise, complex_noise
 
@@ -59,16 +59,15 @@ def simulate_acquisition(
     InputError : a matrix below 16 × 16, no coil, no slice, a noise that is negative, infinite or, when coloured, zero,
         a negative seed
     """
-    for name, found, valid, expected in (
+    require(
+        "simulate_acquisition",
         ("shape", tuple(shape), len(shape) == 2 and min(shape) >= 16, "two sizes (y, x) from 16 on"),
         ("coils", coils, coils >= 1, "at least 1"),
         ("slices", slices, slices >= 1, "at least 1"),
         ("noise_std", noise_std, math.isfinite(noise_std) and noise_std >= 0, "a finite number from 0 on"),
         ("noise_std", noise_std, noise_std > 0 or not coloured, "a positive number for coloured noise"),
         ("seed", seed, seed >= 0, "a number from 0 on"),
-    ):
-        if not valid:
-            raise InputError("simulate_acquisition", name, str(found), expected)
+    )
     generator = torch.Generator().manual_seed(seed)
     heads = ProceduralHeads() if heads is None else heads
     head = heads.draw(shape, slices, generator)

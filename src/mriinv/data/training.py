@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mriinv.core.following import TRAINING_NOISE
 from mriinv.core.operator import Operator
 from mriinv.core.problem import InverseProblem
 from mriinv.core.trainer import ProblemSource
@@ -17,7 +18,7 @@ from mriinv.data.heads import ImageSource
 from mriinv.data.masks import MaskKind, draw_mask
 from mriinv.data.texture import uniform
 from mriinv.data.workers import SliceWindow
-from mriinv.errors import InputError
+from mriinv.errors import require
 from mriinv.numerics.noise import complex_noise
 
 _SLICE = (96, 256)  # range of the larger side of a rendered slice: pixels of about 0.85 to 2.5 mm
@@ -65,7 +66,7 @@ class SimulatedProblems(ProblemSource):
         coils: int = 8,
         masks: Sequence[MaskKind] = MASKS,
         masks_per_kind: int = 64,
-        noise_std: float = 0.005,
+        noise_std: float = TRAINING_NOISE,
         noise_floor: tuple[float, float] = (0.0, 0.02),
         pool: int = 256,
         fresh: float = 0.5,
@@ -73,7 +74,8 @@ class SimulatedProblems(ProblemSource):
         seed: int = 0,
         workers: int = 0,
     ) -> None:
-        for name, found, valid, expected in (
+        require(
+            "SimulatedProblems",
             ("shape", tuple(shape), len(shape) == 2 and min(shape) >= 16, "two sizes (y, x) from 16 on"),
             ("coils", coils, coils >= 1, "at least 1"),
             ("masks", list(masks), len(masks) > 0, "at least one kind"),
@@ -83,9 +85,7 @@ class SimulatedProblems(ProblemSource):
             ("pool", pool, pool >= 1, "at least 1"),
             ("fresh", fresh, 0 <= fresh <= pool, f"from 0 to the pool of {pool}"),
             ("workers", workers, workers >= 0, "at least 0"),
-        ):
-            if not valid:
-                raise InputError("SimulatedProblems", name, str(found), expected)
+        )
         self._shape, self._coils = (shape[0], shape[1]), coils
         self._kinds, self._masks_per_kind = tuple(masks), masks_per_kind
         self._noise_std, self._noise_floor = noise_std, noise_floor

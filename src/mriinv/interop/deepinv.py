@@ -127,9 +127,7 @@ class PhysicsOperator(Operator):
         return _from_parts(self.physics.A_adjoint(_to_parts(data)))[:, 0].to(given)
 
     def to(self, device: torch.device | str) -> PhysicsOperator:
-        device = torch.device(device)
-        moved = object.__new__(type(self))
-        vars(moved).update(vars(self))
+        moved = cast(PhysicsOperator, super().to(device))
         moved.physics = self.physics.clone().to(device)
         return moved
 

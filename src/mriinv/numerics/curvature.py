@@ -11,6 +11,7 @@ from mriinv.core.types import Image, PerImage
 from mriinv.numerics.noise import complex_noise
 
 LEAST_RMS = 0.05
+STEP = 0.01
 
 
 def largest_curvature(
@@ -19,13 +20,12 @@ def largest_curvature(
     generator: torch.Generator,
     *,
     iterations: int = 8,
-    step: float = 0.01,
     initial: Image | None = None,
     base: Image | None = None,
 ) -> tuple[PerImage, Image]:
     """Return per image an estimate of the largest |eigenvalue| of the Hessian, and the direction that attains it.
 
-    Power iteration on (∇E(x + δv) − ∇E(x))/δ with ‖δv‖ = `step`·‖x‖: the curvature over the distance that a solver
+    Power iteration on (∇E(x + δv) − ∇E(x))/δ with ‖δv‖ = `STEP`·‖x‖: the curvature over the distance that a solver
     travels, which is what bounds its step. Images are at scale 1; one that is nearly empty counts as one of an rms of
     `LEAST_RMS`. It is a lower bound of the Lipschitz constant of ∇E; backtrack on top.
 
@@ -36,7 +36,7 @@ def largest_curvature(
     base : ∇E at `image`, when it is known already
     """
     base = gradient(image) if base is None else base
-    length = step * image.flatten(1).abs().square().sum(1).sqrt().clamp_min(LEAST_RMS * image[0].numel() ** 0.5)
+    length = STEP * image.flatten(1).abs().square().sum(1).sqrt().clamp_min(LEAST_RMS * image[0].numel() ** 0.5)
 
     def normalise(v: Tensor) -> tuple[PerImage, Tensor]:
         norm = v.flatten(1).abs().square().sum(1).sqrt().clamp_min(1e-30)

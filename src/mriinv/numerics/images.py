@@ -23,9 +23,12 @@ def relative_norm(part: Tensor, whole: Tensor) -> Tensor:
     return (inner_product(part, part) / inner_product(whole, whole).clamp_min(smallest)).sqrt()
 
 
-def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """Return one number per image as ``(batch, 1, 1)`` in the precision of the images `like`, to multiply them with."""
-    return values.to(like.real.dtype).view(-1, 1, 1)
+def per_image(values: float | Tensor, like: Tensor) -> Tensor:
+    """Return one number, or one per image, as ``(1 or batch, 1, …)``, to multiply `like` ``(batch, …)`` with.
+
+    In the real type of `like`, and on its device.
+    """
+    return torch.as_tensor(values, dtype=like.real.dtype, device=like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
 @overload

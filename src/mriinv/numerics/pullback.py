@@ -14,8 +14,7 @@ Pullback = Callable[[Tensor], Tensor]
 
 
 def _relu_backward(g: Tensor, h: Tensor, *, grad_input: Tensor) -> Tensor:
-    result: Tensor = torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=grad_input)
-    return result
+    return torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=grad_input)
 
 
 # the derivative of an activation, and the attributes of the module that it depends on

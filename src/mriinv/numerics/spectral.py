@@ -31,7 +31,7 @@ def largest_eigenvalue(
     return value
 
 
-def gram(rows: Tensor) -> Tensor:
+def scaled_gram(rows: Tensor) -> Tensor:
     """Return R Rᴴ up to a factor for complex ``(…, row, other)``, on the CPU in complex128.
 
     R is divided by a power of two near its largest magnitude, so that no square over- or underflows.

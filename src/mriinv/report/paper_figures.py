@@ -194,8 +194,7 @@ def _sampled(block: SubFigure, posterior: Posterior) -> None:
 
 def _figure(width: float, height: float) -> Figure:
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05, wspace=0, hspace=0)
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
-    return figure
+    return Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
 
 
 def _blocks(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:

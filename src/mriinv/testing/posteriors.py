@@ -148,13 +148,13 @@ def gaussian() -> AnalyticPosterior:
     return AnalyticPosterior("gaussian", replace(problem, noise_std=torch.tensor(NOISE)), prior, belief, 0.0)
 
 
-def mixture(name: str, apart: float, seed: int = 0) -> AnalyticPosterior:
+def mixture(name: str, apart: float) -> AnalyticPosterior:
     """Return a posterior of 6 pixels and three components, about 0.18 wide at `LEVEL` and √2·`apart` from each other.
 
     What sets the components apart lies in the null space of the operator but for a small part: the data hardly tell
     which of them the image is from.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     axes = torch.linalg.qr(complex_noise((6, 6), 1.0, generator, torch.complex128)).Q
     matrix = torch.tensor([1.0, 0.7, 0.4]).to(axes).view(-1, 1) * axes[:, :3].mH
     seen = complex_noise((3, 3), 0.03, generator, torch.complex128)
@@ -167,16 +167,16 @@ def mixture(name: str, apart: float, seed: int = 0) -> AnalyticPosterior:
     return AnalyticPosterior(name, problem, MixturePrior(belief), belief, LEVEL)
 
 
-def sense(shape: tuple[int, int] = (12, 12), coils: int = 4, seed: int = 0) -> AnalyticPosterior:
+def sense(shape: tuple[int, int] = (12, 12)) -> AnalyticPosterior:
     """Return SENSE with simulated coils and random lines, and a stationary Gaussian prior of power-law spectrum."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     y, x = (torch.arange(n, dtype=torch.float64) - n // 2 for n in shape)
     spectrum = 1 / (1 + (y[:, None] ** 2 + x**2)) + 0.01
     pixels = torch.eye(math.prod(shape), dtype=torch.complex128).unflatten(1, shape)
     covariances = ifft2c(spectrum * fft2c(pixels)).flatten(1).T[None]
     belief = GaussianMixture(torch.ones(1).double(), torch.zeros_like(covariances[0, :1]), covariances)
-    maps = simulate_coil_maps(shape, coils, generator, torch.complex128)[None]
-    mask = make_mask("random-1d", shape, 2.0, 4, seed)
+    maps = simulate_coil_maps(shape, 4, generator, torch.complex128)[None]
+    mask = make_mask("random-1d", shape, 2.0, 4)
     clean = fft2c(maps * belief.draw(1, generator).unflatten(1, shape)[:, None])
     noisy = mask[:, None] * (clean + complex_noise(clean.shape, NOISE, generator, clean.dtype))
     problem = make_problem(Acquisition(noisy, mask, maps, noise_std=NOISE), "sense")

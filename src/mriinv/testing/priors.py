@@ -9,7 +9,7 @@ from mriinv.core.capabilities import derive
 from mriinv.core.prior import Prior
 from mriinv.core.types import Image
 from mriinv.errors import MriinvError
-from mriinv.numerics.images import inner_product
+from mriinv.numerics.images import inner_product, per_image
 from mriinv.numerics.noise import complex_noise
 
 
@@ -67,7 +67,7 @@ def check_proximal(
 def _check_optimality(
     prior: Prior, image: Image, proximal: Image, step: float | Tensor, other: Image, tolerance: float
 ) -> None:
-    size = torch.as_tensor(step, dtype=image.real.dtype, device=image.device).reshape(-1, 1, 1)
+    size = per_image(step, image)
     residual, value = (image - proximal) / size, prior.energy(proximal)
     for candidate in (image, other, 0 * image, *(proximal + size * (other - proximal) for size in (-1e-1, 1e-3, 1e-1))):
         apart = candidate - proximal

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mriinv.core.prior import Prior
 from mriinv.core.types import Image
+from mriinv.numerics.images import per_image
 from mriinv.numerics.noise import complex_noise
 
 
@@ -37,8 +38,9 @@ def denoising_score_matching(
     data_std : σ_d: the factor 1/σ² becomes 1/σ² + 1/σ_d², so that levels at which the noise hides the image, and where
         1/σ² of the error says little, count as well (Karras 2022, arXiv:2206.00364)
     """
-    noisy = images + levels.view(-1, 1, 1) * complex_noise(images.shape, 1.0, generator, images.dtype)
+    sigma = per_image(levels, images)
+    noisy = images + sigma * complex_noise(images.shape, 1.0, generator, images.dtype)
     residual = prior.denoise(noisy, levels, create_graph=True) - images
     floor = 0.0 if data_std is None else data_std**-2
-    weights = 0.5 * (levels.view(-1, 1, 1) ** -2 + floor) if relative else torch.tensor(0.5)
+    weights = 0.5 * (sigma**-2 + floor) if relative else torch.tensor(0.5)
     return (weights * residual.abs().square()).mean()

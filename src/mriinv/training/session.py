@@ -76,7 +76,7 @@ def run_training(
     if not any(True for _ in prior.parameters()):
         raise SettingsError(f"prior '{prior.name}' has no parameters to train")
     operator = registry().load("operator", config.operator.name)
-    operator.parse_settings(config.operator.settings)
+    registry().settings("operator", config.operator)
     if operator.measures_images:
         raise SettingsError(f"operator '{config.operator.name}' measures images; training needs one for k-space")
     data = config.data
