@@ -485,6 +485,7 @@ BAD_OPTIONS: dict[str, tuple[list[str], str]] = {
     "unknown operator": (["--operator", "sens"], "unknown operator 'sens'; did you mean sense?"),
     "unknown recipe": (["--recipe", "deepen-mpa"], "unknown recipe 'deepen-mpa'; did you mean deepen-map"),
     "unknown mask": (["--mask", "poison-2d"], "unknown mask 'poison-2d'; did you mean poisson-2d?"),
+    "weights as a setting": (["--set", "prior.weights=deepen-small"], "deepen has no setting 'weights'"),
     "unknown setting": (["--set", "solver.tolerence=1"], "mm-cg has no setting 'tolerence'; did you mean 'tolerance'?"),
     "unknown setting of a prior": (
         ["--set", "prior.wieght=1"],

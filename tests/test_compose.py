@@ -4,7 +4,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -326,7 +329,7 @@ for attempt in (
     lambda: mriinv.Acquisition(full.kspace.numpy(), mask),
     lambda: mriinv.Acquisition(full.kspace, mask.numpy()),
     lambda: mriinv.Acquisition(full.kspace, 2 * mask),
-    lambda: full.undersampled(mask.numpy()),
+    lambda: full.undersampled({1: 2}),
     lambda: mriinv.make_problem(full.kspace),
     lambda: mriinv.Reconstruction(None, "cg-sense")(full.kspace),
     lambda: mriinv.Reconstruction(mriinv.Prior, "mm-cg"),
@@ -344,7 +347,7 @@ for attempt in (
         "kspace: found ndarray; expected a torch tensor; Acquisition.from_arrays takes other arrays",
         "mask: found ndarray; expected a torch tensor; Acquisition.from_arrays takes other arrays",
         "mask: found torch.float32 with other values than 0 and 1; expected bool, or 0 and 1",
-        "mask: found ndarray; expected a torch tensor; Acquisition.from_arrays takes other arrays",
+        "mask: found no array of numbers (Could not infer dtype of dict); expected an array of NumPy or torch",
         "acquisition: found Tensor; expected an Acquisition",
         "problem: found Tensor; expected an InverseProblem or an Acquisition",
         "prior: found the class Prior; expected a name, or an instance of Prior",
@@ -356,6 +359,7 @@ for attempt in (
 
 def test_an_acquisition_is_prepared_before_it_is_reconstructed(acquisition: Acquisition) -> None:
     untold = replace(acquisition.undersampled(make_mask("poisson-2d", SHAPE, 3.0, 16)), noise_std=None)
+    untold = replace(untold, noise_covariance=torch.diag(torch.tensor([1, 4, 9, 16], dtype=torch.complex64) * 1e-4))
     reconstruct = Reconstruction("tv", "fista", "cpu")
     prepared = reconstruct(make_problem(prepare_acquisition(untold)))
     assert torch.equal(reconstruct(untold).image, prepared.image)
@@ -431,3 +435,37 @@ def test_a_class_in_place_of_an_operator_is_refused() -> None:
 
 def test_a_device_may_be_one_of_torch() -> None:
     assert Reconstruction("tv", device=torch.device("cpu")).device == torch.device("cpu")
+
+
+def test_noise_that_nobody_told_is_estimated(acquisition: Acquisition) -> None:
+    assert acquisition.noise_std is not None
+    untold = make_problem(replace(acquisition, noise_std=None)).noise_std
+    assert untold is not None and untold.item() == pytest.approx(acquisition.noise_std, rel=0.5)
+
+
+def test_solvers_say_that_they_want_a_problem(acquisition: Acquisition, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InputError, match="cg-sense: problem: found Acquisition; expected an InverseProblem"):
+        make_solver("cg-sense")(acquisition)
+
+
+def test_seeds_of_numpy_are_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    seed = np.arange(5)[3]
+    full = simulate_acquisition(shape=SHAPE, coils=2, seed=seed)
+    assert torch.equal(full.kspace, simulate_acquisition(shape=SHAPE, coils=2, seed=3).kspace)
+    assert torch.equal(make_mask("poisson-2d", SHAPE, 3, seed=seed), make_mask("poisson-2d", SHAPE, 3, seed=3))
+    Reconstruction(solver="zero-filled", device="cpu")(make_problem(full), seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("solver", "settings"),
+    [("mm-cg", {"max_iterations": 2}), ("preconditioned-langevin", {"samples": 2, "burn_in": 1, "long_run": 0})],
+)
+def test_a_slice_without_data_in_a_batch_is_empty(
+    problem: InverseProblem, small_prior: Prior, solver: str, settings: dict[str, Any]
+) -> None:
+    """In units in which an image of scale 1 would outshine the others."""
+    data = 1e-5 * torch.cat([problem.data, torch.zeros_like(problem.data)])
+    found = make_solver(solver, **settings)(InverseProblem(problem.operator, data, 1e-7), small_prior)
+    assert found.image[0].any() and not found.image[1].any()

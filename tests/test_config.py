@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,11 +8,11 @@ import pytest
 import yaml
 from pydantic import model_validator
 
-from mriinv import ComponentSettings, InputError, MriinvError, setting
+from mriinv import ComponentSettings, InputError, MriinvError, make_solver, setting
 from mriinv.config import RunConfig, build_config, build_train_config
 from mriinv.core.component import validate_settings
 from mriinv.errors import SettingsError, UnknownNameError
-from mriinv.manifest import Choice
+from mriinv.manifest import Choice, load_yaml, parse_yaml
 
 SCAN = {"input": [Path("scan.h5")]}
 
@@ -386,3 +387,20 @@ def test_assignments_reach_into_settings_that_are_mappings() -> None:
     assignments = ["trainer.chain.step=0.6", "trainer.chain.epsilon=0.02", "trainer.steps=5"]
     found = build_train_config(None, {"out": Path("x"), "prior": "deepen"}, assignments)
     assert found.trainer.settings == {"chain": {"step": 0.6, "epsilon": 0.02}, "steps": 5}
+
+
+@pytest.mark.parametrize("text", ["seed: 1\nseed: 2\n", "solver: {name: tv, name: tv}\n"])
+def test_a_key_stands_once(text: str) -> None:
+    with pytest.raises(InputError, match=r"run\.yaml: found the key '(seed|name)' twice"):
+        parse_yaml(text, "run.yaml")
+
+
+def test_numbers_are_finite() -> None:
+    with pytest.raises(SettingsError, match=r"cg-sense\.tolerance: found inf; expected a finite number"):
+        make_solver("cg-sense", tolerance=float("inf"))
+
+
+def test_a_pipe_is_no_run_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.yaml")
+    with pytest.raises(InputError, match=r"run\.yaml: found a pipe or a device; expected a readable YAML file"):
+        load_yaml(tmp_path / "run.yaml")

@@ -1,5 +1,6 @@
 """Problems and products of operators."""
 
+import jaxtyping
 import pytest
 import torch
 
@@ -64,14 +65,15 @@ def test_a_product_weights_samples_as_its_outer_operator_does():
 @pytest.mark.parametrize(
     ("data", "found"),
     [
-        (torch.zeros(0, 4), r"found shape \(0, 4\); expected at least one image"),
-        (torch.tensor([[1, 0, torch.nan, 0]]), "found NaN or infinity; expected finite values"),
-        (torch.tensor([[1, 0, torch.inf, 0]]), "found NaN or infinity; expected finite values"),
+        (torch.zeros(0, 4, dtype=torch.complex64), r"found shape \(0, 4\); expected at least one image"),
+        (torch.ones(1, 4), "found torch.float32; expected complex values"),
+        (torch.tensor([[1, 0, torch.nan, 0j]]), "found NaN or infinity; expected finite values"),
+        (torch.tensor([[1, 0, torch.inf, 0j]]), "found NaN or infinity; expected finite values"),
     ],
 )
 def test_data_that_are_none_are_refused(data, found):
     with pytest.raises(InputError, match=f"data: {found}"):
-        InverseProblem(DenseOperator(random(4, 6), (2, 3)), data.to(torch.complex128))
+        InverseProblem(DenseOperator(random(4, 6), (2, 3)), data)
 
 
 @pytest.mark.parametrize(
@@ -173,3 +175,9 @@ def test_a_product_moves_with_its_parts():
     moved = product.to("meta")
     assert {part.matrix.device.type for part in (moved._outer, moved._inner)} == {"meta"}
     assert product._outer.matrix.device.type == "cpu"
+
+
+def test_an_operator_is_asked_for(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InputError, match="operator: found str; expected an Operator"):
+        InverseProblem("sense", random(1, 4))

@@ -184,7 +184,7 @@ def test_files_of_others_are_refused(tmp_path: Path, kind: str) -> None:
         ({"coils": 0}, SettingsError, "coils: found 0"),
         ({"noise_std": -1}, SettingsError, "noise_std: found -1"),
         ({"noise_std": float("nan")}, SettingsError, "noise_std: found nan"),
-        ({"noise_std": float("inf")}, InputError, "noise_std: found inf"),
+        ({"noise_std": float("inf")}, SettingsError, "noise_std: found inf"),
         ({"noise_std": 0, "coloured": True}, InputError, "noise_std: found 0.0; expected a positive number"),
         ({"seed": 2**63}, SettingsError, "seed: found 9223372036854775808"),
         ({"shape": (32,)}, SettingsError, "shape"),

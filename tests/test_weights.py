@@ -126,6 +126,7 @@ def test_a_prior_knows_the_file_that_it_was_loaded_from(path: Path, prior: Linea
     [
         (torch.full((5, 2), 1e300, dtype=torch.float64), "weight: found NaN or infinity"),
         (torch.ones(5, 2, dtype=torch.complex64), "weight: found torch.complex64; expected torch.float32"),
+        (torch.ones(5, 2, dtype=torch.int32), "weight: found torch.int32; expected torch.float32"),
     ],
 )
 def test_tensors_of_another_type(path: Path, value: Tensor, message: str) -> None:

@@ -16,6 +16,7 @@ from mriinv.core.problem import InverseProblem, Solution, reference_scale
 from mriinv.core.solver import Monitor, Solver
 from mriinv.core.trainer import Trainer
 from mriinv.data.acquisition import Acquisition
+from mriinv.data.noise_level import estimate_noise_std
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.discovery import content_folder
 from mriinv.errors import InputError, SettingsError, UnknownNameError
@@ -103,8 +104,8 @@ def make_problem(
     """Build the inverse problem of an acquisition: its k-space, or its image where the operator measures images.
 
     Where the operator measures images (`Operator.measures_images`) the scale is that of the regularised least-squares
-    image, since that of Aᴴb may be far from it. Noise is taken as the acquisition tells it; `prepare_acquisition`
-    whitens and estimates it before.
+    image, since that of Aᴴb may be far from it. Noise that the acquisition does not tell is estimated;
+    `prepare_acquisition` whitens it too, and says what it did.
 
     Parameters
     ----------
@@ -123,10 +124,11 @@ def make_problem(
     built = make_operator(operator, acquisition, **settings) if isinstance(operator, str) else operator
     _require("make_problem", "operator", built, Operator)
     if not built.measures_images:
-        return InverseProblem(built, acquisition.kspace, acquisition.noise_std)
+        estimate = estimate_noise_std(acquisition) if acquisition.noise_std is None else None
+        return InverseProblem(built, acquisition.kspace, estimate.std if estimate else acquisition.noise_std)
     image = with_reference(acquisition).reference
     assert image is not None
-    data, noise_std = built.measure(image, torch.Generator(image.device).manual_seed(seed ^ MEASUREMENT))
+    data, noise_std = built.measure(image, torch.Generator(image.device).manual_seed(int(seed) ^ MEASUREMENT))
     unscaled = InverseProblem(built, data, noise_std, scale=1)
     return replace(unscaled, scale=reference_scale(unscaled.sense()))
 
@@ -235,6 +237,6 @@ class Reconstruction:
             problem, said = make_problem(prepared, self.operator, seed=seed), prepared.remarks
         elif problem.data.device != self.device:
             problem = _moved(problem, self.device)
-        generator = torch.Generator(problem.data.device).manual_seed(seed ^ SOLUTION)
+        generator = torch.Generator(problem.data.device).manual_seed(int(seed) ^ SOLUTION)
         solution = self.solver(problem, self.prior, initial=initial, generator=generator, monitor=monitor)
         return replace(solution, notes=(*said, *problem.operator.notes, *solution.notes))

@@ -105,6 +105,8 @@ class Manifest(StrictModel):
 def load_yaml(path: Path) -> Any:
     """Return the content of a YAML file with safe types only (`InputError` when it cannot be read)."""
     try:
+        if path.is_fifo() or path.is_char_device():
+            raise InputError(path, "", "a pipe or a device", "a readable YAML file")
         if path.stat().st_size > MAX_BYTES:
             raise InputError(path, "", f"{path.stat().st_size} bytes", f"at most {MAX_BYTES}")
         text = path.read_text(encoding="utf-8")
@@ -122,6 +124,12 @@ class _Loader(yaml.SafeLoader):
         first: [one for one in resolvers if one[0] not in NUMBERS]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((value for number, (tag, value) in enumerate(keys) if (tag, value) in keys[:number]), None):
+            raise ValueError(f"the key '{twice}' twice")
+        return super().construct_mapping(node, deep)
 
 
 for _tag, _pattern in NUMBERS.items():

@@ -56,7 +56,8 @@ def combine(config: RunConfig) -> Reconstruction:
     chosen = config.prior
     registry().match(chosen.name if chosen else None, config.solver.name)
     resolve_device(config.device)
-    registry().settings("operator", config.operator)
+    for kind, choice in config.parts.items():
+        registry().settings(kind, choice)
     solver = make_solver(config.solver.name, **config.solver.settings)
     torch.manual_seed(config.seed)  # of an untrained prior; everything else draws from explicit generators
     prior = make_prior(chosen.name, weights=chosen.weights, **chosen.settings) if chosen else None

@@ -109,7 +109,9 @@ def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha2
             raise WeightsError(f"{path}: another architecture: {_first_difference(stored, shapes)}")
         tensors = {name: file.get_tensor(name) for name in stored}
     for name, value in tensors.items():
-        if not torch.can_cast(value.dtype, own[name].dtype):
+        if value.is_floating_point() != own[name].is_floating_point() or not torch.can_cast(
+            value.dtype, own[name].dtype
+        ):
             raise WeightsError(f"{path}: {name}: found {value.dtype}; expected {own[name].dtype}")
         tensors[name] = value = value.to(own[name].dtype)
         if not torch.isfinite(value).all():

@@ -378,3 +378,19 @@ def test_zero_padded_data_may_be_undersampled_and_others_not(tmp_path, write):
         assert not acquisition.gapless
         with pytest.raises(InputError, match="already undersampled"):
             acquisition.undersampled(mask)
+
+
+def test_what_is_known_of_the_noise_comes_as_arrays_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    data = np.ones((2, 4, 4), np.complex64)
+    found = Acquisition.from_arrays(data, noise_covariance=np.eye(2))
+    assert torch.equal(found.noise_covariance, torch.eye(2, dtype=torch.float64))
+    with pytest.raises(InputError, match=r"noise_std: found array.*; expected one number"):
+        Acquisition.from_arrays(data, noise_std=np.array([0.1, 0.2]))
+    with pytest.raises(InputError, match=r"coil_maps: found torch\.float32; expected complex values"):
+        Acquisition.from_arrays(data, coil_maps=np.ones((2, 4, 4), np.float32))
+
+
+def test_masks_of_numpy_undersample() -> None:
+    full, mask = Acquisition.from_arrays(np.ones((2, 4, 4), np.complex64)), np.eye(4)
+    assert torch.equal(full.undersampled(mask).mask, torch.from_numpy(mask)[None] == 1)

@@ -393,3 +393,30 @@ def test_slices_of_a_result_have_one_shape(tmp_path):
     other = r"mask: found shape \(1, 4\) in slice 1; expected \(1, 5\), as before"
     with ResultWriter(path, 2, {}, {}) as writer, pytest.raises(InputError, match=other):
         writer.add(1, images()[1], mask=mask()[:, 1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("image", torch.zeros(3, Y, X).numpy(), "image: found torch.float32"),
+        ("image", torch.zeros(3, Y, dtype=torch.complex64).numpy(), r"image: found torch.complex64 \(3, 6\)"),
+        ("slices", [0, 1, 1], r"of slices \[0, 1, 1\]; expected complex64 \(slices, y, x\), each slice once"),
+        ("image", h5py.ExternalLink("other.h5", "/image"), "a link instead of data"),
+        ("more", h5py.SoftLink("/image"), "a link instead of data"),
+    ],
+)
+def test_what_is_no_image_of_each_slice(tmp_path, name, value, message):
+    with ResultWriter(tmp_path / "scan.h5", 3, {}, {}) as writer:
+        add(writer, 0, 1, 2)
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        if name in file:
+            del file[name]
+        file[name] = value
+    with pytest.raises(InputError, match=message):
+        read_result(tmp_path / "scan.h5")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "scan.h5")
+    with pytest.raises(InputError, match=r"scan\.h5: found no regular file; expected a mriinv result"):
+        read_result(tmp_path / "scan.h5")

@@ -116,3 +116,14 @@ def test_an_operator_may_return_the_image_itself():
     found = Identity().solve_normal(rhs, torch.tensor([1.0, 3.0]), initial=rhs)
     torch.testing.assert_close(found.solution, kept / torch.tensor([2.0, 4.0]).view(-1, 1, 1))
     assert torch.equal(rhs, kept)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-20, 1e20, 1e30])
+def test_units_whose_squares_leave_the_range_change_nothing(unit):
+    matrices, rhs = systems(2, 12, torch.complex64), complex_noise((2, 12), 1.0, torch.Generator().manual_seed(0))
+    plain = conjugate_gradient(apply(matrices), rhs)
+    for initial in (None, plain.solution / 2):
+        start = None if initial is None else initial * unit
+        scaled = conjugate_gradient(apply(matrices), rhs * unit, initial=start)
+        torch.testing.assert_close(scaled.solution / unit, plain.solution, rtol=1e-4, atol=1e-5)
+        assert (scaled.relative_residual[-1] <= 1e-5).all()

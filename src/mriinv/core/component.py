@@ -15,7 +15,7 @@ from mriinv.errors import SettingsError
 class StrictModel(BaseModel):
     """Fields by name, checked when it is made: unknown ones are refused, instances are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ComponentSettings(StrictModel):

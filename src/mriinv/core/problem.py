@@ -75,6 +75,10 @@ class InverseProblem:
     ) -> None:
         if not isinstance(data, Tensor):
             raise InputError("InverseProblem", "data", type(data).__name__, "a tensor")
+        if not isinstance(operator, Operator):
+            raise InputError("InverseProblem", "operator", type(operator).__name__, "an Operator")
+        if not data.is_complex():
+            raise InputError("InverseProblem", "data", str(data.dtype), "complex values")
         if data.numel() == 0:
             raise InputError("InverseProblem", "data", f"shape {tuple(data.shape)}", "at least one image")
         if not data.isfinite().all():

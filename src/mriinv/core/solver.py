@@ -59,6 +59,9 @@ class Solver(Component, ABC):
         CompatibilityError : the prior does not provide what this solver requires
         InputError : a starting image of another shape
         """
+        if not isinstance(problem, InverseProblem):
+            expected = "an InverseProblem, as make_problem builds it; Reconstruction takes acquisitions"
+            raise InputError(self.name, "problem", type(problem).__name__, expected)
         provided = prior.provides if prior is not None else frozenset[str]()
         if match(provided, self.requires) is None:
             name = prior.name if prior is not None else "none"
@@ -77,7 +80,7 @@ class Solver(Component, ABC):
         if not finite.all():
             notes = (*solution.notes, f"{self.name}: the image holds NaN or infinity")
             solution = replace(solution, converged=solution.converged & finite, notes=notes)
-        factor = scale.reshape(-1, 1, 1)
+        factor = (scale * problem.data.flatten(1).any(1)).reshape(-1, 1, 1)  # no data, no image
         support = problem.operator.support
         return solution.scaled(factor if support is None else factor * support)
 

@@ -76,10 +76,12 @@ class Acquisition:
             raise InputError(
                 self.source, "header", repr(bad[0]), "names without '/', as datasets of a result have them"
             )
-        if self.noise_std is not None and not 0 <= self.noise_std < math.inf:
-            raise InputError(self.source, "noise_std", str(self.noise_std), "a finite number from 0 on")
+        if self.noise_std is not None:
+            object.__setattr__(self, "noise_std", self._one_number(self.noise_std))
         if self.coil_maps is not None:
             self._check("coil_maps", self.coil_maps, [(1, batch), (coils,), (y,), (x,)], "(batch|1, coil, y, x)")
+            if not self.coil_maps.is_complex():
+                raise InputError(self.source, "coil_maps", str(self.coil_maps.dtype), "complex values")
         if self.reference is not None:
             self._check("reference", self.reference, [(batch,), (y,), (x,)], "(batch, y, x)")
         if self.noise_covariance is not None:
@@ -111,6 +113,9 @@ class Acquisition:
         data = _tensor(source, "kspace", kspace, 4)
         fields["coil_maps"] = None if coil_maps is None else _tensor(source, "coil_maps", coil_maps, 4)
         fields["reference"] = None if reference is None else _tensor(source, "reference", reference, 3)
+        for name, axes in (("noise_covariance", 2), ("coil_metric", 5)):
+            if fields.get(name) is not None:
+                fields[name] = _tensor(source, name, fields[name], axes)
         whole = cls(data, torch.ones(1, 1, data.shape[-1], dtype=torch.bool), **fields)
         sampled = (whole.kspace != 0).any(1) if mask is None else whole._as_mask(_tensor(source, "mask", mask, 3))
         return whole.undersampled(sampled)
@@ -124,6 +129,17 @@ class Acquisition:
             raise InputError(
                 self.source, name, type(value).__name__, "a torch tensor; Acquisition.from_arrays takes other arrays"
             )
+
+    def _one_number(self, value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise InputError(
+                self.source, "noise_std", repr(value), "one number; InverseProblem takes several"
+            ) from None
+        if not 0 <= number < math.inf:
+            raise InputError(self.source, "noise_std", str(value), "a finite number from 0 on")
+        return number
 
     def _as_mask(self, mask: torch.Tensor) -> Mask:
         """Return a mask as bool; zeros and ones of another type are one as well."""
@@ -180,13 +196,13 @@ class Acquisition:
         """Locations in the grid over locations sampled, calibration centre included."""
         return self.mask.numel() / max(int(self.mask.sum()), 1)
 
-    def undersampled(self, mask: Mask) -> Acquisition:
-        """Keep only the samples in `mask`: retrospective undersampling of a fully sampled acquisition.
+    def undersampled(self, mask: Array) -> Acquisition:
+        """Keep only the samples in `mask` ``([[batch,] y,] x)``, retrospectively, of a fully sampled acquisition.
 
         Zero padding around the samples, common in fastMRI brain data, is allowed and stays outside the mask.
         """
         batch, _, y, x = self.kspace.shape
-        mask = self._as_mask(mask)
+        mask = self._as_mask(_tensor(self.source, "mask", mask, 3))
         if mask.ndim != 3 or mask.shape[0] not in (1, batch) or mask.shape[1] not in (1, y) or mask.shape[2] != x:
             raise InputError(self.source, "mask", f"shape {tuple(mask.shape)}", f"(1, {y}, {x}) or (1, 1, {x})")
         if not self.gapless:

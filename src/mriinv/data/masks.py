@@ -236,7 +236,7 @@ def make_mask(
     _check_shape(shape)
     if acs is None:
         acs = _default_acs(name, shape, acceleration, origin or (shape[0] // 2, shape[1] // 2))
-    return MASKS[name](shape, acceleration, torch.Generator().manual_seed(seed), acs, origin)
+    return MASKS[name](shape, acceleration, torch.Generator().manual_seed(int(seed)), acs, origin)
 
 
 class MaskKind(NamedTuple):

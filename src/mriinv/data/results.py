@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from mriinv.data.geometry import Geometry
 from mriinv.data.readers.base import DAMAGE
+from mriinv.data.readers.hdf5 import stored
 from mriinv.errors import InputError
 from mriinv.files import reason
 
@@ -89,6 +91,8 @@ def is_export(path: Path) -> bool:
 
 def attributes(path: Path) -> dict[str, Any]:
     """Return the attributes of a result file, with `ROWS`; none for anything else."""
+    if not path.is_file():  # h5py would wait for a pipe
+        return {}
     try:
         with h5py.File(path, "r") as file:
             return _attributes(file)
@@ -111,6 +115,9 @@ def read_result(path: str | Path, only: Iterable[int] | None = None, arrays: Ite
     only : slices to load; None for all
     arrays : which to load besides the image; None for all, posterior samples included
     """
+    if not Path(path).is_file():
+        found = "no regular file" if os.path.lexists(path) else "no such file"
+        raise InputError(path, "", found, f"a {FORMAT}")
     try:
         with h5py.File(path, "r") as file:
             attrs = _attributes(file)
@@ -128,17 +135,21 @@ def _read(file: h5py.File, attrs: dict[str, Any], only: set[int] | None, wanted:
     rows = [row for row, index in enumerate(announced) if index in chosen]
 
     def tensors(group: h5py.Group, names: set[str] | None = None) -> dict[str, Tensor]:
-        datasets = {name: entry for name, entry in group.items() if isinstance(entry, h5py.Dataset)}
+        wanted = [name for name in group if name not in ROWS and (names is None or name in names)]
+        linked = {name for name in wanted if not isinstance(group.get(name, getlink=True), h5py.HardLink)}
         return {
-            name: torch.from_numpy(entry[rows])
-            for name, entry in datasets.items()
-            if name not in ROWS and (names is None or name in names)
+            name: torch.from_numpy(stored(group, name)[rows])
+            for name in wanted
+            if name in linked or isinstance(group[name], h5py.Dataset)  # `stored` refuses links
         }
 
     def by_slice(name: str) -> dict[int, Any]:
         return {int(index): entry for index, entry in file.get(name, {}).items() if int(index) in chosen}
 
     arrays = tensors(file, None if wanted is None else {IMAGE, *wanted})
+    if arrays[IMAGE].ndim != 3 or arrays[IMAGE].dtype != torch.complex64 or len(set(announced)) != len(announced):
+        found = f"{arrays[IMAGE].dtype} {tuple(arrays[IMAGE].shape)} of slices {announced}"
+        raise InputError(file.filename, IMAGE, found, "complex64 (slices, y, x), each slice once")
     scores = file.get(METRICS)
     return Result(
         image=arrays.pop(IMAGE),

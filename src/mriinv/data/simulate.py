@@ -68,7 +68,7 @@ def simulate_acquisition(
         ("noise_std", noise_std, noise_std > 0 or not coloured, "a positive number for coloured noise"),
         ("seed", seed, seed >= 0, "a number from 0 on"),
     )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     heads = ProceduralHeads() if heads is None else heads
     head = heads.draw(shape, slices, generator)
     geometry = _geometry(head)

@@ -53,11 +53,16 @@ def conjugate_gradient(
     def inner(a: Tensor, b: Tensor) -> Tensor:
         return torch.linalg.vecdot(parts(a).flatten(1), parts(b).flatten(1)).view(-1, *[1] * (parts(rhs).ndim - 1))
 
+    # in units of a power of two near the largest value, so that no square over- or underflows, to the same bits
     rhs = rhs.resolve_conj()
+    exponent = torch.frexp(parts(rhs).abs().flatten(1).amax(1)).exponent.clamp(-100, 100)
+    unit = torch.ldexp(torch.ones_like(exponent, dtype=rhs.real.dtype), exponent).view(-1, *[1] * (rhs.ndim - 1))
+    rhs = rhs / unit
     rhs_norm = inner(rhs, rhs)
     if initial is None:
         x, r = torch.zeros_like(rhs), rhs.clone()
     else:
+        initial = initial / unit
         x = torch.where(rhs_norm.view(-1, *[1] * (rhs.ndim - 1)) > 0, initial, 0)
         x, r = x.resolve_conj(), rhs - apply(x)
     p = r.clone()
@@ -81,4 +86,4 @@ def conjugate_gradient(
         squares.append(rr)
         iterations += active.flatten()
     tiny = torch.finfo(rr.dtype).tiny
-    return CGResult(x, iterations, (torch.stack(squares) / rhs_norm.clamp_min(tiny)).sqrt().flatten(1))
+    return CGResult(x * unit, iterations, (torch.stack(squares) / rhs_norm.clamp_min(tiny)).sqrt().flatten(1))

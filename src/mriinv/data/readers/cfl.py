@@ -32,6 +32,8 @@ MAX_TEXT = 2**16  # bytes of a .hdr
 def pair_of(path: Path) -> Path:
     """Return the file of values of the pair that its header or, as BART's do, a name without suffix stands for; else
     `path`."""
+    if not path.name:  # a root, or the working directory
+        return path
     header = path.suffix == ".hdr"
     pair = path.with_suffix(".cfl") if header else path.with_name(f"{path.name}.cfl")
     return pair if pair.is_file() and (header or not path.exists()) else path
