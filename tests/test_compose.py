@@ -456,16 +456,3 @@ def test_seeds_of_numpy_are_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(full.kspace, simulate_acquisition(shape=SHAPE, coils=2, seed=3).kspace)
     assert torch.equal(make_mask("poisson-2d", SHAPE, 3, seed=seed), make_mask("poisson-2d", SHAPE, 3, seed=3))
     Reconstruction(solver="zero-filled", device="cpu")(make_problem(full), seed=seed)
-
-
-@pytest.mark.parametrize(
-    ("solver", "settings"),
-    [("mm-cg", {"max_iterations": 2}), ("preconditioned-langevin", {"samples": 2, "burn_in": 1, "long_run": 0})],
-)
-def test_a_slice_without_data_in_a_batch_is_empty(
-    problem: InverseProblem, small_prior: Prior, solver: str, settings: dict[str, Any]
-) -> None:
-    """In units in which an image of scale 1 would outshine the others."""
-    data = 1e-5 * torch.cat([problem.data, torch.zeros_like(problem.data)])
-    found = make_solver(solver, **settings)(InverseProblem(problem.operator, data, 1e-7), small_prior)
-    assert found.image[0].any() and not found.image[1].any()

@@ -80,7 +80,7 @@ class Solver(Component, ABC):
         if not finite.all():
             notes = (*solution.notes, f"{self.name}: the image holds NaN or infinity")
             solution = replace(solution, converged=solution.converged & finite, notes=notes)
-        factor = (scale * problem.data.flatten(1).any(1)).reshape(-1, 1, 1)  # no data, no image
+        factor = scale.reshape(-1, 1, 1)
         support = problem.operator.support
         return solution.scaled(factor if support is None else factor * support)
 
