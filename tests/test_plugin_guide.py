@@ -15,6 +15,7 @@ from mriinv.core.capabilities import CAPABILITIES
 from mriinv.data.heads import ProceduralHeads
 from mriinv.data.training import SimulatedProblems
 from mriinv.manifest import Manifest
+from mriinv.testing.analytic import gaussian_problem
 from mriinv.training.loop import LoopOptions, train
 
 GUIDE = (Path(__file__).resolve().parents[1] / "docs/plugins.md").read_text(encoding="utf-8")
@@ -45,6 +46,15 @@ def test_the_catalogue_is_one(names: dict[str, Any]) -> None:
 
 def test_every_capability_is_explained() -> None:
     assert set(re.findall(r"^\| `([a-z-]+)` \|", GUIDE, flags=re.M)) == CAPABILITIES
+
+
+def test_the_solver_finds_the_minimum(names: dict[str, Any]) -> None:
+    problem, prior, hessian = gaussian_problem()
+    solution = names["Descent"](tolerance=1e-9, max_iterations=20000)(problem, prior)
+    assert solution.converged.all()
+    exact = torch.linalg.solve(hessian, problem.back_projection().flatten(1).T).T.view_as(solution.image)
+    torch.testing.assert_close(solution.image, exact, rtol=0, atol=1e-5)
+    assert (solution.history["cost"].diff(dim=0) <= 1e-12).all()  # but for rounding
 
 
 def test_the_trainer_trains_the_prior(names: dict[str, Any], tmp_path: Path) -> None:
