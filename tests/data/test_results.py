@@ -416,6 +416,16 @@ def test_what_is_no_image_of_each_slice(tmp_path, name, value, message):
         read_result(tmp_path / "scan.h5")
 
 
+@pytest.mark.parametrize("name", ["settings", "provenance"])
+def test_what_was_run_is_a_mapping(tmp_path, name):
+    with ResultWriter(tmp_path / "scan.h5", 3, {}, {}) as writer:
+        add(writer, 0, 1, 2)
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        file.attrs[name] = "[1]"
+    with pytest.raises(InputError, match=rf"scan\.h5: {name}: found list; expected a mapping"):
+        read_result(tmp_path / "scan.h5")
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "scan.h5")
     with pytest.raises(InputError, match=r"scan\.h5: found no regular file; expected a mriinv result"):

@@ -150,13 +150,16 @@ def _read(file: h5py.File, attrs: dict[str, Any], only: set[int] | None, wanted:
     if arrays[IMAGE].ndim != 3 or arrays[IMAGE].dtype != torch.complex64 or len(set(announced)) != len(announced):
         found = f"{arrays[IMAGE].dtype} {tuple(arrays[IMAGE].shape)} of slices {announced}"
         raise InputError(file.filename, IMAGE, found, "complex64 (slices, y, x), each slice once")
+    told = {name: json.loads(attrs[name]) for name in ("settings", "provenance")}
+    for name, value in told.items():
+        if not isinstance(value, dict):
+            raise InputError(file.filename, name, type(value).__name__, "a mapping")
     scores = file.get(METRICS)
     return Result(
         image=arrays.pop(IMAGE),
         slices=tuple(announced[row] for row in rows),
         complete=bool(attrs["complete"]),
-        settings=json.loads(attrs["settings"]),
-        provenance=json.loads(attrs["provenance"]),
+        **told,
         arrays=arrays,
         metrics=tensors(scores) if scores else {},
         region=str(scores.attrs["region"]) if scores else "",
