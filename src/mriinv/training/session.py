@@ -108,9 +108,13 @@ def run_training(
         tensorboard=tensorboard,
     )
     fabric.launch()
-    with closing(source):
-        done = train(prior, trainer, source, options, validation=validation, monitor=monitor, fabric=fabric)
-    fabric.barrier()
+    try:
+        with closing(source):
+            done = train(prior, trainer, source, options, validation=validation, monitor=monitor, fabric=fabric)
+        fabric.barrier()
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()  # its threads may abort a process that ends around them
     return done
 
 
