@@ -308,7 +308,7 @@ def test_unknown_recipes_and_missing_files(tmp_path: Path) -> None:
 def test_all_problems_are_listed_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
         config("mask.acceleration=0", "mask.acs=-3", "preparation.coils=0", seed=-1)
-    assert str(caught.value).count("; expected ") == 4
+    assert str(caught.value).count("; expected greater than ") == 4
 
 
 # Trainings
@@ -389,9 +389,9 @@ def test_assignments_reach_into_settings_that_are_mappings() -> None:
     assert found.trainer.settings == {"chain": {"step": 0.6, "epsilon": 0.02}, "steps": 5}
 
 
-@pytest.mark.parametrize("text", ["seed: 1\nseed: 2\n", "solver: {name: tv, name: tv}\n"])
+@pytest.mark.parametrize("text", ["seed: 1\nseed: 2\n", "solver: {name: tv, name: tv}\n", "'': 1\n'': 2\n"])
 def test_a_key_stands_once(text: str) -> None:
-    with pytest.raises(InputError, match=r"run\.yaml: found the key '(seed|name)' twice"):
+    with pytest.raises(InputError, match=r"run\.yaml: found the key '(seed|name|)' twice"):
         parse_yaml(text, "run.yaml")
 
 

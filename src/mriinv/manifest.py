@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -126,9 +127,10 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := next((value for number, (tag, value) in enumerate(keys) if (tag, value) in keys[:number]), None):
-            raise ValueError(f"the key '{twice}' twice")
+        keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for (_, value), times in keys.items():
+            if times > 1:
+                raise ValueError(f"the key '{value}' twice")
         return super().construct_mapping(node, deep)
 
 

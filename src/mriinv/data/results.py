@@ -135,11 +135,11 @@ def _read(file: h5py.File, attrs: dict[str, Any], only: set[int] | None, wanted:
     rows = [row for row, index in enumerate(announced) if index in chosen]
 
     def tensors(group: h5py.Group, names: set[str] | None = None) -> dict[str, Tensor]:
-        wanted = [name for name in group if name not in ROWS and (names is None or name in names)]
-        linked = {name for name in wanted if not isinstance(group.get(name, getlink=True), h5py.HardLink)}
+        own = [name for name in group if name not in ROWS and (names is None or name in names)]
+        linked = {name for name in own if not isinstance(group.get(name, getlink=True), h5py.HardLink)}
         return {
             name: torch.from_numpy(stored(group, name)[rows])
-            for name in wanted
+            for name in own
             if name in linked or isinstance(group[name], h5py.Dataset)  # `stored` refuses links
         }
 
