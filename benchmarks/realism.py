@@ -81,7 +81,7 @@ def bart_slice(folder: Path) -> tuple[torch.Tensor, float]:
     image = make_operator("sense", acquisition).fully_sampled_image(acquisition.kspace)
     assert image is not None and acquisition.noise_std is not None
     scale = reference_scale(image)
-    return image[0] / scale, acquisition.noise_std / float(scale)
+    return image[0] / scale, float(acquisition.noise_std) / float(scale)
 
 
 def simulated(source: HeadSource, shape: tuple[int, int], count: int, noise: float, seed: int) -> Slices:

@@ -125,7 +125,7 @@ def _check_slice(index: int, acquisition: Acquisition, prepared: Acquisition) ->
     y, x = acquisition.kspace.shape[-2:]
     mask = acquisition.mask[0].expand(y, x)
     top, bottom, left, right = acquisition.extent
-    noise = prepared.noise_std
+    noise = None if prepared.noise_std is None else float(prepared.noise_std)
     return SliceCheck(
         index,
         acquisition.sampling,

@@ -16,7 +16,7 @@ from mriinv.core.problem import InverseProblem, Solution, reference_scale
 from mriinv.core.solver import Monitor, Solver
 from mriinv.core.trainer import Trainer
 from mriinv.data.acquisition import Acquisition
-from mriinv.data.noise_level import estimate_noise_std
+from mriinv.data.noise_level import with_noise_std
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.discovery import content_folder
 from mriinv.errors import InputError, SettingsError, UnknownNameError
@@ -124,8 +124,7 @@ def make_problem(
     built = make_operator(operator, acquisition, **settings) if isinstance(operator, str) else operator
     _require("make_problem", "operator", built, Operator)
     if not built.measures_images:
-        estimate = estimate_noise_std(acquisition) if acquisition.noise_std is None else None
-        return InverseProblem(built, acquisition.kspace, estimate.std if estimate else acquisition.noise_std)
+        return InverseProblem(built, acquisition.kspace, with_noise_std(acquisition).noise_std)
     image = with_reference(acquisition).reference
     assert image is not None
     data, noise_std = built.measure(image, torch.Generator(image.device).manual_seed(int(seed) ^ MEASUREMENT))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
+from statistics import fmean
 
 import numpy as np
 import pytest
 import torch
 
-from mriinv import Acquisition, complex_noise, make_mask, open_scan, simulate_acquisition
+from mriinv import Acquisition, complex_noise, make_mask, make_problem, open_scan, simulate_acquisition
 from mriinv.data.compression import compress_coils
-from mriinv.data.noise_level import estimate_noise_std
+from mriinv.data.noise_level import estimate_noise_std, with_noise_std
 from mriinv.data.preparation import whiten
 from mriinv.numerics.fft import fft2c
 from support import random
@@ -127,6 +129,22 @@ def test_compression_keeps_the_noise_level():
     scan = noisy(0.02, (160, 160), 16)
     for method in ("svd", "geometric"):
         assert estimate_noise_std(compress_coils(scan, 6, method)).std == pytest.approx(0.02, rel=0.1)
+
+
+def test_slices_of_different_noise_have_their_own_level():
+    quiet, loud, untold = noisy(0.01), noisy(0.05), replace(noisy(0.01), kspace=torch.zeros_like(noisy(0.01).kspace))
+    scan = replace(quiet, kspace=torch.cat([one.kspace for one in (quiet, loud, untold)]), reference=None)
+    estimated = with_noise_std(undersampled(scan, ("random-1d", 3)))
+    alone = [with_noise_std(undersampled(one, ("random-1d", 3))) for one in (quiet, loud)]
+    levels = [one.noise_std for one in alone]
+    usual = math.sqrt(fmean(level**2 for level in levels))
+    assert estimated.noise_std.tolist() == pytest.approx([*levels, usual])
+    assert levels == pytest.approx([0.01, 0.05], rel=0.2)
+    low, high = (f"{level:.3g}" for level in levels)
+    assert f"estimated as {low} to {high} (background" in estimated.remarks[-1]
+    assert f"estimated as {low} (background" in alone[0].remarks[-1]
+    both = replace(estimated, kspace=estimated.kspace[:2], noise_std=None)
+    assert make_problem(both).noise_std.tolist() == pytest.approx(levels)
 
 
 def test_no_noise_and_too_few_samples():

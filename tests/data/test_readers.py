@@ -285,7 +285,7 @@ def test_real_zero_padding_is_a_line_mask(shared_data):
         ({"coil_maps": torch.ones(1, COILS + 1, Y, X) + 0j}, "scan: coil_maps: found shape"),
         ({"reference": torch.ones(1, Y, X + 1) + 0j}, "scan: reference: found shape"),
         ({"mask": torch.arange(X)[None, None] > 0}, r"scan: kspace: found values outside the mask; .*undersampled"),
-        ({"noise_std": -1.0}, "scan: noise_std: found -1.0; expected a finite number from 0 on"),
+        ({"noise_std": -1.0}, "scan: noise_std: found -1.0; expected finite numbers from 0 on"),
     ],
 )
 def test_shapes_of_an_acquisition_that_do_not_fit(changes, message, monkeypatch):
@@ -385,8 +385,12 @@ def test_what_is_known_of_the_noise_comes_as_arrays_too(monkeypatch: pytest.Monk
     data = np.ones((2, 4, 4), np.complex64)
     found = Acquisition.from_arrays(data, noise_covariance=np.eye(2))
     assert torch.equal(found.noise_covariance, torch.eye(2, dtype=torch.float64))
-    with pytest.raises(InputError, match=r"noise_std: found array.*; expected one number"):
+    with pytest.raises(InputError, match=r"noise_std: found shape \(2,\); expected one number, or 1, one"):
         Acquisition.from_arrays(data, noise_std=np.array([0.1, 0.2]))
+    with pytest.raises(InputError, match=r"noise_std: found \[0\.1, nan\]; expected finite numbers from 0 on"):
+        Acquisition.from_arrays(np.stack([data, data]), noise_std=[0.1, float("nan")])
+    with pytest.raises(InputError, match=r"noise_std: found 'low'; expected a number, or one per slice"):
+        Acquisition.from_arrays(data, noise_std="low")
     with pytest.raises(InputError, match=r"coil_maps: found torch\.float32; expected complex values"):
         Acquisition.from_arrays(data, coil_maps=np.ones((2, 4, 4), np.float32))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mriinv.core.types import CoilCovariance, CoilMaps, CoilMetric, Image, KSpace, Mask
+from mriinv.core.types import CoilCovariance, CoilMaps, CoilMetric, Image, KSpace, Mask, PerImage
 from mriinv.data.geometry import Geometry
 from mriinv.errors import InputError
 from mriinv.files import reason
@@ -30,8 +29,8 @@ class Acquisition:
     mask : bool, or zeros and ones, ``(batch|1, y|1, x)``: where sampled; ``y == 1`` means whole columns
     coil_maps : complex ``(batch|1, coil, y, x)`` when the file brings maps or the simulation knows them
     reference : complex ``(batch, y, x)`` image to compare with, when one exists
-    noise_std : standard deviation of the noise per real component of a k-space sample, in the units of `kspace`;
-        the root mean square over coils where they differ
+    noise_std : standard deviation of the noise per real component of a k-space sample, in the units of `kspace`, one
+        number or one per slice; the root mean square over coils where they differ
     noise_covariance : E[n nᴴ] between coils, complex ``(coil, coil)``, when it was measured and is not yet white
     coil_metric : G with cᴴGc = ‖c₀‖², for maps c of these coils and c₀ of those that they were made of, complex
         ``(batch|1, y|1, x|1, coil, coil)``; None where coils were not mixed but by unitary matrices
@@ -50,7 +49,7 @@ class Acquisition:
     mask: Mask
     coil_maps: CoilMaps | None = None
     reference: Image | None = None
-    noise_std: float | None = None
+    noise_std: float | PerImage | None = None
     noise_covariance: CoilCovariance | None = None
     coil_metric: CoilMetric | None = None
     geometry: Geometry | None = None
@@ -77,7 +76,7 @@ class Acquisition:
                 self.source, "header", repr(bad[0]), "names without '/', as datasets of a result have them"
             )
         if self.noise_std is not None:
-            object.__setattr__(self, "noise_std", self._one_number(self.noise_std))
+            object.__setattr__(self, "noise_std", self._as_noise(self.noise_std))
         if self.coil_maps is not None:
             self._check("coil_maps", self.coil_maps, [(1, batch), (coils,), (y,), (x,)], "(batch|1, coil, y, x)")
             if not self.coil_maps.is_complex():
@@ -130,16 +129,17 @@ class Acquisition:
                 self.source, name, type(value).__name__, "a torch tensor; Acquisition.from_arrays takes other arrays"
             )
 
-    def _one_number(self, value: Any) -> float:
+    def _as_noise(self, value: Any) -> float | PerImage:
         try:
-            number = float(value)
+            found = torch.as_tensor(value, dtype=torch.float64, device="cpu")
         except (TypeError, ValueError, RuntimeError):
-            raise InputError(
-                self.source, "noise_std", repr(value), "one number; InverseProblem takes several"
-            ) from None
-        if not 0 <= number < math.inf:
-            raise InputError(self.source, "noise_std", str(value), "a finite number from 0 on")
-        return number
+            raise InputError(self.source, "noise_std", repr(value), "a number, or one per slice") from None
+        if found.numel() != 1 and found.shape != self.kspace.shape[:1]:
+            expected = f"one number, or {len(self.kspace)}, one per slice"
+            raise InputError(self.source, "noise_std", f"shape {tuple(found.shape)}", expected)
+        if not ((found >= 0) & found.isfinite()).all():
+            raise InputError(self.source, "noise_std", str(value), "finite numbers from 0 on")
+        return float(found) if found.numel() == 1 else found
 
     def _as_mask(self, mask: torch.Tensor) -> Mask:
         """Return a mask as bool; zeros and ones of another type are one as well."""
@@ -217,6 +217,11 @@ class Acquisition:
             raise InputError(self.source, "mask", "no sampled location", "at least one")
         kspace = torch.where(mask.to(self.kspace.device)[:, None], self.kspace, 0)
         return replace(self, kspace=kspace, mask=mask)
+
+    def remarked(self, *remarks: str) -> Acquisition:
+        """Return this acquisition with further remarks, each once."""
+        new = [remark for remark in remarks if remark not in self.remarks]
+        return replace(self, remarks=(*self.remarks, *new)) if new else self
 
     def to(self, device: torch.device | str) -> Acquisition:
         """Return this acquisition on `device`."""

@@ -110,9 +110,10 @@ def ismrmrd_header(acquisition: Acquisition, geometry: Geometry) -> str:
 
 def _noise_covariance(acquisition: Acquisition) -> Tensor | None:
     """Return E[n nᴴ], for white noise 2 noise_std² I; None when unknown or zero, which nothing can be weighted by."""
-    if acquisition.noise_covariance is not None or not acquisition.noise_std:
+    if acquisition.noise_covariance is not None or acquisition.noise_std is None:
         return acquisition.noise_covariance
-    return 2 * acquisition.noise_std**2 * torch.eye(acquisition.kspace.shape[1], dtype=torch.complex64)
+    variance = float(torch.as_tensor(acquisition.noise_std).square().mean())
+    return 2 * variance * torch.eye(acquisition.kspace.shape[1], dtype=torch.complex64) if variance else None
 
 
 def _array(values: Tensor) -> np.ndarray:

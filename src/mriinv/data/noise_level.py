@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -36,8 +38,29 @@ class NoiseEstimate(NamedTuple):
     method: str
 
 
+def with_noise_std(acquisition: Acquisition) -> Acquisition:
+    """Return an acquisition with its noise level, estimated for each slice and remarked where it is not known.
+
+    Slices that give no estimate, such as empty ones, take the root mean square of those that do.
+    """
+    if acquisition.noise_std is not None:
+        return acquisition
+    masks = acquisition.mask.expand(len(acquisition.kspace), -1, -1)
+    slices = (Acquisition(one[None], mask[None]) for one, mask in zip(acquisition.kspace, masks, strict=True))
+    estimates = [estimate_noise_std(one) for one in slices]
+    found = [estimate for estimate in estimates if estimate is not None]
+    if not found:
+        return acquisition.remarked("noise level not in the file and not to be found in the data")
+    usual = math.sqrt(fmean(estimate.std**2 for estimate in found))
+    levels = [usual if estimate is None else estimate.std for estimate in estimates]
+    low, high = f"{min(levels):.3g}", f"{max(levels):.3g}"
+    methods = "; ".join(dict.fromkeys(estimate.method for estimate in found))
+    remark = f"noise level not in the file: estimated as {low if low == high else f'{low} to {high}'} ({methods})"
+    return replace(acquisition, noise_std=torch.tensor(levels, dtype=torch.float64)).remarked(remark)
+
+
 def estimate_noise_std(acquisition: Acquisition) -> NoiseEstimate | None:
-    """Estimate the noise level in the quietest places, where the least signal adds to it.
+    """Estimate the noise level, one for all slices, in the quietest places, where the least signal adds to it.
 
     Axes that are fully sampled are transformed to the image, whose background is free of signal. Samples are taken
     in groups of neighbours. In each coil, one half of each group says which groups are quiet and the other half, whose

@@ -15,7 +15,7 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.compression import Method, compress_coils
 from mriinv.data.maps import WHITENED, with_maps
 from mriinv.data.masks import fully_sampled_axes
-from mriinv.data.noise_level import estimate_noise_std
+from mriinv.data.noise_level import with_noise_std
 from mriinv.data.suspicions import suspicions
 from mriinv.errors import InputError
 from mriinv.numerics.fft import fftc, ifftc
@@ -62,13 +62,12 @@ def prepare_acquisition(acquisition: Acquisition, preparation: Preparation = DEF
     """
     if not acquisition.kspace.isfinite().all():
         raise InputError(acquisition.source, "kspace", "NaN or infinity", "finite values")
-    acquisition = _remarked(acquisition, *suspicions(acquisition))
+    acquisition = acquisition.remarked(*suspicions(acquisition))
     if preparation.maps is not None:
         acquisition = with_maps(acquisition, preparation.maps)
     if preparation.whiten:
         acquisition = whiten(without_dead_coils(acquisition))
-    if acquisition.noise_std is None:
-        acquisition = _with_estimated_noise(acquisition)
+    acquisition = with_noise_std(acquisition)
     if preparation.crop is not None:
         acquisition = crop(acquisition, preparation.crop)
     if preparation.coils is not None:
@@ -92,7 +91,7 @@ def without_dead_coils(acquisition: Acquisition) -> Acquisition:
         coil_maps=None if maps is None else maps[:, kept.to(maps.device)],
         noise_covariance=covariance[kept][:, kept],
     )
-    return _remarked(alive, f"left out without noise and without data: coil {numbers}")
+    return alive.remarked(f"left out without noise and without data: coil {numbers}")
 
 
 def whiten(acquisition: Acquisition) -> Acquisition:
@@ -131,8 +130,7 @@ def whiten(acquisition: Acquisition) -> Acquisition:
     )
     std = relative.diagonal().real.sqrt()
     correlation = (relative / torch.outer(std, std)).abs().fill_diagonal_(0).max()
-    return _remarked(
-        known,
+    return known.remarked(
         f"{WHITENED}: it was {std.min():.2f} to {std.max():.2f} times the mean, "
         f"with correlations up to {correlation:.2f}",
     )
@@ -172,15 +170,7 @@ def crop(acquisition: Acquisition, shape: tuple[int, int]) -> Acquisition:
             coil_metric=metric,
         )
         remarks.insert(0, f"image cropped from {before[0]}×{before[1]} to {kept[0]}×{kept[1]} (y×x)")
-    return _remarked(acquisition, *remarks)
-
-
-def _with_estimated_noise(acquisition: Acquisition) -> Acquisition:
-    estimate = estimate_noise_std(acquisition)
-    if estimate is None:
-        return _remarked(acquisition, "noise level not in the file and not to be found in the data")
-    remark = f"noise level not in the file: estimated as {estimate.std:.3g} ({estimate.method})"
-    return _remarked(replace(acquisition, noise_std=estimate.std), remark)
+    return acquisition.remarked(*remarks)
 
 
 def _eigen(source: str, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -202,8 +192,3 @@ def _eigen(source: str, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.T
             found, "noise of its own in every coil; leave out dead coils, measure more noise samples, or do not whiten"
         )
     return values, vectors
-
-
-def _remarked(acquisition: Acquisition, *remarks: str) -> Acquisition:
-    new = [remark for remark in remarks if remark not in acquisition.remarks]  # prepared again, it is as it was
-    return replace(acquisition, remarks=(*acquisition.remarks, *new)) if new else acquisition
