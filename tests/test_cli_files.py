@@ -197,6 +197,21 @@ def test_inputs_of_one_name_have_results_in_folders_of_their_own(scans: list[Pat
     assert all(Path(report["figure"]).is_file() and report["complete"] for report in reports)
 
 
+@pytest.mark.parametrize(("length", "code"), [(197, 0), (198, 1), (252, 1)])
+def test_file_names_too_long_for_what_is_named_after_them_are_refused(
+    scans: list[Path], length: int, code: int
+) -> None:
+    named = Path(scans[0]).rename(f"{'a' * length}.h5")
+    ran = invoke("run", named, *CG, "--format", "nii.gz")
+    assert ran.exit_code == code and Path("result").exists() == (code == 0)
+    assert code == 0 or f"found a file name of {length + 3} bytes; expected at most 200" in ran.stderr
+
+
+def test_a_name_that_the_system_refuses_is_reported_without_a_traceback() -> None:
+    ran = invoke("run", f"{'a' * 600}*.h5", *CG)
+    assert ran.exit_code == 1 and ran.stderr.startswith("error: [Errno 36] File name too long")
+
+
 def test_a_mask_of_ones_own_undersamples(scans: list[Path]) -> None:
     rng = np.random.default_rng(0)
     columns = rng.random(SHAPE[1]) < 0.4

@@ -23,6 +23,12 @@ def run_file(folder: Path, content: Any) -> Path:
     return path
 
 
+def nested_aliases(field: str) -> str:
+    """Return YAML of two kilobytes whose value, written out, would have 2^60 entries."""
+    levels = [f"&l{level} [*l{level - 1}, *l{level - 1}]" for level in range(1, 60)]
+    return f"{field}: [&l0 [1, 1], {', '.join(levels)}]"
+
+
 def config(*assignments: str, recipe: str | None = None, file: Path | None = None, **options: Any) -> RunConfig:
     return build_config(recipe, file, options, assignments)
 
@@ -286,6 +292,10 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
         ({"solver": {"name": "mm-cg", "weights": "x"}}, "solver has no setting 'weights'"),
         ({1: 2}, "1: found"),
         ("[1, 2]", "run.yaml: found list; expected a mapping of fields"),
+        ({"recipe": ["tv"]}, "run.yaml: recipe: found ['tv']; expected a name"),
+        (nested_aliases("slices"), "[[...], [...]], ...]; expected one slice"),
+        (nested_aliases("recipe"), "[[...], [...]], ...]; expected a name"),
+        (f"seed: 0x{'f' * 5000}", "run.yaml: found an integer of 20000 bits, more than 1024; expected valid YAML"),
         ("solver: [", "expected valid YAML"),
         ("a: !!python/name:os.system", "expected valid YAML"),
     ],

@@ -202,6 +202,12 @@ def test_missing_tensors(path: Path) -> None:
         load_prior(Linear, path, {})
 
 
+def test_a_network_that_cannot_be_built(path: Path) -> None:
+    rewrite(path, settings=json.dumps({"width": 2**60}))
+    with pytest.raises(WeightsError, match=r"metadata 'settings': a network that cannot be built \("):
+        load_prior(Linear, path, {})
+
+
 def test_files_that_are_no_weights(tmp_path: Path, path: Path) -> None:
     content = path.read_bytes()
     header = int.from_bytes(content[:8], "little")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -22,7 +21,7 @@ from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.masks import SEED_LIMIT, MaskKind
 from mriinv.data.preparation import Preparation
 from mriinv.data.training import MASKS
-from mriinv.errors import InputError, SettingsError
+from mriinv.errors import InputError, SettingsError, shown
 from mriinv.manifest import Choice, ChoiceField, Kind, PriorChoiceField, load_yaml, parse_yaml
 from mriinv.registry import registry
 
@@ -96,10 +95,11 @@ class TrainConfig(StrictModel):
 
 
 def _slices(value: Any) -> Any:
-    text = str(value)
-    if value is not None and not re.fullmatch(r"[0-9]{1,9}(:[0-9]{1,9})?", text, re.ASCII):
+    if value is None:
+        return None
+    if not isinstance(value, str | int) or not re.fullmatch(r"[0-9]{1,9}(:[0-9]{1,9})?", str(value), re.ASCII):
         raise ValueError(f"expected {SLICES}")
-    return None if value is None else text
+    return str(value)
 
 
 class RunConfig(StrictModel):
@@ -209,6 +209,8 @@ def _mapping(run_file: Path | None) -> dict[str, Any]:
     content = load_yaml(run_file) if run_file else {}
     if not isinstance(content, dict):
         raise InputError(run_file, "", type(content).__name__, "a mapping of fields")
+    if not isinstance(recipe := content.get("recipe"), str | int | None):
+        raise InputError(run_file, "recipe", shown(recipe), "a name")
     for part in PARTS:
         value = content.get(part)
         if isinstance(value, str):
@@ -216,18 +218,18 @@ def _mapping(run_file: Path | None) -> dict[str, Any]:
         elif isinstance(value, dict):
             _check_part(run_file, part, value)
         elif value is not None:
-            raise InputError(run_file, part, reprlib.repr(value), "a mapping, or a name")
+            raise InputError(run_file, part, shown(value), "a mapping, or a name")
     return content
 
 
 def _check_part(run_file: Path | None, part: str, value: Mapping[Any, Any]) -> None:
     name, settings = value.get("name"), value.get("settings")
     if not all(isinstance(key, str) for key in value):
-        raise InputError(run_file, part, reprlib.repr(value), "a mapping of fields by name")
+        raise InputError(run_file, part, shown(value), "a mapping of fields by name")
     if name is not None and not isinstance(name, str):
-        raise InputError(run_file, f"{part}.name", reprlib.repr(name), "a name")
+        raise InputError(run_file, f"{part}.name", shown(name), "a name")
     if part in COMPONENTS and settings is not None and not isinstance(settings, dict):
-        raise InputError(run_file, f"{part}.settings", reprlib.repr(settings), "a mapping of settings")
+        raise InputError(run_file, f"{part}.settings", shown(settings), "a mapping of settings")
 
 
 def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:

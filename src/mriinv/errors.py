@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+_shortened = reprlib.Repr()
+_shortened.maxlevel = 2  # nested deeper, thousands of entries would be shown
+
+
+def shown(value: object) -> str:
+    """Return a value from a file or a caller as a message shows it, shortened."""
+    return _shortened.repr(value)
 
 
 class MriinvError(Exception):

@@ -24,7 +24,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The folder is made when missing. The temporary name keeps the suffix, which some writers go by.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(6)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:32]}.{secrets.token_hex(6)}{path.suffix}")
     try:
         yield temporary
         _publish(temporary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from mriinv.data.simulate import SimulatedSlices
 from mriinv.errors import InputError, SettingsError
 from mriinv.inputs import distinct_names, find_scans
 from mriinv.registry import registry
+
+LONGEST_NAME = 200  # bytes of a file name: file systems take 255, and others are longer by a suffix
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,9 @@ def result_files(folder: Path, jobs: Sequence[Job]) -> list[Path]:
     taken: dict[Path, str] = {path.resolve(): "" for path in scans}
     for path in (job.path for job in jobs):
         out = folder / names.get(path, SimulatedSlices.path).with_suffix(".h5")
+        if (length := len(os.fsencode(out.name))) > LONGEST_NAME:
+            expected = f"at most {LONGEST_NAME}, as the files of the result are named after it; a link can be shorter"
+            raise InputError(path, "", f"a file name of {length} bytes", expected)
         if out.resolve() in taken:
             other = taken[out.resolve()]
             where = f"the place of the result of {other}" if other else "the place of an input"

@@ -18,6 +18,7 @@ from mriinv.errors import InputError
 Kind = Literal["operator", "prior", "solver", "trainer"]
 KINDS: tuple[Kind, ...] = ("operator", "prior", "solver", "trainer")
 MAX_BYTES = 1 << 20
+MAX_BITS = 1024  # of an integer
 NUMBERS = {  # of YAML 1.2, but that nothing is octal
     "tag:yaml.org,2002:int": r"[-+]?(0|[1-9][0-9]*)$|0x[0-9a-fA-F]+$",
     "tag:yaml.org,2002:float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$"
@@ -133,6 +134,14 @@ class _Loader(yaml.SafeLoader):
                 raise ValueError(f"the key '{value}' twice")
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value = int(super().construct_yaml_int(node))
+        if value.bit_length() > MAX_BITS:  # much larger ones Python refuses to print
+            raise ValueError(f"an integer of {value.bit_length()} bits, more than {MAX_BITS}")
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 for _tag, _pattern in NUMBERS.items():
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+.0123456789"))

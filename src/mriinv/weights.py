@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import reprlib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mriinv.core.prior import LoadedWeights, Prior
-from mriinv.errors import SettingsError, WeightsError
-from mriinv.files import atomic_path, sha256
+from mriinv.errors import SettingsError, WeightsError, shown
+from mriinv.files import atomic_path, reason, sha256
 
 FORMAT = "mriinv-weights-1"
 P = TypeVar("P", bound=Prior)
@@ -65,7 +64,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: damaged metadata ({error!r})") from None
     for field, value in (("settings", settings), ("card", card)):
         if not isinstance(value, dict):
-            raise WeightsError(f"{path}: metadata '{field}': found {reprlib.repr(value)}; expected a mapping")
+            raise WeightsError(f"{path}: metadata '{field}': found {shown(value)}; expected a mapping")
     return {"prior": prior, "settings": settings, "card": card}
 
 
@@ -96,7 +95,12 @@ def load_prior(cls: type[P], path: Path, settings: dict[str, Any], expected_sha2
     except SettingsError as error:
         raise WeightsError(f"{path}: metadata 'settings': {error}") from None
     with torch.random.fork_rng(devices=[]):  # initial values are drawn, and replaced below
-        prior = cls(**{**metadata["settings"], **settings})
+        try:
+            prior = cls(**{**metadata["settings"], **settings})
+        except (MemoryError, RuntimeError) as error:
+            raise WeightsError(
+                f"{path}: metadata 'settings': a network that cannot be built ({reason(error)})"
+            ) from None
     for name in sorted(settings.keys() - cls.adjustable):
         found, expected = getattr(prior.settings, name), getattr(trained, name)
         if found != expected:

@@ -46,6 +46,9 @@ def test_paths_that_are_no_scan(tmp_path):
     refused(tmp_path / "text", "b'not k-sp'", "HDF5", "npz", "ISMRMRD", "BART")
     refused(tmp_path / "pipe", "no regular file")
     refused(Path("nul\0byte"))
+    refused(Path("w" * 600), "File name too long")
+    with pytest.raises(InputError, match=r"b\\udcff\.h5: found a name that is not UTF-8; expected one that is"):
+        open_scan(os.fsdecode(b"b\xff.h5"))
 
 
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.9, 0.999])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -210,6 +211,7 @@ BAD_NIFTI: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder": (lambda p: p.mkdir(), "no readable label volume"),
     "cut short": (lambda p: p.write_bytes(write_nifti(p, VOLUME).read_bytes()[:-30]), "no readable label volume"),
     "two volumes": (lambda p: write_nifti(p, np.stack([VOLUME] * 2, -1)), r"a volume of shape \(4, 4, 4, 2\)"),
+    "pipe": (os.mkfifo, r"no readable label volume \(no regular file\)"),
     "plane": (lambda p: write_nifti(p, VOLUME[0]), r"a volume of shape \(4, 4\)"),
     "huge": (patched(40, "4h", 3, *[32767] * 3), "at most 134217728 voxels"),
     "no voxels": (patched(40, "4h", 3, 0, 4, 4), "no readable label volume|an integer volume"),

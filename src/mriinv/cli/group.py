@@ -25,12 +25,14 @@ INTERRUPTED = 130
 
 
 class _Group(click.Group):
-    """Prints the errors that users can act on without a traceback."""
+    """Prints the errors that users can act on without a traceback: ours, and those of files and folders."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except MriinvError as error:
+        except BrokenPipeError:  # whoever read the output has gone
+            raise
+        except (MriinvError, OSError) as error:
             if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of several processes speaks
                 click.echo(f"error: {error}", err=True)
             context.exit(1)

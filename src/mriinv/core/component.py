@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import reprlib
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from mriinv.errors import SettingsError
+from mriinv.errors import SettingsError, shown
 
 
 class StrictModel(BaseModel):
@@ -74,7 +73,7 @@ def refused(problem: Any) -> tuple[str, str]:
     if problem["type"] == "missing":
         return "nothing", "a value"
     expected = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return reprlib.repr(problem["input"]), expected
+    return shown(problem["input"]), expected
 
 
 def nested(model: type[BaseModel], path: list[str]) -> type[BaseModel]:

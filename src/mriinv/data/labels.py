@@ -54,6 +54,8 @@ def read_labels(path: Path) -> LabelVolume:
     InputError : no such file, damaged, too large, not a volume of labels
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("no regular file")
         with np.errstate(all="ignore"):  # what is not finite is refused below
             labels, voxel = _read_npz(path) if path.suffix == ".npz" else _read_nifti(path)
     except _DAMAGE as error:

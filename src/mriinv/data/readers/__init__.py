@@ -64,6 +64,8 @@ def _recognise(path: Path, head: bytes) -> type[Scan] | None:
 def _head(path: Path) -> bytes:
     """Return the first bytes of a regular, readable, non-empty file."""
     expected = "a readable k-space file"
+    if (printed := str(path).encode(errors="backslashreplace").decode()) != str(path):
+        raise InputError(printed, "", "a name that is not UTF-8", "one that is, as results and messages hold it")
     try:
         if path.is_dir():
             raise InputError(path, "", "a directory", expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ def pair_of(path: Path) -> Path:
         return path
     header = path.suffix == ".hdr"
     pair = path.with_suffix(".cfl") if header else path.with_name(f"{path.name}.cfl")
-    return pair if pair.is_file() and (header or not path.exists()) else path
+    return pair if os.path.isfile(pair) and (header or not os.path.exists(path)) else path  # names may be too long
 
 
 class CflScan(FileScan):
