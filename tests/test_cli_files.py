@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -209,7 +210,7 @@ def test_file_names_too_long_for_what_is_named_after_them_are_refused(
 
 def test_a_name_that_the_system_refuses_is_reported_without_a_traceback() -> None:
     ran = invoke("run", f"{'a' * 600}*.h5", *CG)
-    assert ran.exit_code == 1 and ran.stderr.startswith("error: [Errno 36] File name too long")
+    assert ran.exit_code == 1 and re.match(r"error: \[Errno \d+\] File name too long", ran.stderr)
 
 
 def test_a_mask_of_ones_own_undersamples(scans: list[Path]) -> None:
