@@ -19,7 +19,7 @@ from mriinv.data.acquisition import Acquisition
 from mriinv.data.noise_level import with_noise_std
 from mriinv.data.preparation import prepare_acquisition
 from mriinv.discovery import content_folder
-from mriinv.errors import InputError, SettingsError, UnknownNameError
+from mriinv.errors import InputError, SettingsError, UnknownNameError, require_kind
 from mriinv.manifest import PriorChoice, WeightEntry
 from mriinv.registry import registry
 from mriinv.weights import load_prior
@@ -117,12 +117,11 @@ def make_problem(
     InputError : undersampled k-space without reference, for an operator that measures images
     SettingsError : settings for an operator that is built already
     """
-    if not isinstance(acquisition, Acquisition):
-        raise InputError("make_problem", "acquisition", type(acquisition).__name__, "an Acquisition")
+    require_kind("make_problem", "acquisition", acquisition, Acquisition, "an Acquisition")
     if settings and not isinstance(operator, str):
         raise SettingsError(f"make_problem: found {', '.join(settings)} beside an operator, which has its settings")
     built = make_operator(operator, acquisition, **settings) if isinstance(operator, str) else operator
-    _require("make_problem", "operator", built, Operator)
+    require_kind("make_problem", "operator", built, Operator, "a name, or an instance of Operator")
     if not built.measures_images:
         return InverseProblem(built, acquisition.kspace, with_noise_std(acquisition).noise_std)
     image = with_reference(acquisition).reference
@@ -158,13 +157,6 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise SettingsError(f"device: found '{device}'; this machine has {torch.cuda.device_count()} CUDA devices")
     return torch.empty(0, device=found).device  # with its number, as tensors have it
-
-
-def _require(where: str, what: str, found: object, kind: type) -> None:
-    """Refuse what is no instance of `kind`, a class of that kind in place of an object above all."""
-    if not isinstance(found, kind):
-        said = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
-        raise InputError(where, what, said, f"a name, or an instance of {kind.__name__}")
 
 
 def _moved(problem: InverseProblem, device: torch.device) -> InverseProblem:
@@ -207,8 +199,8 @@ class Reconstruction:
             chosen = chosen or PriorChoice(name=prior)
             prior = make_prior(prior, weights=chosen.weights, **chosen.settings)
         if prior is not None:
-            _require("Reconstruction", "prior", prior, Prior)
-        _require("Reconstruction", "solver", solver, Solver)
+            require_kind("Reconstruction", "prior", prior, Prior, "a name, or an instance of Prior")
+        require_kind("Reconstruction", "solver", solver, Solver, "a name, or an instance of Solver")
         self.prior = None if prior is None else prior.to(self.device)
 
     def changed(self, solver: Solver) -> Reconstruction:
@@ -228,8 +220,8 @@ class Reconstruction:
         `seed` is that of all draws: of the solver, and of the noise of an acquisition whose image is measured. The
         notes of the solution begin with what there is to say of the acquisition and of the operator.
         """
-        if not isinstance(problem, Acquisition | InverseProblem):
-            raise InputError("Reconstruction", "problem", type(problem).__name__, "an InverseProblem or an Acquisition")
+        kinds, expected = InverseProblem | Acquisition, "an InverseProblem or an Acquisition"
+        require_kind("Reconstruction", "problem", problem, kinds, expected)
         said: tuple[str, ...] = ()
         if isinstance(problem, Acquisition):
             prepared = prepare_acquisition(problem.to(self.device))

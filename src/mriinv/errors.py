@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable
+from types import UnionType
 
 _shortened = reprlib.Repr()
 _shortened.maxlevel = 2  # nested deeper, thousands of entries would be shown
@@ -40,6 +41,13 @@ def require(source: object, *requirements: tuple[str, object, bool, str]) -> Non
     for field, found, valid, expected in requirements:
         if not valid:
             raise InputError(source, field, str(found), expected)
+
+
+def require_kind(source: object, field: str, found: object, kind: type | UnionType, expected: str) -> None:
+    """Raise an `InputError` for what is no instance of `kind`, such as a class of that kind in place of an object."""
+    if not isinstance(found, kind):
+        said = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
+        raise InputError(source, field, said, expected)
 
 
 class NoScanError(InputError):

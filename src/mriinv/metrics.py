@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from mriinv.core.types import PerImage, Support
-from mriinv.errors import InputError
+from mriinv.errors import InputError, require_kind
 
 WINDOW = 7
 K1, K2 = 0.01, 0.03
@@ -133,8 +133,7 @@ def evaluate(
 
 def _prepare(image: Tensor, reference: Tensor, data_range: float | Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     for name, one in (("image", image), ("reference", reference)):
-        if not isinstance(one, Tensor):
-            raise InputError("metrics", name, type(one).__name__, "a tensor (batch, y, x)")
+        require_kind("metrics", name, one, Tensor, "a tensor (batch, y, x)")
     if image.shape != reference.shape or image.ndim != 3 or image.numel() == 0:
         found = f"shape {tuple(image.shape)} and a reference of shape {tuple(reference.shape)}"
         raise InputError("metrics", "image", found, "two equal shapes (batch, y, x)")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mriinv.core.operator import Operator
 from mriinv.core.types import Image, PerImage
-from mriinv.errors import InputError
+from mriinv.errors import InputError, require_kind
 from mriinv.numerics.diagnostics import Diagnosis
 from mriinv.numerics.images import per_image
 from mriinv.numerics.noise import complex_noise
@@ -73,10 +73,8 @@ class InverseProblem:
         noise_std: float | Tensor | None = None,
         scale: float | Tensor | None = None,
     ) -> None:
-        if not isinstance(data, Tensor):
-            raise InputError("InverseProblem", "data", type(data).__name__, "a tensor")
-        if not isinstance(operator, Operator):
-            raise InputError("InverseProblem", "operator", type(operator).__name__, "an Operator")
+        require_kind("InverseProblem", "data", data, Tensor, "a tensor")
+        require_kind("InverseProblem", "operator", operator, Operator, "an Operator")
         if not data.is_complex():
             raise InputError("InverseProblem", "data", str(data.dtype), "complex values")
         if data.numel() == 0:

@@ -15,7 +15,7 @@ from mriinv.core.component import Component
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem, Samples, Solution
 from mriinv.core.types import Image, PerImage
-from mriinv.errors import CompatibilityError, InputError
+from mriinv.errors import CompatibilityError, InputError, require_kind
 
 Monitor = Callable[[int, Mapping[str, float]], None]
 Observer = Callable[[str, int, int], Monitor]  # what is worked on, number, count -> monitor of that one
@@ -59,9 +59,8 @@ class Solver(Component, ABC):
         CompatibilityError : the prior does not provide what this solver requires
         InputError : a starting image of another shape
         """
-        if not isinstance(problem, InverseProblem):
-            expected = "an InverseProblem, as make_problem builds it; Reconstruction takes acquisitions"
-            raise InputError(self.name, "problem", type(problem).__name__, expected)
+        expected = "an InverseProblem, as make_problem builds it; Reconstruction takes acquisitions"
+        require_kind(self.name, "problem", problem, InverseProblem, expected)
         provided = prior.provides if prior is not None else frozenset[str]()
         if match(provided, self.requires) is None:
             name = prior.name if prior is not None else "none"

@@ -11,7 +11,7 @@ import torch
 
 from mriinv.core.types import CoilCovariance, CoilMaps, CoilMetric, Image, KSpace, Mask, PerImage
 from mriinv.data.geometry import Geometry
-from mriinv.errors import InputError
+from mriinv.errors import InputError, require_kind
 from mriinv.files import reason
 
 Array = np.ndarray | torch.Tensor
@@ -124,10 +124,8 @@ class Acquisition:
         return f"Acquisition({self.source}, kspace {tuple(self.kspace.shape)}, {sampled})"
 
     def _require_tensor(self, name: str, value: object) -> None:
-        if not isinstance(value, torch.Tensor):
-            raise InputError(
-                self.source, name, type(value).__name__, "a torch tensor; Acquisition.from_arrays takes other arrays"
-            )
+        expected = "a torch tensor; Acquisition.from_arrays takes other arrays"
+        require_kind(self.source, name, value, torch.Tensor, expected)
 
     def _as_noise(self, value: Any) -> float | PerImage:
         try:
