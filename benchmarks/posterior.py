@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.cases import EvaluationCase, evaluation_cases
 from torch import Tensor
@@ -41,18 +41,32 @@ RESULTS = Path(__file__).parent / "results"
 MASKS = ("2D 4×", "2D 6×")
 SHORT = {"samples": 16, "long_run": 0}
 MCMC = {"samples": 40, "long_run": 0}  # enough steps for split-R̂
-METHODS: dict[str, tuple[str, str, Mapping[str, Any]]] = {
-    "DEEPEN, preconditioned Langevin": ("deepen", "preconditioned-langevin", SHORT),
-    "DEEPEN, the same, 100 samples": ("deepen", "preconditioned-langevin", SHORT | {"samples": 100}),
-    "DEEPEN, the same with Metropolis": ("deepen", "preconditioned-langevin", MCMC | {"metropolis": True}),
-    "DEEPEN, Langevin (eq. 16)": ("deepen", "langevin", MCMC),
-    "DEEPEN, MALA": ("deepen", "mala", MCMC),
-    "small DEEPEN, preconditioned Langevin": ("deepen", "preconditioned-langevin", SHORT),
-    "small DEEPEN, the same, 100 samples": ("deepen", "preconditioned-langevin", SHORT | {"samples": 100}),
-    "DEEPEN, DDS": ("deepen", "dds", {"samples": 16, "batch": 8}),
-    "DEEPEN, DPS": ("deepen", "dps", {"samples": 4}),
-    "diffusion, DDS": ("diffusion", "dds", registry().recipe("dds").solver.settings | {"samples": 16, "batch": 8}),
-    "diffusion, DPS": ("diffusion", "dps", registry().recipe("dps").solver.settings | {"samples": 4}),
+LONG = SHORT | {"samples": 100}
+
+
+class Method(NamedTuple):
+    """What draws the samples of a row."""
+
+    prior: str
+    solver: str
+    settings: Mapping[str, Any]
+    weights: str | None = None  # those that are the default
+
+
+METHODS = {
+    "DEEPEN, preconditioned Langevin": Method("deepen", "preconditioned-langevin", SHORT),
+    "DEEPEN, the same, 100 samples": Method("deepen", "preconditioned-langevin", LONG),
+    "DEEPEN, the same with Metropolis": Method("deepen", "preconditioned-langevin", MCMC | {"metropolis": True}),
+    "DEEPEN, Langevin (eq. 16)": Method("deepen", "langevin", MCMC),
+    "DEEPEN, MALA": Method("deepen", "mala", MCMC),
+    "small DEEPEN, preconditioned Langevin": Method("deepen", "preconditioned-langevin", SHORT, "deepen-small"),
+    "small DEEPEN, the same, 100 samples": Method("deepen", "preconditioned-langevin", LONG, "deepen-small"),
+    "DEEPEN, DDS": Method("deepen", "dds", {"samples": 16, "batch": 8}),
+    "DEEPEN, DPS": Method("deepen", "dps", {"samples": 4}),
+    "diffusion, DDS": Method(
+        "diffusion", "dds", registry().recipe("dds").solver.settings | {"samples": 16, "batch": 8}
+    ),
+    "diffusion, DPS": Method("diffusion", "dps", registry().recipe("dps").solver.settings | {"samples": 4}),
 }
 
 
@@ -94,10 +108,9 @@ def calibrated_coverage(case: EvaluationCase, prior: Prior, solver: Solver, samp
 
 def measure(case: EvaluationCase, method: str) -> Row:
     """Draw samples, and compare them with the reference."""
-    prior_name, solver_name, settings = METHODS[method]
-    weights = "deepen-small" if method.startswith("small ") else None
-    prior = make_prior(prior_name, weights=weights).to(case.case.problem.data.device)
-    solver = make_solver(solver_name, **settings)
+    how = METHODS[method]
+    prior = make_prior(how.prior, weights=how.weights).to(case.case.problem.data.device)
+    solver = make_solver(how.solver, **how.settings)
     evaluations, views = 0, getattr(prior.settings, "views", 1)
 
     def count(images: Tensor) -> None:
