@@ -147,6 +147,24 @@ def test_slices_of_different_noise_have_their_own_level():
     assert make_problem(both).noise_std.tolist() == pytest.approx(levels)
 
 
+@pytest.mark.parametrize("mask", MASKS)
+def test_coils_that_hold_nothing_of_their_own_change_nothing(mask):
+    """A channel that is off, one that stands twice, and virtual coils written back as many."""
+    scan = undersampled(noisy(0.002, (160, 160), 16), mask)
+    expected = estimate_noise_std(scan)
+    off = replace(scan, kspace=torch.cat([scan.kspace, torch.zeros_like(scan.kspace)], 1), coil_maps=None)
+    assert estimate_noise_std(off) == expected
+    twice = replace(scan, kspace=torch.cat([scan.kspace, scan.kspace[:, :1]], 1), coil_maps=None)
+    assert estimate_noise_std(twice).std == pytest.approx(expected.std, rel=0.1)
+    few = compress_coils(scan, 6)
+    unitary = torch.linalg.qr(random(16, 6, dtype=torch.complex64))[0]
+    many = Acquisition(torch.einsum("vc,bcyx->bvyx", unitary, few.kspace), few.mask)
+    found, own = estimate_noise_std(many), estimate_noise_std(few)
+    spread = 1.0 if "weakest component" in found.method else (6 / 16) ** 0.5  # noise of 6 coils, in 6 or in 16
+    assert found.std == pytest.approx(own.std * spread, rel=0.1) and found.method == own.method
+    assert estimate_noise_std(replace(scan, kspace=torch.zeros_like(scan.kspace))) is None
+
+
 def test_no_noise_and_too_few_samples():
     image = torch.zeros(1, 2, 64, 48, dtype=torch.complex64)
     image[..., 20:40, 10:30] = 1

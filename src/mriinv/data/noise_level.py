@@ -65,23 +65,23 @@ def estimate_noise_std(acquisition: Acquisition) -> NoiseEstimate | None:
     Axes that are fully sampled are transformed to the image, whose background is free of signal. Samples are taken
     in groups of neighbours. In each coil, one half of each group says which groups are quiet and the other half, whose
     noise is independent, says how strong their noise is: choosing causes no bias. What is left is signal, so the
-    result is rather too high than too low. The variance is the mean over coils.
+    result is rather too high than too low. The variance is the mean over coils, those without any data left out.
 
     Where even the quiet groups differ in power, signal reaches them all. In outer k-space, the weakest principal
     component of the coils holds little of it, and its noise is taken instead: that is right when noise is equal and
-    independent in all coils and somewhat low otherwise. Where it is clearly less than that of quiet groups that agree,
-    they may still hold signal, and `method` says so. Filters that the scanner applied to k-space lower an estimate
-    from outer k-space.
+    independent in all coils and low otherwise. Where it is clearly less than that of quiet groups that agree, they may
+    still hold signal, and `method` says so. Filters that the scanner applied to k-space lower an estimate from outer
+    k-space.
 
     Returns
     -------
     NoiseEstimate, or None when there is no noise above rounding or there are too few samples to tell
     """
     top, bottom, left, right = acquisition.extent  # without padding, which would hide that an axis is fully sampled
-    kspace = acquisition.kspace[..., top:bottom, left:right]
+    kspace = acquisition.kspace[:, (acquisition.kspace != 0).any(3).any(2).any(0), top:bottom, left:right]
     mask = acquisition.mask.expand(len(kspace), *acquisition.kspace.shape[-2:])[:, top:bottom, left:right]
     samples = int(mask.sum())
-    if samples < len(mask) * FEWEST * GROUP:
+    if samples < len(mask) * FEWEST * GROUP or not kspace.shape[1]:
         return None
     axes = fully_sampled_axes(mask)
     values = ifftc(kspace, axes) if axes else kspace
@@ -129,6 +129,10 @@ def _floor(powers: Float[Tensor, "coil group 2"], wider: float) -> tuple[float, 
 
 
 def _weakest_component(values: KSpace) -> Complex[Tensor, "batch 1 y x"]:
-    """Return the coil combination with the least energy, one for all images, complex ``(batch, 1, y, x)``."""
-    vector = torch.linalg.eigh(scaled_gram(values.transpose(0, 1).flatten(1))).eigenvectors[:, 0]
+    """Return the coil combination with the least energy that there is, one for all, complex ``(batch, 1, y, x)``.
+
+    Of coils that are sums of others some combinations are empty but for rounding.
+    """
+    energies, vectors = torch.linalg.eigh(scaled_gram(values.transpose(0, 1).flatten(1).to(torch.complex128)))
+    vector = vectors[:, int((energies <= NOISELESS**2 * energies.mean()).sum())]
     return (vector.conj().to(values)[:, None, None] * values).sum(1, keepdim=True)
