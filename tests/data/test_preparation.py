@@ -61,7 +61,7 @@ def test_whitening_matrix_is_the_scaled_inverse_root():
 def test_whitened_noise_is_white_with_the_stated_level():
     psi = covariance()
     noise = torch.linalg.cholesky(psi) @ random(COILS, 200 * 200, std=0.5**0.5)
-    scan = replace(acquisition(200, 200), kspace=noise.view(1, COILS, 200, 200), noise_covariance=psi, noise_std=1.0)
+    scan = replace(acquisition(200, 200), kspace=noise.view(1, COILS, 200, 200), noise_covariance=psi)
     white = whiten(scan)
     samples = white.kspace[0].flatten(1)
     assert white.noise_std == pytest.approx(float(psi.diagonal().real.mean() / 2) ** 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from mriinv.files import reason
 
 Array = np.ndarray | torch.Tensor
 Sampling = Literal["full", "2D", "lines"]
+NOISE_AGREES = 0.1  # by which two ways to state the noise level may differ, relative
 TENSORS = ("kspace", "mask", "coil_maps", "reference", "noise_covariance", "coil_metric")
 
 
@@ -85,6 +87,7 @@ class Acquisition:
             self._check("reference", self.reference, [(batch,), (y,), (x,)], "(batch, y, x)")
         if self.noise_covariance is not None:
             self._check("noise_covariance", self.noise_covariance, [(coils,), (coils,)], "(coil, coil)")
+            self._check_noise(self.noise_covariance)
         if self.coil_metric is not None:
             allowed = [(1, batch), (1, y), (1, x), (coils,), (coils,)]
             self._check("coil_metric", self.coil_metric, allowed, "(batch|1, y|1, x|1, coil, coil)")
@@ -138,6 +141,15 @@ class Acquisition:
         if not ((found >= 0) & found.isfinite()).all():
             raise InputError(self.source, "noise_std", str(value), "finite numbers from 0 on")
         return float(found) if found.numel() == 1 else found
+
+    def _check_noise(self, covariance: CoilCovariance) -> None:
+        """Require that the noise level, where it is given too, is that of the covariance."""
+        own = level_of(covariance)
+        if self.noise_std is None or not math.isfinite(own):
+            return
+        if not (torch.as_tensor(self.noise_std) - own).abs().max() <= NOISE_AGREES * own:
+            expected = f"{own:.3g}, that of noise_covariance, E[n nᴴ] in the units of kspace; or one of the two"
+            raise InputError(self.source, "noise_std", str(self.noise_std), expected)
 
     def _as_mask(self, mask: torch.Tensor) -> Mask:
         """Return a mask as bool; zeros and ones of another type are one as well."""
@@ -225,6 +237,11 @@ class Acquisition:
         """Return this acquisition on `device`."""
         moved = {name: value.to(device) for name in TENSORS if (value := getattr(self, name)) is not None}
         return replace(self, **moved)
+
+
+def level_of(covariance: CoilCovariance) -> float:
+    """Return the standard deviation per real component, the root mean square over coils, of E[n nᴴ]."""
+    return float(covariance.diagonal().real.double().mean().clamp_min(0) / 2) ** 0.5
 
 
 def _tensor(source: str, name: str, array: Array, axes: int) -> torch.Tensor:

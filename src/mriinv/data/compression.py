@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mriinv.core.types import CoilMapsSlice
-from mriinv.data.acquisition import Acquisition
+from mriinv.data.acquisition import Acquisition, level_of
 from mriinv.data.masks import fully_sampled_axes
 from mriinv.errors import InputError
 from mriinv.metrics import psnr
@@ -71,7 +71,7 @@ def compress_coils(acquisition: Acquisition, coils: int, method: Method = "svd")
     if covariance is not None:
         # a k-space sample is a sum over positions, whose noise is independent: its covariance is their mean
         covariance = (matrices @ covariance.to(matrices) @ matrices.mH).mean((0, 1))
-        noise_std = float(covariance.diagonal().real.mean() / 2) ** 0.5
+        noise_std = level_of(covariance)
     metric = acquisition.coil_metric
     if metric is not None:
         per_pixel = matrices.unsqueeze(2 if axis == -2 else 1)  # (batch, y|1, x|1, virtual, coil)

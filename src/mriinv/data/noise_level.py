@@ -12,7 +12,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from mriinv.core.types import KSpace, Mask
-from mriinv.data.acquisition import Acquisition
+from mriinv.data.acquisition import Acquisition, level_of
 from mriinv.data.masks import fully_sampled_axes
 from mriinv.numerics.fft import ifftc
 from mriinv.numerics.spectral import scaled_gram
@@ -39,12 +39,14 @@ class NoiseEstimate(NamedTuple):
 
 
 def with_noise_std(acquisition: Acquisition) -> Acquisition:
-    """Return an acquisition with its noise level, estimated for each slice and remarked where it is not known.
+    """Return an acquisition with its noise level: known, of the covariance, or estimated for each slice and remarked.
 
     Slices that give no estimate, such as empty ones, take the root mean square of those that do.
     """
     if acquisition.noise_std is not None:
         return acquisition
+    if acquisition.noise_covariance is not None:
+        return replace(acquisition, noise_std=level_of(acquisition.noise_covariance))
     masks = acquisition.mask.expand(len(acquisition.kspace), -1, -1)
     slices = (Acquisition(one[None], mask[None]) for one, mask in zip(acquisition.kspace, masks, strict=True))
     estimates = [estimate_noise_std(one) for one in slices]

@@ -89,6 +89,7 @@ def without_dead_coils(acquisition: Acquisition) -> Acquisition:
         acquisition,
         kspace=acquisition.kspace[:, kept.to(acquisition.kspace.device)],
         coil_maps=None if maps is None else maps[:, kept.to(maps.device)],
+        noise_std=None,  # as of all coils; that of these follows from the covariance
         noise_covariance=covariance[kept][:, kept],
     )
     return alive.remarked(f"left out without noise and without data: coil {numbers}")
