@@ -115,6 +115,55 @@ def test_an_image_that_is_not_finite_has_not_converged():
     assert found.notes == ("broken: the image holds NaN or infinity",)
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda image, each: image, "broken: solve: found Tensor; expected a Solution"),
+        (lambda image, each: Solution(image[:1], each, each), r"image: found complex128 \(1, 2, 3\); expected complex"),
+        (lambda image, each: Solution(image.abs(), each, each), r"image: found float64 \(3, 2, 3\); expected complex"),
+        (lambda image, each: Solution(image, each[:1], each), r"converged: found shape \(1,\); expected \(3,\)"),
+        (lambda image, each: Solution(image, each, each[0]), r"iterations: found shape \(\); expected \(3,\)"),
+    ],
+)
+def test_what_a_solver_returns_is_for_every_image(returned, message, monkeypatch):
+    class Broken(Solver):
+        name = "broken"
+
+        def solve(self, problem, prior, *, initial, generator, monitor):
+            return returned(problem.back_projection(), torch.ones(3, dtype=torch.bool))
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InputError, match=message):
+        Broken()(InverseProblem(DenseOperator(random(4, 6), (2, 3)), random(3, 4)), None)
+
+
+def test_a_solver_takes_a_prior_and_a_generator_only(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    problem, prior, _ = gaussian_problem()
+    for wrong, message in (
+        ({"prior": "deepen"}, "mm-cg: prior: found str; expected an instance of Prior"),
+        ({"prior": prior, "generator": 0}, "mm-cg: generator: found int; expected a torch.Generator"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make_solver("mm-cg")(problem, **wrong)
+
+
+def test_a_prior_that_is_not_used_is_mentioned():
+    problem, prior, _ = gaussian_problem()
+    unused = f"solver 'cg-sense' takes no prior: '{prior.name}' is not used"
+    assert make_solver("cg-sense")(problem, prior).notes == (unused,)
+    assert make_solver("cg-sense")(problem).notes == ()
+
+
+def test_samples_outside_the_mask_are_refused():
+    full = simulate_acquisition(shape=(32, 28), coils=4, coil_maps=True)
+    problem = make_problem(full.undersampled(make_mask("random-1d", (32, 28), 2.0, 8)))
+    forgotten = InverseProblem(problem.operator, full.kspace, 0.005)
+    for solver in (make_solver("zero-filled"), make_solver("cg-sense")):
+        with pytest.raises(InputError, match="data: found values outside the mask; expected zeros"):
+            solver(forgotten)
+
+
 def test_a_solution_has_no_graph():
     data = random(1, 4).requires_grad_()
     assert not make_solver("cg-sense")(InverseProblem(DenseOperator(random(4, 6), (2, 3)), data)).image.requires_grad
@@ -181,3 +230,9 @@ def test_an_operator_is_asked_for(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(InputError, match="operator: found str; expected an Operator"):
         InverseProblem("sense", random(1, 4))
+    with pytest.raises(InputError, match=r"noise_std: found '0\.1'; expected a number, or one per image"):
+        InverseProblem(DenseOperator(random(4, 6), (2, 3)), random(1, 4), "0.1")
+    with pytest.raises(
+        InputError, match=r"data: found torch\.float64; expected complex values, complex64 or complex128"
+    ):
+        InverseProblem(DenseOperator(random(4, 6), (2, 3)), random(1, 4).abs())

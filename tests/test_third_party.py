@@ -163,12 +163,20 @@ def test_every_component_can_be_checked(run_mriinv: Run, site: Path) -> None:
     try:
         changed.write_text(catalogue.replace("provides: [energy]", "provides: [denoiser]"))
         wrong = run_mriinv("plugins", "--check", site=site, MRIINV_PLUGINS="mriinv-toy")
+        changed.write_text(catalogue)
+        hooks = site / "mriinv_toy" / "__init__.py"
+        kept = hooks.read_text()
+        hooks.write_text(kept + "\n\n@hookimpl(specname='mriinv_readers')\ndef more():\n    return ['a file']\n")
+        no_reader = run_mriinv("plugins", "--check", site=site, MRIINV_PLUGINS="mriinv-toy")
+        hooks.write_text(kept)
         changed.write_text(catalogue.replace("kind: prior", "kind: pryor"))
         unreadable = run_mriinv("info", "toy-quadratic", site=site, MRIINV_PLUGINS="mriinv-toy")
     finally:
         changed.write_text(catalogue)
     assert wrong.returncode == 1
     assert "mriinv_toy.prior:Quadratic provides energy; the catalogue says denoiser" in wrong.stdout
+    assert no_reader.returncode == 1
+    assert "mriinv_readers: found 'a file'; expected classes that implement Scan" in no_reader.stdout
     assert "(plug-in 'toy' failed, `mriinv plugins` says why)" in unreadable.stderr
 
 

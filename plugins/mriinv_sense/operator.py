@@ -156,6 +156,11 @@ class SenseOperator(Operator):
         assert image is not None
         return image.mul_(self._q.conj())
 
+    def check_data(self, data: KSpace) -> None:
+        self._check(data, "data")
+        if torch.where(self.mask[:, None], 0, data).any():
+            raise InputError("SenseOperator", "data", "values outside the mask", "zeros where nothing was sampled")
+
     def gram(self, image: Image) -> Image:
         self._check(image, "image")
         if not self._axes:

@@ -21,6 +21,7 @@ from mriinv.data.preparation import prepare_acquisition
 from mriinv.discovery import content_folder
 from mriinv.errors import InputError, SettingsError, UnknownNameError, require_kind
 from mriinv.manifest import PriorChoice, WeightEntry
+from mriinv.numerics.noise import seeded
 from mriinv.registry import registry
 from mriinv.weights import load_prior
 
@@ -126,7 +127,7 @@ def make_problem(
         return InverseProblem(built, acquisition.kspace, with_noise_std(acquisition).noise_std)
     image = with_reference(acquisition).reference
     assert image is not None
-    data, noise_std = built.measure(image, torch.Generator(image.device).manual_seed(int(seed) ^ MEASUREMENT))
+    data, noise_std = built.measure(image, seeded("make_problem", seed, image.device, MEASUREMENT))
     unscaled = InverseProblem(built, data, noise_std, scale=1)
     return replace(unscaled, scale=reference_scale(unscaled.sense()))
 
@@ -228,6 +229,6 @@ class Reconstruction:
             problem, said = make_problem(prepared, self.operator, seed=seed), prepared.remarks
         elif problem.data.device != self.device:
             problem = _moved(problem, self.device)
-        generator = torch.Generator(problem.data.device).manual_seed(int(seed) ^ SOLUTION)
+        generator = seeded("Reconstruction", seed, problem.data.device, SOLUTION)
         solution = self.solver(problem, self.prior, initial=initial, generator=generator, monitor=monitor)
         return replace(solution, notes=(*said, *problem.operator.notes, *solution.notes))

@@ -18,11 +18,12 @@ from pydantic import (
 from mriinv.core.component import StrictModel, explain
 from mriinv.core.following import TRAINING_NOISE
 from mriinv.data.mask_choice import MaskChoice
-from mriinv.data.masks import SEED_LIMIT, MaskKind
+from mriinv.data.masks import MaskKind
 from mriinv.data.preparation import Preparation
 from mriinv.data.training import MASKS
 from mriinv.errors import InputError, SettingsError, shown
 from mriinv.manifest import Choice, ChoiceField, Kind, PriorChoiceField, load_yaml, parse_yaml
+from mriinv.numerics.noise import SEED_LIMIT
 from mriinv.registry import registry
 
 DEFAULT_RECIPE = "deepen-map"

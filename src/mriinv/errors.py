@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from types import UnionType
 
 _shortened = reprlib.Repr()
@@ -41,6 +42,12 @@ def require(source: object, *requirements: tuple[str, object, bool, str]) -> Non
     for field, found, valid, expected in requirements:
         if not valid:
             raise InputError(source, field, str(found), expected)
+
+
+def is_size(value: object, least: int) -> bool:
+    """Say whether a value is a size (y, x): two integers, none of them smaller than `least`."""
+    numbers = value if isinstance(value, Sequence) else ()
+    return len(numbers) == 2 and all(isinstance(number, Integral) and int(number) >= least for number in numbers)
 
 
 def require_kind(source: object, field: str, found: object, kind: type | UnionType, expected: str) -> None:

@@ -22,7 +22,7 @@ from mriinv import hookspecs
 from mriinv.core.capabilities import Derivation, match
 from mriinv.core.component import ComponentSettings
 from mriinv.discovery import Plugin, canonical, catalogue_of, installed_plugins, last_line, own_catalogue
-from mriinv.errors import CompatibilityError, InputError, MriinvError, PluginError, UnknownNameError
+from mriinv.errors import CompatibilityError, InputError, MriinvError, PluginError, UnknownNameError, require_kind
 from mriinv.manifest import Choice, ComponentEntry, Kind, Manifest, RecipeEntry, load_manifest
 
 logger = logging.getLogger("mriinv")
@@ -70,6 +70,7 @@ class Registry:
 
     def find(self, kind: Kind, name: str) -> Registered:
         """Return the component that `name` or ``distribution:name`` stands for, without importing it."""
+        require_kind("registry", kind, name, str, "a name")
         distribution, _, plain = name.rpartition(":")
         candidates = self._components.get((kind, plain), [])
         if distribution:

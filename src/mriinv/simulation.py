@@ -16,10 +16,11 @@ from mriinv.core.component import StrictModel
 from mriinv.data.fastmri import write_fastmri
 from mriinv.data.heads import HeadSource, LabelMapHeads, ProceduralHeads, Protocol
 from mriinv.data.mask_choice import MaskChoice
-from mriinv.data.masks import SEED_LIMIT, draw_mask
+from mriinv.data.masks import draw_mask
 from mriinv.data.readers.base import DAMAGE
 from mriinv.data.simulate import simulate_acquisition
 from mriinv.errors import InputError
+from mriinv.numerics.noise import SEED_LIMIT
 
 IDENTITY = "mriinv_simulation"  # attribute of a file: the configuration that made it
 

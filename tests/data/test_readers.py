@@ -245,6 +245,59 @@ def test_readers_of_plugins_are_asked_first(tmp_path, monkeypatch):
     assert Special not in READERS
 
 
+class Foreign(Scan):
+    """Two slices of a plug-in's own, right unless a fault is asked for."""
+
+    fault = ""
+
+    def __init__(self, path):
+        if self.fault == "opening":
+            raise KeyError("no such table")
+
+    @classmethod
+    def recognises(cls, path, head):
+        return head.startswith(b"FOREIGN")
+
+    def __len__(self):
+        return 0 if self.fault == "empty" else 2
+
+    def read(self, index):
+        if self.fault == "reading":
+            raise ValueError("truncated")
+        if self.fault == "tensor":
+            return torch.zeros(1, COILS, Y, X)
+        count = 2 if self.fault == "all slices" else 1
+        return Acquisition.from_arrays(np.stack([kspace(COILS, Y, X)] * count))
+
+    def describe(self):
+        return {"slices": 2} if self.fault == "description" else {"slices": 2, "coils": COILS, "matrix": (Y, X)}
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("opening", r"reader tests\..*Foreign failed \('no such table'\); expected a scan"),
+        ("empty", "slices: found 0; expected at least one"),
+        ("reading", r"reader tests\..*Foreign failed \(truncated\)"),
+        ("tensor", "slice 1: found Tensor; expected an Acquisition"),
+        ("all slices", "slice 1: found 2 slices; expected one, as a batch of one"),
+        ("description", "description: found no coils, matrix; expected slices, coils, matrix"),
+    ],
+)
+def test_what_a_reader_of_a_plugin_does_wrong_names_the_file(tmp_path, monkeypatch, fault, message):
+    monkeypatch.setattr(Registry, "readers", lambda _: [Foreign])
+    (tmp_path / "scan.own").write_bytes(b"FOREIGN")
+    with open_scan(tmp_path / "scan.own") as scan:
+        assert len(scan) == 2 and scan.describe()["coils"] == COILS and scan.read(1).kspace.shape[0] == 1
+    monkeypatch.setattr(Foreign, "fault", fault)
+    with pytest.raises(InputError, match=rf"scan\.own: .*{message}"), open_scan(tmp_path / "scan.own") as scan:
+        scan.describe()
+        scan.read(1)
+
+
 def test_real_fully_sampled(shared_data):
     with open_scan(shared_data / "bart_full8" / "full.npz") as scan:
         acquisition = scan.read(0)

@@ -15,6 +15,7 @@ from mriinv.data import simulate
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.coils import CoilArray
 from mriinv.data.heads import LabelMapHeads, ProceduralHeads, Protocol
+from mriinv.data.masks import make_mask
 from mriinv.data.simulate import SimulatedSlices, simulate_acquisition
 from mriinv.errors import InputError
 from mriinv.numerics.fft import fft2c, ifft2c
@@ -214,3 +215,20 @@ def test_a_simulated_scan_can_be_undersampled() -> None:
 def test_slices_of_a_simulated_scan_have_seeds_of_their_own():
     second = SimulatedSlices(5, 2, shape=(32, 28), coils=2).read(1)
     assert torch.equal(second.kspace, simulate_acquisition(seed=6, shape=(32, 28), coils=2).kspace)
+
+
+def test_the_default_type_of_torch_changes_nothing() -> None:
+    options: dict[str, Any] = {"shape": (32, 28), "coils": 3, "coil_maps": True, "seed": 1}
+    single, drawn = simulate_acquisition(**options), make_mask("poisson-2d", (32, 28), 3, seed=1)
+    labels = simulate_acquisition(heads=ProceduralHeads(), coloured=True, **options)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        double, again = simulate_acquisition(**options), make_mask("poisson-2d", (32, 28), 3, seed=1)
+        coloured = simulate_acquisition(heads=ProceduralHeads(), coloured=True, **options)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(drawn, again)
+    for one, other in ((single, double), (labels, coloured)):
+        for name in ("kspace", "coil_maps", "reference"):
+            torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-3, atol=1e-4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mriinv import CompatibilityError, Prior, complex_noise, make_solver
-from mriinv.testing import check_capabilities
+from mriinv.testing import check_capabilities, check_gradient
 from mriinv.testing.analytic import gaussian_problem
 
 IMAGE = complex_noise((2, 3, 4), 1.0, torch.Generator().manual_seed(0), torch.complex128)
@@ -51,6 +51,29 @@ def test_denoisers(fault: str, message: str | None) -> None:
     else:
         with pytest.raises(AssertionError, match=message):
             check_capabilities(prior, IMAGE)
+
+
+class Bowl(Prior):
+    """½‖x‖² with a gradient that is `factor` times too long."""
+
+    name = "bowl"
+    provides = frozenset({"energy", "gradient"})
+    factor = 1.0
+
+    def energy(self, image, noise_level=None):
+        return 0.5 * image.abs().square().double().sum((1, 2))
+
+    def energy_and_gradient(self, image, noise_level=None, *, create_graph=False):
+        return self.energy(image), self.factor * image
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_a_gradient_is_compared_in_either_precision(dtype: torch.dtype) -> None:
+    prior, image = Bowl(), IMAGE.to(dtype)
+    check_gradient(prior, image)
+    prior.factor = 1.2
+    with pytest.raises(AssertionError, match="gradient: along a direction"):
+        check_gradient(prior, image)
 
 
 def test_a_reconstruction_that_is_only_claimed() -> None:

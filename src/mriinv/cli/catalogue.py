@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +12,7 @@ import click
 
 from mriinv.cli.group import json_option, main
 from mriinv.discovery import Plugin, last_line
-from mriinv.errors import MriinvError, UnknownNameError
+from mriinv.errors import MriinvError, PluginError, UnknownNameError, shown
 from mriinv.manifest import KINDS
 from mriinv.registry import Registered, registry
 from mriinv.report import text
@@ -120,11 +121,22 @@ def _problems(plugin: Plugin) -> str | None:
     found = [f"{key}: the hook names it, the catalogue does not" for key in extra]
     found += [problem for key in plugin.components if (problem := _refused(_check_component, plugin, key))]
     found += [f"recipe {name}: {problem}" for name in _recipes(plugin) if (problem := _refused(_check_recipe, name))]
-    try:
-        plugin.hooks.mriinv_readers()
-    except Exception as error:  # whatever a plug-in does
-        found.append(f"mriinv_readers: {last_line(error)}")
+    if problem := _refused(_check_readers, plugin):
+        found.append(f"mriinv_readers: {problem}")
     return "; ".join(found) or None
+
+
+def _check_readers(plugin: Plugin) -> None:
+    """Call the hook for readers, and compare what it gives with the interface."""
+    from mriinv.data.readers.base import Scan
+
+    try:
+        offered = [reader for one in plugin.hooks.mriinv_readers() for reader in one]
+    except Exception as error:  # whatever a plug-in does
+        raise PluginError(last_line(error)) from None
+    for reader in offered:
+        if not (isinstance(reader, type) and issubclass(reader, Scan)) or inspect.isabstract(reader):
+            raise PluginError(f"found {shown(reader)}; expected classes that implement Scan")
 
 
 def _refused(check: Callable[..., None], *of: Any) -> str | None:

@@ -96,6 +96,9 @@ class Operator(Component, ABC):
             max_iterations=max_iterations,
         )
 
+    def check_data(self, data: Tensor) -> None:
+        """Raise an `InputError` for data that no image makes, such as samples outside a mask; by default for none."""
+
     def robust(self, residual: Tensor, noise_std: PerImage) -> tuple[Operator, Tensor] | None:
         """Return W^½A and W^½ ``(batch, …)``, W ≤ 1 small where `residual` Ax − b is larger than its noise explains.
 
@@ -180,6 +183,9 @@ class _Composition(Operator):
 
     def gram(self, image: Tensor) -> Tensor:
         return self._inner.adjoint(self._outer.gram(self._inner.forward(image)))
+
+    def check_data(self, data: Tensor) -> None:
+        self._outer.check_data(data)
 
     def robust(self, residual: Tensor, noise_std: PerImage) -> tuple[Operator, Tensor] | None:
         found = self._outer.robust(residual, noise_std)

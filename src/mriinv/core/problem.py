@@ -37,7 +37,10 @@ def reference_scale(image: Image) -> PerImage:
 
 def _each(name: str, value: float | Tensor, data: Tensor) -> PerImage:
     """Return one number per image, in the precision and on the device of `data`."""
-    found = torch.as_tensor(value, dtype=data.real.dtype, device=data.device)
+    try:
+        found = torch.as_tensor(value, dtype=data.real.dtype, device=data.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError("InverseProblem", name, repr(value), "a number, or one per image") from None
     if found.shape not in ((), (1,), data.shape[:1]):
         raise InputError("InverseProblem", name, f"shape {tuple(found.shape)}", f"one number, or {(len(data),)}")
     return found.expand(len(data))
@@ -75,8 +78,8 @@ class InverseProblem:
     ) -> None:
         require_kind("InverseProblem", "data", data, Tensor, "a tensor")
         require_kind("InverseProblem", "operator", operator, Operator, "an Operator")
-        if not data.is_complex():
-            raise InputError("InverseProblem", "data", str(data.dtype), "complex values")
+        if data.dtype not in (torch.complex64, torch.complex128):
+            raise InputError("InverseProblem", "data", str(data.dtype), "complex values, complex64 or complex128")
         if data.numel() == 0:
             raise InputError("InverseProblem", "data", f"shape {tuple(data.shape)}", "at least one image")
         if not data.isfinite().all():

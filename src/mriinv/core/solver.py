@@ -13,9 +13,9 @@ from torch import Tensor
 from mriinv.core.capabilities import match
 from mriinv.core.component import Component
 from mriinv.core.prior import Prior
-from mriinv.core.problem import InverseProblem, Samples, Solution
+from mriinv.core.problem import InverseProblem, Samples, Solution, described
 from mriinv.core.types import Image, PerImage
-from mriinv.errors import CompatibilityError, InputError, require_kind
+from mriinv.errors import CompatibilityError, InputError, require, require_kind
 
 Monitor = Callable[[int, Mapping[str, float]], None]
 Observer = Callable[[str, int, int], Monitor]  # what is worked on, number, count -> monitor of that one
@@ -57,10 +57,14 @@ class Solver(Component, ABC):
         Raises
         ------
         CompatibilityError : the prior does not provide what this solver requires
-        InputError : a starting image of another shape
+        InputError : data that the operator refuses; a starting image of another shape; what is no problem, prior or
+            generator
         """
         expected = "an InverseProblem, as make_problem builds it; Reconstruction takes acquisitions"
         require_kind(self.name, "problem", problem, InverseProblem, expected)
+        require_kind(self.name, "prior", prior, Prior | None, "an instance of Prior, as make_prior builds it, or None")
+        require_kind(self.name, "generator", generator, torch.Generator | None, "a torch.Generator, or None")
+        problem.operator.check_data(problem.data)
         provided = prior.provides if prior is not None else frozenset[str]()
         if match(provided, self.requires) is None:
             name = prior.name if prior is not None else "none"
@@ -74,7 +78,11 @@ class Solver(Component, ABC):
             if prior is not None and normalised.noise_std is not None:
                 prior = self.prior_at(prior, normalised.noise_std)
             solution = self.solve(normalised, prior, initial=start, generator=generator, monitor=monitor)
+            self._check_solution(solution, normalised)
         solution = _noted(solution, prior, normalised)
+        if prior is not None and not any(self.requires):
+            unused = f"solver '{self.name}' takes no prior: '{prior.name}' is not used"
+            solution = replace(solution, notes=(unused, *solution.notes))
         finite = solution.image.isfinite().flatten(1).all(1)
         if not finite.all():
             notes = (*solution.notes, f"{self.name}: the image holds NaN or infinity")
@@ -95,6 +103,20 @@ class Solver(Component, ABC):
             found = f"shape {tuple(initial.shape)}" if isinstance(initial, Tensor) else type(initial).__name__
             raise InputError(self.name, "initial", found, f"a tensor {shape} (batch, y, x)")
         return initial.to(like)
+
+    def _check_solution(self, solution: Solution, problem: InverseProblem) -> None:
+        """Require of what `solve` returns an image and a state for each image of the problem."""
+        require_kind(self.name, "solve", solution, Solution, "a Solution")
+        image, like = solution.image, problem.back_projection()
+        wanted = f"complex {tuple(like.shape)}, one image for each of the data"
+        require(
+            f"{self.name}: solve",
+            ("image", described(image), image.is_complex() and image.shape == like.shape, wanted),
+            *(
+                (name, f"shape {tuple(value.shape)}", value.shape == (problem.batch,), f"{(problem.batch,)}")
+                for name, value in (("converged", solution.converged), ("iterations", solution.iterations))
+            ),
+        )
 
     def prior_at(self, prior: Prior, noise_std: PerImage) -> Prior:
         """Return the prior for data with noise of `noise_std` per real component, at reference scale 1."""

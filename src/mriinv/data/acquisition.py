@@ -17,6 +17,7 @@ from mriinv.files import reason
 
 Array = np.ndarray | torch.Tensor
 Sampling = Literal["full", "2D", "lines"]
+COMPLEX = (torch.complex64, torch.complex128)
 NOISE_AGREES = 0.1  # by which two ways to state the noise level may differ, relative
 TENSORS = ("kspace", "mask", "coil_maps", "reference", "noise_covariance", "coil_metric")
 
@@ -66,14 +67,17 @@ class Acquisition:
                 self._require_tensor(name, value)
         object.__setattr__(self, "mask", self._as_mask(self.mask))
         shape = tuple(self.kspace.shape)
-        if len(shape) != 4 or min(shape) < 1 or not self.kspace.is_complex():
+        if len(shape) != 4 or min(shape) < 1 or self.kspace.dtype not in COMPLEX:
             raise InputError(self.source, "kspace", f"{self.kspace.dtype} {shape}", "complex (batch, coil, y, x)")
         batch, coils, y, x = shape
         self._check("mask", self.mask, [(1, batch), (1, y), (x,)], "(batch|1, y|1, x)")
         if not self.fully_sampled and torch.where(self.mask[:, None].to(self.kspace.device), 0, self.kspace).any():
             expected = "zeros where the mask is false; of a fully sampled acquisition, .undersampled(mask)"
             raise InputError(self.source, "kspace", "values outside the mask", expected)
-        if bad := [name for name in self.header if not re.fullmatch(r"[^/\0]+", name) or name == "."]:
+        require_kind(self.source, "remarks", self.remarks, tuple, "a tuple of strings")
+        require_kind(self.source, "header", self.header, dict, "a dict of strings")
+        require_kind(self.source, "geometry", self.geometry, Geometry | None, "a Geometry, or None")
+        if bad := [name for name in map(str, self.header) if not re.fullmatch(r"[^/\0]+", name) or name == "."]:
             raise InputError(
                 self.source, "header", repr(bad[0]), "names without '/', as datasets of a result have them"
             )
@@ -81,7 +85,7 @@ class Acquisition:
             object.__setattr__(self, "noise_std", self._as_noise(self.noise_std))
         if self.coil_maps is not None:
             self._check("coil_maps", self.coil_maps, [(1, batch), (coils,), (y,), (x,)], "(batch|1, coil, y, x)")
-            if not self.coil_maps.is_complex():
+            if self.coil_maps.dtype not in COMPLEX:
                 raise InputError(self.source, "coil_maps", str(self.coil_maps.dtype), "complex values")
         if self.reference is not None:
             self._check("reference", self.reference, [(batch,), (y,), (x,)], "(batch, y, x)")

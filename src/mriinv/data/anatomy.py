@@ -53,7 +53,7 @@ class Chance:
 
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal numbers that change along the head."""
-        return self._mixed(lambda generator: torch.randn(shape, generator=generator))
+        return self._mixed(lambda generator: torch.randn(shape, generator=generator, dtype=torch.float32))
 
     def field(self, shape: tuple[int, int], knots: int) -> Tensor:
         """Return a smooth field ``(y, x)`` that changes along the head."""

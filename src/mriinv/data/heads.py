@@ -250,7 +250,7 @@ def _pose(plane: str | None, generator: torch.Generator) -> tuple[str, Tensor]:
     if uniform(0, 1, generator) < 0.5:
         base[:, 0] *= -1  # the mirror image of a head is one too
     rotation = torch.eye(3)
-    angles = 0.1 * torch.randn(3, generator=generator)
+    angles = 0.1 * torch.randn(3, generator=generator, dtype=torch.float32)
     for (i, j), angle in zip(((0, 1), (0, 2), (1, 2)), angles.tolist(), strict=True):
         turn = torch.eye(3)
         turn[i, i] = turn[j, j] = math.cos(angle)
@@ -277,7 +277,7 @@ def _lesions(volume: LabelVolume, generator: torch.Generator) -> Tensor:
     count = int(uniform(8, 60, generator))
     chosen = white[torch.randint(len(white), (count,), generator=generator)]
     places = torch.stack(torch.unravel_index(chosen, volume.tissues.shape), dim=1)
-    radii = 1.5 + 7 * torch.rand(count, 1, generator=generator) ** 3
+    radii = 1.5 + 7 * torch.rand(count, 1, generator=generator, dtype=torch.float32) ** 3
     return torch.cat([(places + 0.5) * volume.voxel, radii], dim=1)
 
 

@@ -12,7 +12,8 @@ from mriinv.core.component import StrictModel
 from mriinv.core.types import Mask
 from mriinv.data.acquisition import Acquisition
 from mriinv.data.mask_file import SUFFIXES, read_mask
-from mriinv.data.masks import SEED_LIMIT, MaskKind, draw_mask
+from mriinv.data.masks import MaskKind, draw_mask
+from mriinv.numerics.noise import SEED_LIMIT
 
 
 class MaskChoice(StrictModel):

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from mriinv.core.types import Mask
-from mriinv.errors import InputError, UnknownNameError
+from mriinv.errors import InputError, UnknownNameError, is_size, shown
+from mriinv.numerics.noise import seeded
 
-SEED_LIMIT = 2**63  # what random generators take
 CENTRE_RADIUS = 0.5  # of the Poisson disc at k = 0, in grid steps: with the dither below, the centre is fully sampled
 DITHER = 0.5  # half a grid step: without it, the few distances that a grid knows show as rings of constant density
 TRIM = 0.005  # excess of samples at which the bisection stops; the rest is dropped one by one
@@ -68,7 +69,8 @@ def poisson_disc_mask(
     rows, columns = np.meshgrid(np.arange(y) - top, np.arange(x) - left, indexing="ij")
     k = np.sqrt(((2 * rows / y) ** 2 + (2 * columns / x) ** 2) / 2).ravel()
     order = torch.randperm(y * x, generator=generator, device=generator.device).cpu().numpy()
-    dither = DITHER * (2 * torch.rand(y * x, generator=generator, device=generator.device).cpu().double().numpy() - 1)
+    uniform = torch.rand(y * x, generator=generator, dtype=torch.float32, device=generator.device)
+    dither = DITHER * (2 * uniform.cpu().double().numpy() - 1)
 
     wanted = samples - acs**2
     outside = ~centre.ravel()
@@ -177,7 +179,7 @@ def equispaced_line_mask(
     Parameters, result and errors are those of `random_line_mask`.
     """
     mask, outer, wanted = _acs_lines(shape, acceleration, acs, origin)
-    offset = float(torch.rand((), generator=generator, device=generator.device))
+    offset = float(torch.rand((), generator=generator, dtype=torch.float32, device=generator.device))
     chosen = ((torch.arange(wanted, dtype=torch.float64) + offset) * (len(outer) / max(wanted, 1))).long()
     mask[outer[chosen]] = True
     return mask[None, None]
@@ -231,12 +233,10 @@ def make_mask(
     """
     if name not in MASKS:
         raise UnknownNameError("mask", name, MASKS)
-    if not 0 <= seed < SEED_LIMIT:
-        raise InputError("mask", "seed", str(seed), "0 to 2^63 - 1")
     _check_shape(shape)
     if acs is None:
         acs = _default_acs(name, shape, acceleration, origin or (shape[0] // 2, shape[1] // 2))
-    return MASKS[name](shape, acceleration, torch.Generator().manual_seed(int(seed)), acs, origin)
+    return MASKS[name](shape, acceleration, seeded("mask", seed), acs, origin)
 
 
 class MaskKind(NamedTuple):
@@ -308,19 +308,20 @@ def _room(length: int, origin: int) -> int:
 
 def _count(locations: int, acceleration: float) -> int:
     """Return the number of samples nearest to the acceleration."""
-    if not 1 <= acceleration <= locations:
-        raise InputError("mask", "acceleration", f"{acceleration:g}", f"1 to {locations}, the number of locations")
+    if not isinstance(acceleration, Real) or not 1 <= acceleration <= locations:
+        expected = f"a number from 1 to {locations}, the number of locations"
+        raise InputError("mask", "acceleration", shown(acceleration), expected)
     return round(locations / acceleration)
 
 
 def _check_shape(shape: tuple[int, int]) -> None:
-    if len(shape) != 2 or min(shape) < 1:
-        raise InputError("mask", "shape", str(tuple(shape)), "two positive sizes (y, x)")
+    if not is_size(shape, 1):
+        raise InputError("mask", "shape", shown(shape), "two positive sizes (y, x)")
 
 
 def _check_acs(acs: int, length: int, needed: int, samples: int) -> None:
-    if not 0 <= acs <= length:
-        raise InputError("mask", "acs", str(acs), f"0 to {length}")
+    if not isinstance(acs, Integral) or not 0 <= acs <= length:
+        raise InputError("mask", "acs", shown(acs), f"0 to {length}, an integer")
     if needed > samples:
         raise InputError(
             "mask",

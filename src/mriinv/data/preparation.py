@@ -17,7 +17,7 @@ from mriinv.data.maps import WHITENED, with_maps
 from mriinv.data.masks import fully_sampled_axes
 from mriinv.data.noise_level import with_noise_std
 from mriinv.data.suspicions import suspicions
-from mriinv.errors import InputError
+from mriinv.errors import InputError, require_kind
 from mriinv.numerics.fft import fftc, ifftc
 from mriinv.numerics.images import centre_crop
 
@@ -60,6 +60,8 @@ def prepare_acquisition(acquisition: Acquisition, preparation: Preparation = DEF
     ------
     InputError : k-space that is not finite; see also `with_maps`, `whiten` and `compress_coils`
     """
+    require_kind("prepare_acquisition", "acquisition", acquisition, Acquisition, "an Acquisition")
+    require_kind("prepare_acquisition", "preparation", preparation, Preparation, "a Preparation")
     if not acquisition.kspace.isfinite().all():
         raise InputError(acquisition.source, "kspace", "NaN or infinity", "finite values")
     acquisition = acquisition.remarked(*suspicions(acquisition))

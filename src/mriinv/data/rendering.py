@@ -63,7 +63,7 @@ def _signal(tissues: Tensor, contrast: Tensor, shared: torch.Generator, generato
     blurred = avg_pool2d(signal[None], 3, stride=1, padding=1)[0]
     signal = signal + torch.sigmoid(2 * blend - 0.5) * (blurred - signal)
 
-    fine = torch.randn(grid, generator=generator)
+    fine = torch.randn(grid, generator=generator, dtype=torch.float32)
     roughness = uniform(0.015, 0.11, shared)
     signal = signal * (1 + roughness * strength.mean(0) * (texture + 0.7 * slow + 1.1 * fine)).clamp(min=0)
     inside = tissues[0] != TISSUE["air"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from mriinv.data.coils import AXIAL, Axes, CoilArray
 from mriinv.data.geometry import Geometry
 from mriinv.data.heads import HeadSlices, HeadSource, ProceduralHeads
 from mriinv.data.readers.base import Scan
-from mriinv.errors import require
+from mriinv.errors import is_size, require, shown
 from mriinv.numerics.fft import fft2c
-from mriinv.numerics.noise import coloured_noise, complex_noise
+from mriinv.numerics.noise import coloured_noise, complex_noise, seeded
 
 SHAPE, COILS, NOISE = (192, 160), 8, 0.005  # unless told otherwise
 _CORONAL: Axes = ((0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
@@ -61,14 +62,13 @@ def simulate_acquisition(
     """
     require(
         "simulate_acquisition",
-        ("shape", tuple(shape), len(shape) == 2 and min(shape) >= 16, "two sizes (y, x) from 16 on"),
-        ("coils", coils, coils >= 1, "at least 1"),
-        ("slices", slices, slices >= 1, "at least 1"),
+        ("shape", shown(shape), is_size(shape, 16), "two sizes (y, x) from 16 on"),
+        ("coils", coils, isinstance(coils, Integral) and coils >= 1, "an integer from 1 on"),
+        ("slices", slices, isinstance(slices, Integral) and slices >= 1, "an integer from 1 on"),
         ("noise_std", noise_std, math.isfinite(noise_std) and noise_std >= 0, "a finite number from 0 on"),
         ("noise_std", noise_std, noise_std > 0 or not coloured, "a positive number for coloured noise"),
-        ("seed", seed, seed >= 0, "a number from 0 on"),
     )
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = seeded("simulate_acquisition", seed)
     heads = ProceduralHeads() if heads is None else heads
     head = heads.draw(shape, slices, generator)
     geometry = _geometry(head)
@@ -82,10 +82,10 @@ def simulate_acquisition(
     else:
         kspace = kspace + coloured_noise(kspace.shape, covariance, generator)
     return Acquisition(
-        kspace=kspace,
+        kspace=kspace.to(torch.complex64),  # as the rest, whatever the default type of torch
         mask=torch.ones(1, *shape, dtype=torch.bool),
-        coil_maps=maps if coil_maps else None,
-        reference=head.image,
+        coil_maps=maps.to(torch.complex64) if coil_maps else None,
+        reference=head.image.to(torch.complex64),
         noise_std=noise_std,
         noise_covariance=covariance,
         geometry=geometry,

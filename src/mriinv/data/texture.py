@@ -14,7 +14,7 @@ from mriinv.numerics.fft import fft2c, ifft2c
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
     """Return one number uniform in [low, high)."""
-    return low + (high - low) * float(torch.rand((), generator=generator))
+    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float32))
 
 
 def frequencies(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ def power_law_fields(
         ky, kx = along * root, across / root
     amplitude = (ky**2 + kx**2 + (1.0 / 64) ** 2).pow(-exponent / 2)
     amplitude = amplitude / amplitude.square().mean().sqrt()
-    noise = torch.view_as_complex(torch.randn(*shape, 2, generator=generator))
+    noise = torch.view_as_complex(torch.randn(*shape, 2, generator=generator, dtype=torch.float32))
     field = torch.fft.ifft2(torch.fft.ifftshift(amplitude) * noise, norm="ortho")
     return field.real, field.imag
 
@@ -63,15 +63,15 @@ def vessels(mask: Tensor, count: int, generator: torch.Generator) -> Tensor:
     steps = 60
     start = inside[torch.randint(len(inside), (count,), generator=generator)]
     y, x = (start // mask.shape[1]).float(), (start % mask.shape[1]).float()
-    turn = 0.15 * torch.randn(count, steps, generator=generator)
-    angle = 2 * math.pi * torch.rand(count, 1, generator=generator) + turn.cumsum(1)
+    turn = 0.15 * torch.randn(count, steps, generator=generator, dtype=torch.float32)
+    angle = 2 * math.pi * torch.rand(count, 1, generator=generator, dtype=torch.float32) + turn.cumsum(1)
     # most are dots (vessels through the plane), the lengths of the others are spread
-    length = (steps * torch.rand(count, 1, generator=generator) ** 3).clamp(min=2)
+    length = (steps * torch.rand(count, 1, generator=generator, dtype=torch.float32) ** 3).clamp(min=2)
     rows = (y[:, None] + 0.7 * angle.sin().cumsum(1)).round().long()
     columns = (x[:, None] + 0.7 * angle.cos().cumsum(1)).round().long()
     keep = (torch.arange(steps)[None] < length) & (rows >= 0) & (columns >= 0)
     keep &= (rows < mask.shape[0]) & (columns < mask.shape[1])
-    strength = (2 * torch.rand(count, 1, generator=generator) - 1).pow(3).expand(-1, steps)
+    strength = (2 * torch.rand(count, 1, generator=generator, dtype=torch.float32) - 1).pow(3).expand(-1, steps)
     lines = torch.zeros(mask.shape)
     # lines cross: NumPy lets the last value win, torch the thread that comes last
     lines.numpy()[rows[keep].numpy(), columns[keep].numpy()] = strength[keep].numpy()
@@ -94,7 +94,7 @@ def image_phase(air: Tensor, generator: torch.Generator) -> Tensor:
     """
     y, x = air.shape
     v, u = torch.linspace(-1, 1, y)[:, None], torch.linspace(-1, 1, x)[None]
-    c = torch.randn(5, generator=generator) * torch.tensor([1.5, 1.5, 0.8, 0.8, 0.8])
+    c = torch.randn(5, generator=generator, dtype=torch.float32) * torch.tensor([1.5, 1.5, 0.8, 0.8, 0.8])
     phase = c[0] * v + c[1] * u + c[2] * v * v + c[3] * u * u + c[4] * u * v
     phase = phase + uniform(0, 0.4, generator) * smooth_field((y, x), 7, generator)
     amplitude = max(0.0, uniform(-4, 6, generator))

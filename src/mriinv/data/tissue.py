@@ -156,7 +156,9 @@ def random_contrast(generator: torch.Generator, kind: str | None = None) -> Cont
     if kind not in CONTRASTS:
         raise InputError("random_contrast", "contrast", repr(kind), " or ".join(CONTRASTS))
     field = 3.0 if uniform(0, 1, generator) < 0.6 else 1.5
-    spread = torch.tensor([[0.06], [0.06], [0.2], [0.03]]) * torch.randn(4, len(TISSUES), generator=generator)
+    spread = torch.tensor([[0.06], [0.06], [0.2], [0.03]]) * torch.randn(
+        4, len(TISSUES), generator=generator, dtype=torch.float32
+    )
     t1, t2, t2_prime, density = torch.stack([T1, T2, T2_PRIME, DENSITY]) * spread.exp()
     t1 = torch.where(_SAME_AT_ANY_FIELD, t1, t1 * (field / 3) ** (1 / 3))
     t2_star = 1 / (1 / t2 + (field / 3) / t2_prime)
@@ -164,7 +166,7 @@ def random_contrast(generator: torch.Generator, kind: str | None = None) -> Cont
     signal = density * signal
     if refocused:
         signal[TISSUE["vessel"]] *= uniform(0, 0.6, generator)  # moving blood leaves the slice between the pulses
-    suppression, amount = torch.rand(2, generator=generator).tolist()
+    suppression, amount = torch.rand(2, generator=generator, dtype=torch.float32).tolist()
     if suppression < 0.33:
         signal[_FATTY] *= 0.1 + 0.4 * amount
         words += ", fat suppressed"

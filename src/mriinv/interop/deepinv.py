@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mriinv.core.operator import Operator
 from mriinv.core.prior import Prior
-from mriinv.errors import CompatibilityError, InputError
+from mriinv.errors import CompatibilityError, InputError, require
 from mriinv.numerics.channels import from_channels, to_channels
 from mriinv.numerics.noise import complex_noise
 from mriinv.numerics.spectral import largest_eigenvalue
@@ -95,6 +95,7 @@ class PhysicsOperator(Operator):
         what = type(physics).__name__
         if not isinstance(physics, LinearPhysics):
             raise CompatibilityError(f"{what} of deepinv is not a linear physics")
+        require(self.name, ("channels", channels, channels in (1, 2), "1 or 2"))
         self.physics, self.shape, self.channels = physics, shape, channels
         device = next(physics.buffers()).device
         probe = complex_noise((1, *shape), 1.0, torch.Generator(device).manual_seed(0))
@@ -151,6 +152,11 @@ class DenoiserPrior(Prior):
         self, denoiser: Callable[[Tensor, Tensor], Tensor], *, channels: Literal[1, 2] = 2, **settings: Any
     ) -> None:
         super().__init__(**settings)
+        require(
+            self.name,
+            ("denoiser", type(denoiser).__name__, callable(denoiser), "a module or a function"),
+            ("channels", channels, channels in (1, 2), "1 or 2"),
+        )
         self.denoiser = denoiser if isinstance(denoiser, nn.Module) else _Function(denoiser)
         self.channels = channels
 

@@ -1,14 +1,29 @@
-"""The one place that draws complex Gaussian noise."""
+"""The one place that draws complex Gaussian noise, and makes what draws it from a seed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from mriinv.core.types import CoilCovariance
-from mriinv.errors import InputError
+from mriinv.errors import InputError, require, shown
+
+SEED_LIMIT = 2**63  # what random generators take
+
+
+def seeded(where: str, seed: int, device: torch.device | str = "cpu", salt: int = 0) -> torch.Generator:
+    """Return a generator on a device; another `salt` gives other numbers from the same seed.
+
+    Raises
+    ------
+    InputError : a seed that is no integer from 0 to 2^63 - 1
+    """
+    valid = isinstance(seed, Integral) and 0 <= seed < SEED_LIMIT
+    require(where, ("seed", shown(seed), valid, "an integer from 0 to 2^63 - 1"))
+    return torch.Generator(device).manual_seed(int(seed) ^ salt)
 
 
 def complex_noise(

@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 from typing import cast
 
-from mriinv.data.readers.base import Scan
+from mriinv.data.readers.base import FileScan, Scan
 from mriinv.data.readers.cfl import CflScan, pair_of
+from mriinv.data.readers.foreign import ForeignScan
 from mriinv.data.readers.hdf5 import Hdf5Scan
 from mriinv.data.readers.ismrmrd import IsmrmrdScan
 from mriinv.data.readers.npz import NpzScan
@@ -37,7 +38,7 @@ def open_scan(path: str | Path) -> Scan:
     path = pair_of(Path(path))
     head = _head(path)
     if reader := _recognise(path, head):
-        return reader(path)
+        return reader(path) if issubclass(reader, FileScan) else ForeignScan(path, reader)
     known = ", ".join(getattr(reader, "format", str(reader)) for reader in (*registry().readers(), *READERS))
     raise InputError(path, "", f"none of the known formats (it starts with {head[:8]!r})", known)
 

@@ -70,7 +70,10 @@ class Scan(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return what is known without reading k-space: format, slices, coils, matrix, mask, noise, geometry …"""
+        """Return what is known without reading k-space: format, mask, noise, geometry …
+
+        Needed are ``slices`` and ``coils``, numbers, and ``matrix``, the size (y, x) of k-space.
+        """
 
     @abstractmethod
     def close(self) -> None:
