@@ -73,13 +73,35 @@ def test_proximal_map_of_the_data_term_and_its_gradients() -> None:
     problem, _, _ = gaussian_problem((2, 3), 4)
     physics = to_deepinv_physics(problem.operator, problem.data)
     image, data = to_channels(noise(1, 2, 3, dtype=torch.complex128)), to_channels(problem.data)
-    found = physics.prox_l2(image, data, gamma=2.0, tol=1e-12, max_iter=100)
+    found = physics.prox_l2(image, data, gamma=2.0, tol=1e-12)
     rhs = problem.back_projection() + from_channels(image) / 2
     expected = problem.operator.solve_normal(rhs, 0.5, tolerance=1e-12).solution
-    torch.testing.assert_close(from_channels(found), expected, atol=3e-5, rtol=0)  # its CG adds 1e-5
+    torch.testing.assert_close(from_channels(found), expected, atol=1e-10, rtol=0)
     gamma = torch.tensor(2.0, dtype=torch.float64)
     inputs = [value.requires_grad_() for value in (image, data, gamma)]
-    assert torch.autograd.gradcheck(lambda x, y, g: physics.prox_l2(x, y, g, tol=1e-13, max_iter=20), inputs)
+    # a solve of the backward pass starts where the one before ended
+    assert torch.autograd.gradcheck(lambda x, y, g: physics.prox_l2(x, y, g, tol=1e-13), inputs, nondet_tol=1e-12)
+    from_zero = from_channels(physics.prox_l2(None, data, 2.0, tol=1e-12))
+    ridge = problem.operator.solve_normal(problem.back_projection(), 0.5, tolerance=1e-12).solution
+    torch.testing.assert_close(from_zero, ridge, atol=1e-10, rtol=0)
+
+
+def test_images_of_a_batch_are_solved_for_by_themselves() -> None:
+    """An easy one beside a hard one, at a tolerance that stops the easy one early."""
+    problem, _, _ = gaussian_problem((4, 5), 12, batch=2)
+    data = torch.stack([problem.data[0], 0 * problem.data[1] + 1e-3])
+    image = noise(2, 4, 5, dtype=torch.complex128)
+    both = to_deepinv_physics(problem.operator, data).prox_l2(to_channels(image), to_channels(data), 50.0)
+    for index in range(2):
+        one = to_deepinv_physics(problem.operator, data[index : index + 1])
+        alone = one.prox_l2(to_channels(image[index : index + 1]), to_channels(data[index : index + 1]), 50.0)
+        torch.testing.assert_close(both[index : index + 1], alone, rtol=0, atol=1e-9)
+
+
+def test_the_physics_is_its_own_normal_operator() -> None:
+    problem, _, _ = gaussian_problem((2, 3), 4)
+    physics = to_deepinv_physics(problem.operator, problem.data)
+    image = to_channels(noise(1, 2, 3, dtype=torch.complex128)).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: physics.A_adjoint(physics.A(x)), [image])
 
 

@@ -65,7 +65,7 @@ class MoL(FollowsNoise):
             100, "largest number of iterations, forward and backward; with gradient=unrolled their number", ge=1
         )
         tolerance: float = setting(1e-4, "gradient=implicit: relative change at which an image stops", gt=0)
-        cg_tolerance: float = setting(1e-5, "residual of the data consistency, relative to its right-hand side", gt=0)
+        cg_tolerance: float = setting(1e-5, "residual of the data consistency, relative to the one before", gt=0)
         gradient: Literal["implicit", "unrolled"] = setting("implicit", "how the error reaches the parameters")
         barrier_weight: float = setting(1e-3, "weight of the log-barrier beside the loss; 0: no constraint", ge=0)
 
@@ -97,7 +97,9 @@ class MoL(FollowsNoise):
         def step(x: Tensor) -> Tensor:
             shift = self.strength(x) * (-self.log_data_weight).exp() / s.alpha  # bracket and matrix, divided by αλ
             rhs = projected + shift * ((1 - s.alpha) * x + s.alpha * self.contraction(x))
-            return regularised_inverse(problem.operator, rhs, shift.flatten(), initial=x, tolerance=s.cg_tolerance)
+            here = x.detach()  # what is missing is solved for: a tolerance on the whole would end the iteration early
+            missing = rhs - problem.operator.gram(here) - shift * here
+            return here + regularised_inverse(problem.operator, missing, shift.flatten(), tolerance=s.cg_tolerance)
 
         if s.gradient == "implicit":
             done = equilibrium(step, start, tolerance=s.tolerance, max_iterations=s.iterations)

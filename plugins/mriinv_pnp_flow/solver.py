@@ -72,9 +72,9 @@ class PnPFlow(Solver):
             noisy = z.repeat(s.draws, 1, 1)
             noisy = noisy + complex_noise(noisy.shape, level, generator, noisy.dtype)
             denoised = prior.denoise(noisy, max(level, lowest)).view(s.draws, *image.shape).mean(0)
-            changes.append(relative_norm(denoised - image, image))
+            changes.append(relative_norm(denoised - image, denoised))
             image = denoised
-            if not bool(changes[-1].isfinite().all()):
+            if not bool(torch.view_as_real(image).isfinite().all()):
                 raise MriinvError(f"pnp-flow diverged after {step} steps; set a smaller solver.step_size")
             if monitor is not None:
                 monitor(step, {"change": float(changes[-1].max())})

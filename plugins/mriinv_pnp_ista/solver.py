@@ -20,6 +20,7 @@ from mriinv import (
 )
 
 LEAST_SHARE = 0.05  # data without noise need a prior as well
+LEAST_RMS = 0.05  # of images of scale 1: one of zeros is compared with this
 DIVERGED = 10.0  # times the smallest change so far, or the norm of the start
 
 
@@ -71,7 +72,7 @@ class ISTA(Solver):
         step = s.step_size / problem.operator.norm_bound**2
         x = best = problem.sense() if initial is None else initial
         share = per_image(self._share(problem), x)
-        size = inner_product(x, x).maximum(inner_product(projected, projected))
+        size = inner_product(x, x).maximum(inner_product(projected, projected)).clamp_min(LEAST_RMS**2 * x[0].numel())
         smallest = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         iterations = Iterations(x, s.max_iterations, monitor)
         while iterations:

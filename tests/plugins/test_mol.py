@@ -7,6 +7,7 @@ import torch
 
 from mriinv import complex_noise, make_prior, make_problem, make_solver, simulate_acquisition
 from mriinv.errors import SettingsError
+from mriinv.numerics.images import relative_norm
 from mriinv.testing.analytic import gaussian_problem
 from support import random
 
@@ -55,6 +56,16 @@ def test_the_data_weigh_as_much_more_as_they_have_less_noise():
         torch.testing.assert_close(image.flatten(), torch.linalg.solve(system, weight * right), rtol=1e-6, atol=1e-6)
     fixed = mol(data_noise_std=None)
     assert fixed.at_noise(torch.tensor([0.5, 0.5])) is fixed
+
+
+def test_the_iteration_ends_at_the_fixed_point_and_not_where_conjugate_gradients_are_content():
+    """Data that weigh a lot: what they leave open hardly shows in the residual of the data consistency."""
+    data, prior = problem(), mol(initial_data_weight=1e5)
+    matrix, prior.contraction = linear(0.5)
+    solution = prior.reconstruct(data)
+    weight, x = math.exp(float(prior.log_data_weight)), solution.image
+    left = weight * data.data_gradient(x) + x - prior.contraction(x)
+    assert solution.converged.all() and (relative_norm(left, x) < 1e-3).all(), relative_norm(left, x)
 
 
 def test_implicit_gradient_is_that_of_many_unrolled_steps():

@@ -50,6 +50,17 @@ def test_two_steps_by_dense_algebra():
     assert solution.iterations.tolist() == [2] and solution.history["change"].shape == (2, 1)
 
 
+def test_images_of_zeros_are_reconstructed():
+    """A start of zeros, and an empty slice beside another."""
+    problem, prior = gaussian_case()
+    solver = make_solver("pnp-flow", steps=10)
+    from_zero = solver(problem, prior, initial=torch.zeros(1, 2, 3, dtype=torch.complex128))
+    assert from_zero.image.isfinite().all() and from_zero.history["change"].max() < 10
+    several, *_ = gaussian_problem(shape=(2, 3), samples=4, batch=2)
+    empty = InverseProblem(several.operator, torch.stack([0 * several.data[0], several.data[1]]), scale=1)
+    assert solver(empty, prior).image.isfinite().all()
+
+
 def test_seeds_and_batches():
     problem, prior = gaussian_case()
     solver = make_solver("pnp-flow", steps=30)

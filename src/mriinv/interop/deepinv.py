@@ -17,10 +17,12 @@ from deepinv.physics import LinearPhysics
 from deepinv.physics.noise import ZeroNoise
 from torch import Tensor, nn
 
+from mriinv.core.normal import regularised_inverse
 from mriinv.core.operator import Operator
 from mriinv.core.prior import Prior
 from mriinv.errors import CompatibilityError, InputError, require
 from mriinv.numerics.channels import from_channels, to_channels
+from mriinv.numerics.images import per_image
 from mriinv.numerics.noise import complex_noise
 from mriinv.numerics.spectral import largest_eigenvalue
 
@@ -54,6 +56,30 @@ class _OperatorPhysics(LinearPhysics):
 
     def A_adjoint_A(self, x: Tensor, **_: Any) -> Tensor:  # noqa: N802
         return to_channels(self.operator.gram(from_channels(x)))
+
+    def prox_l2(
+        self,
+        z: float | Tensor | None,
+        y: Tensor,
+        gamma: float | Tensor,
+        solver: str | None = None,
+        max_iter: int | None = None,
+        tol: float | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """Return argmin ½γ‖Ax − y‖² + ½‖x − z‖², each image solved for by itself; differentiable in z, y and γ.
+
+        By conjugate gradients from z, whatever `solver` and `max_iter` are, to `tol`; none: 1e-4, as in deepinv, whose
+        images of a batch go on until all are solved.
+        """
+        if not isinstance(z, Tensor):
+            z = torch.full_like(self.A_adjoint(y), z or 0.0)
+        shift = 1 / torch.as_tensor(gamma, dtype=z.dtype, device=z.device).reshape(-1)
+        prior = per_image(shift, from_channels(z)) * from_channels(z)
+        rhs = self.operator.adjoint(from_channels(y)) + prior
+        shift = shift if len(shift) > 1 else shift[0]
+        start = from_channels(z).resolve_conj()
+        return to_channels(regularised_inverse(self.operator, rhs, shift, initial=start, tolerance=tol or 1e-4))
 
 
 def to_deepinv_physics(operator: Operator, data: Tensor) -> LinearPhysics:
