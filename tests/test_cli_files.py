@@ -213,6 +213,20 @@ def test_a_name_that_the_system_refuses_is_reported_without_a_traceback() -> Non
     assert ran.exit_code == 1 and re.match(r"error: \[Errno \d+\] File name too long", ran.stderr)
 
 
+def test_a_reference_in_other_units_is_noticed(scans: list[Path]) -> None:
+    full = simulate_acquisition(shape=SHAPE, coils=COILS)
+    assert full.reference is not None
+    write_hdf5("own.h5", kspace=full.kspace.numpy(), reference=full.reference.abs().numpy())
+    write_hdf5("other.h5", kspace=full.kspace.numpy(), reference=1000 * full.reference.abs().numpy())
+    for name, remarked in (("own.h5", False), ("other.h5", True)):
+        (report,) = json.loads(succeed("run", name, *CG, "--mask", "poisson-2d", "--json"))
+        said = any("times as bright as what its k-space shows: PSNR" in remark for remark in report["remarks"])
+        assert said == remarked
+    refused = invoke("tune", "other.h5", "--recipe", "cg-sense", "--mask", "poisson-2d")
+    assert refused.exit_code == 1
+    assert re.search(r"reference: found 1e\+03 times the brightness of what the k-space shows; expected", refused.stderr)
+
+
 def test_a_mask_of_ones_own_undersamples(scans: list[Path]) -> None:
     rng = np.random.default_rng(0)
     columns = rng.random(SHAPE[1]) < 0.4

@@ -29,7 +29,7 @@ from mriinv_sense.robust import huber_weights
 
 UNIT_TOLERANCE = 1e-5  # of Σ|c|² from 1, above the rounding of single precision
 DARK = 1e-3  # of the largest Σ|c|²
-MOST_UNLIKE_ONE = 4.0  # typical Σ|c|² of maps whose unit is left alone, or one over it: whitening changes it too
+MOST_UNLIKE_ONE = 5.0  # typical Σ|c|² of maps whose unit is left alone, or one over it: whitening changes it too
 
 
 class SenseOperator(Operator):
@@ -97,7 +97,9 @@ class SenseOperator(Operator):
         if not kspace.isfinite().all():
             raise InputError(acquisition.source, "kspace", "NaN or infinity", "finite values")
         if acquisition.coil_maps is not None:
-            return cls._from_maps(acquisition.coil_maps.to(kspace), mask)
+            typical = acquisition.map_covariance
+            power = None if typical is None else float(typical.diagonal().real.sum())
+            return cls._from_maps(acquisition.coil_maps.to(kspace), mask, power)
         calibrated = calibration.calibrate(
             acquisition,
             width=settings.calibration_width,
@@ -114,14 +116,15 @@ class SenseOperator(Operator):
         return operator
 
     @classmethod
-    def _from_maps(cls, maps: CoilMaps, mask: Mask) -> SenseOperator:
+    def _from_maps(cls, maps: CoilMaps, mask: Mask, power: float | None) -> SenseOperator:
         """Return the operator of given maps, brought to a typical sum of squares of 1 where theirs is far from it.
 
         Priors and steps expect that. The image is then brighter by what the maps were divided by, as is the reference
-        that reconstructions are compared with.
+        that reconstructions are compared with. `power` is that of all maps of a scan, whose slices stay comparable.
         """
         operator = cls(maps, mask)
-        typical = torch.stack([squares[squares > 0].median() for squares in operator._weight])
+        own = [squares[squares > 0].median() for squares in operator._weight]
+        typical = torch.stack(own) if power is None else torch.full_like(torch.stack(own), power)
         usual = (typical >= 1 / MOST_UNLIKE_ONE) & (typical <= MOST_UNLIKE_ONE)
         if usual.all():
             return operator
@@ -129,7 +132,7 @@ class SenseOperator(Operator):
         scaled = cls(maps / unit[:, None], mask)
         scaled._intensity = unit.expand_as(operator._weight)
         scaled.notes = tuple(
-            f"coil maps whose sum of squares is {squares:.3g} (median), not 1, were divided by {squares**0.5:.3g}: so "
+            f"coil maps whose sum of squares is typically {squares:.3g}, not 1, were divided by {squares**0.5:.3g}: so "
             "much brighter is the image"
             for squares in dict.fromkeys(typical[~usual].tolist())
         )

@@ -23,6 +23,7 @@ from mriinv.errors import InputError
 from mriinv.metrics import Metrics, evaluate
 from mriinv.numerics.images import centre_crop
 from mriinv.setup import Run, measures_images
+from mriinv.validation import foreign_units
 
 ZERO_FILLED, ADJOINT, SUPPORT = "zero_filled", "adjoint", "support"  # datasets of a result beside those of the operator
 INTERVAL = 0.9  # level of the calibrated interval around the mean magnitude
@@ -91,6 +92,10 @@ def reconstruct_slice(run: Run, acquisition: Acquisition, index: int, monitor: M
     if reference is not None and not own_reference and not full.fully_sampled:
         remarks.append(
             f"the reference is itself zero-padded: {100 / full.acceleration:.0f} % of its k-space was acquired"
+        )
+    if own_reference and (ratio := foreign_units(problem.operator, full)) is not None:
+        remarks.append(
+            f"the reference is {ratio:.3g} times as bright as what its k-space shows: PSNR, SSIM and NMSE mean nothing"
         )
     sampled = acquisition if config.mask is None else acquired
     return ReconstructedSlice(

@@ -9,6 +9,7 @@ import torch
 from mriinv.compose import Reconstruction, make_problem
 from mriinv.config import RunConfig
 from mriinv.core.delegate import Watched
+from mriinv.core.operator import Operator
 from mriinv.core.prior import Prior
 from mriinv.core.problem import InverseProblem
 from mriinv.core.solver import Solver
@@ -20,6 +21,8 @@ from mriinv.manifest import Choice
 from mriinv.metrics import psnr
 from mriinv.numerics.images import centre_crop
 from mriinv.registry import registry
+
+MOST_UNLIKE_ONE = 2.0  # brightness of a reference over that of its k-space, or one over it
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,17 @@ def case_of(full: Acquisition, mask: MaskChoice, config: RunConfig) -> Case:
     return retrospective_case(name, full, mask.mask_for(full), config.operator, crop)
 
 
+def foreign_units(operator: Operator, full: Acquisition) -> float | None:
+    """Return how bright the reference of a fully sampled acquisition is beside its k-space; None where alike."""
+    truth = operator.fully_sampled_image(full.kspace) if full.gapless else None
+    if full.reference is None or truth is None or not truth.any():
+        return None
+    reference, seen = operator.reference_image(full), truth != 0
+    assert reference is not None
+    ratio = float(reference.abs()[seen].median() / truth.abs()[seen].median())
+    return None if 1 / MOST_UNLIKE_ONE < ratio < MOST_UNLIKE_ONE else ratio
+
+
 def retrospective_case(
     name: str, full: Acquisition, mask: Mask, operator: Choice, crop: tuple[int, int] | None = None
 ) -> Case:
@@ -105,7 +119,8 @@ def retrospective_case(
 
     Raises
     ------
-    InputError : the slice is not fully sampled (zero padding around the samples is allowed)
+    InputError : the slice is not fully sampled (zero padding around the samples is allowed), or brings a reference in
+        other units than its k-space
     SettingsError : there is no reference
     """
     if registry().load("operator", operator.name).measures_images:
@@ -118,4 +133,7 @@ def retrospective_case(
     reference = truth if full.reference is None else problem.operator.reference_image(full)
     if reference is None:
         raise SettingsError(f"operator '{operator.name}' shows no reference to validate against")
+    if (ratio := foreign_units(problem.operator, full)) is not None:
+        found = f"{ratio:.3g} times the brightness of what the k-space shows"
+        raise InputError(full.source, "reference", found, "the units of the k-space, or no reference")
     return Case(name, problem, reference, crop, truth, acquired.sampling)

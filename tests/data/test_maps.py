@@ -17,6 +17,7 @@ from mriinv import (
     complex_noise,
     make_problem,
     make_solver,
+    open_scan,
     prepare_acquisition,
     simulate_acquisition,
 )
@@ -180,3 +181,20 @@ def test_maps_of_a_result_are_those_of_the_slices_that_it_has(tmp_path):
     for index, path, found in ((0, tmp_path / "one.h5", "2"), (1, some, "2, 3"), (2, unfinished, "0, 1")):
         with pytest.raises(InputError, match=f"found maps of slices {found}; expected of slice {index}"):
             with_maps(acquisition(index), path)
+
+
+@pytest.mark.parametrize("stored", ["maps", "scan"])
+def test_slices_whose_maps_are_of_one_scan_stay_comparable(tmp_path, stored):
+    """Gains around the limit beyond which maps count as in units of their own; in the third slice hardly any."""
+    own = simulate_coil_maps((32, 24), 4, torch.Generator().manual_seed(3))
+    gains = torch.tensor([2.2, 2.3, 0.2]).view(3, 1, 1, 1)
+    kspace = fft2c(own[None] * simulate_acquisition(shape=(32, 24)).reference[:, None]).repeat(3, 1, 1, 1)
+    arrays = {"kspace": kspace.numpy(), **({"coil_maps": (gains * own).numpy()} if stored == "scan" else {})}
+    np.savez(tmp_path / "scan.npz", **arrays)
+    np.savez(tmp_path / "maps.npz", coil_maps=(gains * own).numpy())
+    preparation = Preparation(maps=None if stored == "scan" else tmp_path / "maps.npz")
+    with open_scan(tmp_path / "scan.npz") as scan:
+        operators = [make_problem(prepare_acquisition(scan.read(i), preparation)).operator for i in range(3)]
+    for operator, gain in zip(operators, gains[:, 0, 0, 0].tolist(), strict=True):
+        torch.testing.assert_close(operator.coil_maps, gain / 2.3 * own[None], rtol=1e-4, atol=1e-5)
+        assert "were divided by 2.3" in operator.notes[0]

@@ -61,7 +61,7 @@ def test_the_data_weigh_as_much_more_as_they_have_less_noise():
 def test_the_iteration_ends_at_the_fixed_point_and_not_where_conjugate_gradients_are_content():
     """Data that weigh a lot: what they leave open hardly shows in the residual of the data consistency."""
     data, prior = problem(), mol(initial_data_weight=1e5)
-    matrix, prior.contraction = linear(0.5)
+    _, prior.contraction = linear(0.5)
     solution = prior.reconstruct(data)
     weight, x = math.exp(float(prior.log_data_weight)), solution.image
     left = weight * data.data_gradient(x) + x - prior.contraction(x)

@@ -19,7 +19,7 @@ Array = np.ndarray | torch.Tensor
 Sampling = Literal["full", "2D", "lines"]
 COMPLEX = (torch.complex64, torch.complex128)
 NOISE_AGREES = 0.1  # by which two ways to state the noise level may differ, relative
-TENSORS = ("kspace", "mask", "coil_maps", "reference", "noise_covariance", "coil_metric")
+TENSORS = ("kspace", "mask", "coil_maps", "reference", "noise_covariance", "coil_metric", "map_covariance")
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,6 +37,8 @@ class Acquisition:
     noise_covariance : E[n nᴴ] between coils, complex ``(coil, coil)``, when it was measured and is not yet white
     coil_metric : G with cᴴGc = ‖c₀‖², for maps c of these coils and c₀ of those that they were made of, complex
         ``(batch|1, y|1, x|1, coil, coil)``; None where coils were not mixed but by unitary matrices
+    map_covariance : mean of c cᴴ over the maps of a middle slice of the scan, complex ``(coil, coil)``, by whose trace
+        an operator knows the units of all of them; None: each slice has its own
     geometry : size and place of the (first) slice, when known
     source : file and slice, for messages and file names
     index : number of the (first) slice in the scan that it is from
@@ -55,6 +57,7 @@ class Acquisition:
     noise_std: float | PerImage | None = None
     noise_covariance: CoilCovariance | None = None
     coil_metric: CoilMetric | None = None
+    map_covariance: CoilCovariance | None = None
     geometry: Geometry | None = None
     source: str = "array"
     index: int = 0
@@ -92,6 +95,8 @@ class Acquisition:
         if self.noise_covariance is not None:
             self._check("noise_covariance", self.noise_covariance, [(coils,), (coils,)], "(coil, coil)")
             self._check_noise(self.noise_covariance)
+        if self.map_covariance is not None:
+            self._check("map_covariance", self.map_covariance, [(coils,), (coils,)], "(coil, coil)")
         if self.coil_metric is not None:
             allowed = [(1, batch), (1, y), (1, x), (coils,), (coils,)]
             self._check("coil_metric", self.coil_metric, allowed, "(batch|1, y|1, x|1, coil, coil)")
@@ -241,6 +246,16 @@ class Acquisition:
         """Return this acquisition on `device`."""
         moved = {name: value.to(device) for name in TENSORS if (value := getattr(self, name)) is not None}
         return replace(self, **moved)
+
+
+def map_covariance(coil_maps: np.ndarray) -> CoilCovariance | None:
+    """Return the mean of c cᴴ over the pixels of maps ``(coil, y, x)`` that are not zero; None where all are."""
+    maps = coil_maps.reshape(len(coil_maps), -1)
+    maps = maps[:, maps.any(0)].astype(np.complex128)
+    if not maps.size:
+        return None
+    with np.errstate(all="ignore"):  # what is not finite is refused elsewhere
+        return torch.from_numpy((maps @ maps.conj().T / maps.shape[1]).astype(np.complex64))
 
 
 def level_of(covariance: CoilCovariance) -> float:

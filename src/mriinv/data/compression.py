@@ -76,9 +76,13 @@ def compress_coils(acquisition: Acquisition, coils: int, method: Method = "svd")
     if metric is not None:
         per_pixel = matrices.unsqueeze(2 if axis == -2 else 1)  # (batch, y|1, x|1, virtual, coil)
         metric = per_pixel @ metric @ per_pixel.mH
+    typical = acquisition.map_covariance
+    if typical is not None:
+        typical = (matrices @ typical.to(matrices) @ matrices.mH).mean((0, 1))
     return replace(
         acquisition,
         kspace=compressed,
+        map_covariance=typical,
         coil_metric=metric,
         coil_maps=None if maps is None else _apply(matrices.to(maps), maps, axis),
         noise_std=noise_std,

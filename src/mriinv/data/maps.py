@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import torch
 
-from mriinv.data.acquisition import Acquisition
+from mriinv.data.acquisition import Acquisition, map_covariance
 from mriinv.data.array_file import stored_array
 from mriinv.data.readers.cfl import open_pair, pair_of, stacked
 from mriinv.data.results import attributes, read_result
@@ -43,11 +43,14 @@ def with_maps(acquisition: Acquisition, path: str | Path) -> Acquisition:
     if result and _whitened(path, result):
         expected = "maps of the coils as they are in the file, by --set preparation.whiten=false"
         raise InputError(path, FIELD, "a result whose coils were whitened", expected)
-    maps = _read(path, acquisition, result)
+    maps, middle = _read(path, acquisition, result)
     with np.errstate(all="ignore"):  # what is too large for the type is reported by who takes it
         dtype = np.complex64 if acquisition.kspace.dtype == torch.complex64 else np.complex128
         maps = maps.astype(dtype, order="C")
-    return replace(acquisition, coil_maps=torch.from_numpy(maps).to(acquisition.kspace.device))
+    found = torch.from_numpy(maps).to(acquisition.kspace.device)
+    typical = map_covariance(middle)
+    typical = None if typical is None else typical.to(found.device)
+    return replace(acquisition, coil_maps=found, map_covariance=typical)
 
 
 def _whitened(path: Path, result: Mapping[str, Any]) -> bool:
@@ -56,7 +59,7 @@ def _whitened(path: Path, result: Mapping[str, Any]) -> bool:
     return any(remark.startswith(WHITENED) for remark in itertools.chain(*remarks))
 
 
-def _read(path: Path, acquisition: Acquisition, result: Mapping[str, Any]) -> np.ndarray:
+def _read(path: Path, acquisition: Acquisition, result: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     if path.suffix in (".cfl", ".hdr"):
         return _taken(path, stacked(path, open_pair(path), {})[0], acquisition, result)
     formats = f".npy, .npz or HDF5 with '{FIELD}', or BART's .cfl and .hdr"
@@ -66,10 +69,13 @@ def _read(path: Path, acquisition: Acquisition, result: Mapping[str, Any]) -> np
 
 def _taken(
     path: Path, entry: np.ndarray | h5py.Dataset, acquisition: Acquisition, result: Mapping[str, Any]
-) -> np.ndarray:
-    """Read what is needed of an array or dataset as ``(batch|1, coil, y, x)``."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read what is needed of an array or dataset as ``(batch|1, coil, y, x)``, and the maps of the middle slice."""
     rows = _rows(path, entry.shape, entry.dtype, acquisition, result)
-    return np.asarray(entry[()][None] if entry.ndim == 3 else entry[rows])
+    if entry.ndim == 3:
+        whole = np.asarray(entry[()])
+        return whole[None], whole
+    return np.asarray(entry[rows]), np.asarray(entry[len(entry) // 2])
 
 
 def _rows(

@@ -85,7 +85,8 @@ def without_dead_coils(acquisition: Acquisition) -> Acquisition:
     dead = (covariance == 0).all(0) & (acquisition.kspace == 0).all(-1).all(-1).all(0).to(covariance.device)
     if not dead.any() or dead.all():
         return acquisition
-    kept, maps = torch.nonzero(~dead)[:, 0], acquisition.coil_maps
+    kept = torch.nonzero(~dead)[:, 0]
+    maps, typical = acquisition.coil_maps, acquisition.map_covariance
     numbers = ", ".join(map(str, torch.nonzero(dead)[:, 0].tolist()))
     alive = replace(
         acquisition,
@@ -93,6 +94,7 @@ def without_dead_coils(acquisition: Acquisition) -> Acquisition:
         coil_maps=None if maps is None else maps[:, kept.to(maps.device)],
         noise_std=None,  # as of all coils; that of these follows from the covariance
         noise_covariance=covariance[kept][:, kept],
+        map_covariance=None if typical is None else typical[kept][:, kept],
     )
     return alive.remarked(f"left out without noise and without data: coil {numbers}")
 
@@ -124,11 +126,12 @@ def whiten(acquisition: Acquisition) -> Acquisition:
     if (relative - torch.eye(len(relative))).abs().max() < WHITE:
         return known
     matrix = ((vectors * (variance / values).sqrt()) @ vectors.mH).to(acquisition.kspace)
-    maps = acquisition.coil_maps
+    maps, typical = acquisition.coil_maps, acquisition.map_covariance
     known = replace(
         known,
         kspace=(matrix @ acquisition.kspace.flatten(2)).view_as(acquisition.kspace),
         coil_maps=None if maps is None else (matrix.to(maps) @ maps.flatten(2)).view_as(maps),
+        map_covariance=None if typical is None else matrix.to(typical) @ typical @ matrix.to(typical).mH,
         coil_metric=relative.to(acquisition.kspace)[None, None, None],
     )
     std = relative.diagonal().real.sqrt()

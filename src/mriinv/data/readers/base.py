@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 
-from mriinv.data.acquisition import Acquisition
+from mriinv.data.acquisition import Acquisition, map_covariance
 from mriinv.data.geometry import Geometry
 from mriinv.errors import InputError
 from mriinv.files import reason
@@ -124,6 +124,7 @@ class FileScan(Scan):
         self.covariance: np.ndarray | None = None
         self.mask: np.ndarray | None = None
         self.fields: list[str] = []
+        self._map_covariance: torch.Tensor | None = None  # of the middle slice, once maps are read
         try:
             self._open()
         except BaseException:
@@ -156,6 +157,9 @@ class FileScan(Scan):
                 for name in ("coil_maps", "reference")
                 if (value := getattr(content, name)) is not None
             }
+        if "coil_maps" in arrays and self._map_covariance is None:
+            middle = content if len(self) == 1 else self._content(len(self) // 2)
+            self._map_covariance = None if middle.coil_maps is None else map_covariance(middle.coil_maps)
         mask, origin, remarks = self._sampled(kspace, index)
         noise = self.covariance
         return Acquisition(
@@ -163,6 +167,7 @@ class FileScan(Scan):
             mask=torch.from_numpy(mask)[None],
             noise_std=_deviation(noise),
             noise_covariance=None if noise is None else torch.from_numpy(noise.astype(np.complex64)),
+            map_covariance=self._map_covariance,
             geometry=content.geometry,
             source=f"{self.path.name}[{index}]",
             index=index,
