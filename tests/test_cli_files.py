@@ -224,7 +224,7 @@ def test_a_reference_in_other_units_is_noticed(scans: list[Path]) -> None:
         assert said == remarked
     refused = invoke("tune", "other.h5", "--recipe", "cg-sense", "--mask", "poisson-2d")
     assert refused.exit_code == 1
-    assert re.search(r"reference: found 1e\+03 times the brightness of what the k-space shows; expected", refused.stderr)
+    assert "reference: found 1e+03 times the brightness of what the k-space shows; expected" in refused.stderr
 
 
 def test_a_mask_of_ones_own_undersamples(scans: list[Path]) -> None:
@@ -378,6 +378,19 @@ def test_other_formats(scans: list[Path]) -> None:
     volume = np.asarray(nibabel.load("result/a.nii.gz").dataobj)
     assert np.allclose(volume[:, :, 0].T, magnitude, rtol=1e-5)
     assert succeed("export", "result/a.h5", "--format", "png", "--out", "png").split() == ["png/a_000.png"]
+
+
+def test_exports_of_a_result_that_is_replaced_go_with_it(scans: list[Path]) -> None:
+    """Those of others stay, whose names begin alike, and files that were not exported."""
+    Path("scans/b.h5").rename("scans/a_std.h5")
+    formats = ("--format", "nii.gz", "--format", "cfl", "--format", "png")
+    succeed("run", "scans", *CG, *formats)
+    Path("result/a.nii").write_text("of somebody else")
+    before = {path.name for path in Path("result").iterdir()}
+    assert {"a.nii.gz", "a.cfl", "a.hdr", "a_maps.cfl", "a_000.png", "a_std.nii.gz", "a_std.cfl"} <= before
+    succeed("run", "scans/a.h5", "--recipe", "zero-filled")
+    gone = {"a.nii.gz", "a.cfl", "a.hdr", "a_maps.cfl", "a_maps.hdr", "a_000.png"}
+    assert {path.name for path in Path("result").iterdir()} == before - gone
 
 
 def test_an_unknown_format_is_refused_before_the_work(scans: list[Path]) -> None:

@@ -33,7 +33,7 @@ class SliceCheck:
     sampling : `Acquisition.sampling`
     zero_padded : whether it is a full rectangle in a larger grid
     acquired : the smallest rectangle that holds every sample (y, x)
-    acceleration : locations in the grid over samples
+    acceleration : locations in the grid over samples; 1 where no more than padding is missing
     centre : width of the fully sampled square in the middle of the grid, in samples
     noise_std : per real component, after whitening; None when unknown
     noise_estimated : whether it was estimated from the data
@@ -131,7 +131,7 @@ def _check_slice(index: int, acquisition: Acquisition, prepared: Acquisition) ->
         acquisition.sampling,
         acquisition.gapless and not acquisition.fully_sampled,
         (bottom - top, right - left),
-        acquisition.acceleration,
+        1.0 if acquisition.gapless else acquisition.acceleration,
         _centre_width(mask),
         noise,
         acquisition.noise_std is None,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from ismrmrd import xsd
 
+from mriinv.check import check_scan
 from mriinv.data.readers import IsmrmrdScan, open_scan
 from mriinv.errors import InputError
 from mriinv.numerics.fft import fft2c, ifft2c
@@ -183,6 +184,14 @@ def test_oversampling_is_removed(tmp_path):
     assert relative(ifft2c(acquisition.kspace[0]), image[:, Y // 2 : Y // 2 + Y].numpy()) < 1e-5
     assert acquisition.geometry.pixel == (2, 3)
     assert acquisition.fully_sampled and acquisition.mask.shape == (1, 1, X)
+
+
+def test_oversampled_lines_stay_and_a_crop_is_proposed(tmp_path):
+    path = write(tmp_path / "scan", lines(kspace()), header((Y, X, 1), (Y, X // 2, 1)))
+    with open_scan(path) as scan:
+        assert scan.read(0).kspace.shape[-2:] == (Y, X)
+    remarks = check_scan(path).remarks
+    assert any(f"the scanner's images have {Y} × {X // 2} pixels: --crop" in remark for remark in remarks)
 
 
 def test_oversampled_noise_keeps_its_covariance(tmp_path):

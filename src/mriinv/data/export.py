@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -67,17 +67,37 @@ def export_result(path: str | Path, format: str, out: str | Path | None = None) 
     named = path if result.complete or path.stem.endswith(".partial") else partial_path(path)
     base = (path.parent if out is None else Path(out)) / named.stem
     written = write(result, base)
-    appended, suffix = ENDS[format]
-    replaced = "" if partial_path(path).exists() else r"(\.partial)?"
-    own_name = re.compile(rf"({re.escape(base.name)}{replaced}{appended}){suffix}")
-    for file in sorted(base.parent.iterdir()):  # the header of a pair, by which it is known, after its values
-        named_as = own_name.fullmatch(file.name)
-        if named_as and file not in written and not path.with_name(f"{named_as[1]}.h5").exists() and is_export(file):
-            try:
-                file.unlink()
-            except OSError as error:
-                raise unwritable(file, error) from None
+    for file in _exports(path, base, [format]):
+        if file not in written:
+            _remove(file)
     return written
+
+
+def remove_exports(path: Path) -> None:
+    """Remove what was exported from a result beside it, in any format."""
+    for file in _exports(path, path.with_suffix(""), ENDS):
+        _remove(file)
+
+
+def _exports(path: Path, base: Path, formats: Iterable[str]) -> list[Path]:
+    """Return what was exported from a result under the name `base`, but for what belongs to another result."""
+    partial_too = "" if partial_path(path).exists() else r"(\.partial)?"
+    found = []
+    for appended, suffix in (ENDS[format] for format in formats):
+        own_name = re.compile(rf"({re.escape(base.name)}{partial_too}{appended}){suffix}")
+        for file in sorted(base.parent.iterdir()):  # the header of a pair, by which it is known, after its values
+            named_as = own_name.fullmatch(file.name)
+            another = named_as and named_as[1] != path.stem and path.with_name(f"{named_as[1]}.h5").exists()
+            if named_as and not another and is_export(file):
+                found.append(file)
+    return found
+
+
+def _remove(file: Path) -> None:
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(file, error) from None
 
 
 def find_writer(format: str) -> Writer:

@@ -55,7 +55,8 @@ class ResultWriter:
     too, the result is put together from them under a temporary name and renamed. A killed process leaves the journal;
     the next writer for the same slices, settings and provenance goes on from it, or, when the result is complete, has
     nothing `missing`. A complete older result is never replaced by an incomplete one, which then goes to
-    ``<stem>.partial.h5``. What is replaced takes its figure, the PNG, with it.
+    ``<stem>.partial.h5``. What is replaced takes its figure, the PNG, and the exports
+    beside it with it.
 
     The file holds, with one row per slice: ``image`` and, as given, ``coil_maps`` and other maps, ``mask``,
     ``reference``, ``samples``; of samples, ``std`` (of the complex value), ``mean_magnitude`` and ``magnitude_std``,
@@ -209,6 +210,10 @@ class ResultWriter:
                 if is_result(path):
                     path.with_suffix(".png").unlink(missing_ok=True)
             self.written, self.replaced = path, replaced
+            if replaced:
+                from mriinv.data.export import remove_exports  # slow to load
+
+                remove_exports(path)
             if complete:
                 self._remove_journal()
                 partial = partial_path(self.path)

@@ -116,6 +116,8 @@ class IsmrmrdScan(FileScan):
             factor = f"{encoded.matrix[0] / y:.3g}× along the readout"
             self.header["oversampling"] = f"{factor}, {'removed' if whole else 'kept because the echo is partial'}"
             y = y if whole else encoded.matrix[0]
+        if encoded.fov and recon.fov and (columns := round(recon.fov[1] / encoded.fov[1] * x)) < x:
+            self.header["recon_matrix"] = f"{y}x{columns}x1"  # oversampling of the lines stays; a crop takes it away
         channels = np.unique(self._heads["active_channels"][self._layout.rows])
         if len(channels) > 1 or channels[0] < 1:
             raise InputError(self.path, "data", f"readouts of {channels.tolist()} coils", "one number of coils")
