@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from mriinv import ComponentSettings, InputError, MriinvError, make_solver, setting
 from mriinv.config import RunConfig, build_config, build_train_config
-from mriinv.core.component import validate_settings
+from mriinv.core.component import validated
 from mriinv.errors import SettingsError, UnknownNameError
 from mriinv.manifest import Choice, load_yaml, parse_yaml
 
@@ -275,7 +275,7 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
         ({"solver": {"name": "mm-cg", "setings": {}}}, "solver has no setting 'setings'; did you mean 'settings'?"),
         ({"prior": {"name": "deepen", "wieghts": "x"}}, "prior has no setting 'wieghts'; did you mean 'weights'?"),
         ({"mask": {"name": "random-1d", "sed": 1}}, "mask has no setting 'sed'; did you mean 'seed'?"),
-        ({"qqq": 3}, "the configuration has no setting 'qqq'; it has: input, out, operator, prior, solver"),
+        ({"qqq": 3}, "the configuration has no setting 'qqq'; it has: operator, prior, solver, input, out"),
         ({"prior": 3}, "run.yaml: prior: found 3; expected a mapping, or a name"),
         ({"solver": ["mm-cg"]}, "run.yaml: solver: found ['mm-cg']; expected a mapping, or a name"),
         ({"mask": True}, "run.yaml: mask: found True; expected a mapping, or a name"),
@@ -389,7 +389,7 @@ class Levels(ComponentSettings):
 )
 def test_bad_settings_of_a_component(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        validate_settings(Levels, "x", values)
+        validated(Levels, values, "x")
     assert message in str(caught.value) and len(str(caught.value)) < 300
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mriinv import FeatureNetwork, ImageNetwork, NetworkSettings, SettingsError, complex_noise
-from mriinv.core.component import validate_settings
+from mriinv.core.component import validated
 from mriinv.networks import PublishedNetwork
 from mriinv.numerics.pullback import with_pullback
 
@@ -45,9 +45,9 @@ def test_the_image_of_a_batch_does_not_depend_on_the_others():
 
 def test_settings_are_checked():
     with pytest.raises(SettingsError, match="layers"):
-        validate_settings(NetworkSettings, "prior", {"layers": 1})
+        validated(NetworkSettings, {"layers": 1}, "prior")
     with pytest.raises(SettingsError, match=r"did you mean 'network'\?"):
-        validate_settings(NetworkSettings, "prior", {"netwrk": "cnn"})
+        validated(NetworkSettings, {"netwrk": "cnn"}, "prior")
 
 
 @pytest.mark.parametrize(

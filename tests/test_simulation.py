@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mriinv import InputError, MriinvError, SettingsError, make_mask, open_scan
-from mriinv.config import validated
+from mriinv.core.component import validated
 from mriinv.simulation import SimulatedScan, SimulationConfig, simulate_scans
 
 SMALL = {"shape": (32, 24), "coils": 2, "slices": 2}

@@ -5,34 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     Field,
-    ValidationError,
     model_validator,
 )
 
-from mriinv.core.component import StrictModel, explain
+from mriinv.core.component import StrictModel, validated
 from mriinv.core.following import TRAINING_NOISE
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.masks import MaskKind
 from mriinv.data.preparation import Preparation
 from mriinv.data.training import MASKS
 from mriinv.errors import InputError, SettingsError, shown
-from mriinv.manifest import Choice, ChoiceField, Kind, PriorChoiceField, load_yaml, parse_yaml
+from mriinv.manifest import KINDS, Choice, ChoiceField, Combination, PriorChoiceField, load_yaml, parse_yaml
 from mriinv.numerics.noise import SEED_LIMIT
 from mriinv.registry import registry
 
 DEFAULT_RECIPE = "deepen-map"
 SIMULATION_MASK = {"name": "poisson-2d"}  # a simulated scan is fully sampled
-COMPONENTS = ("operator", "prior", "solver", "trainer")  # chosen by name, with settings of their own
 RUN_PARTS, TRAINING_PARTS = ("mask", "preparation"), ("data", "validation", "loop")  # mappings of fields
-PARTS = (*COMPONENTS, *RUN_PARTS, *TRAINING_PARTS)
+PARTS = (*KINDS, *RUN_PARTS, *TRAINING_PARTS)
 SLICES = "one slice, such as 3, or the first and the one after the last, such as 3:5"
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class TrainingMeasurements(StrictModel):
@@ -103,25 +99,16 @@ def _slices(value: Any) -> Any:
     return str(value)
 
 
-class RunConfig(StrictModel):
+class RunConfig(Combination):
     """Everything that determines a run."""
 
     input: Annotated[tuple[Path, ...], BeforeValidator(lambda v: [v] if isinstance(v, str | Path) else v)] = ()
     out: Path = Path("result")
-    operator: ChoiceField = Choice(name="sense")
-    prior: PriorChoiceField | None = None
-    solver: ChoiceField
     preparation: Preparation = Preparation()
     mask: MaskChoice | None = None
     slices: Annotated[str | None, BeforeValidator(_slices)] = Field(None, description=SLICES)
     device: str = "auto"
     seed: int = Field(0, ge=0, lt=SEED_LIMIT)
-
-    @property
-    def parts(self) -> dict[Kind, Choice]:
-        """The components of the run by kind; no prior where there is none."""
-        chosen: dict[Kind, Choice | None] = {"operator": self.operator, "prior": self.prior, "solver": self.solver}
-        return {kind: choice for kind, choice in chosen.items() if choice is not None}
 
 
 def build_config(
@@ -168,7 +155,7 @@ def _combination(name: Any, named: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     else:
         entry = registry().recipe(DEFAULT_RECIPE)
-    return entry.model_dump(include=set(COMPONENTS), exclude_none=True)
+    return entry.model_dump(include={*map(str, KINDS)}, exclude_none=True)
 
 
 def _require_names(merged: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -229,7 +216,7 @@ def _check_part(run_file: Path | None, part: str, value: Mapping[Any, Any]) -> N
         raise InputError(run_file, part, shown(value), "a mapping of fields by name")
     if name is not None and not isinstance(name, str):
         raise InputError(run_file, f"{part}.name", shown(name), "a name")
-    if part in COMPONENTS and settings is not None and not isinstance(settings, dict):
+    if part in KINDS and settings is not None and not isinstance(settings, dict):
         raise InputError(run_file, f"{part}.settings", shown(settings), "a mapping of settings")
 
 
@@ -242,7 +229,7 @@ def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
             old = merged.get(key) or {}
             if value.get("name", old.get("name")) == old.get("name"):
                 value = {**old, **value}
-                if key in COMPONENTS:
+                if key in KINDS:
                     value["settings"] = {**(old.get("settings") or {}), **(value.get("settings") or {})}
         merged[key] = value
     return merged
@@ -257,7 +244,7 @@ def _assign(config: dict[str, Any], assignment: str, parts: tuple[str, ...]) -> 
         raise SettingsError(f"--set {assignment}: there is no {part} in this run")
     value = parse_yaml(text, f"--set {assignment}")
     keys = name.split(".")
-    config[part] = _replaced(config[part], ["settings", *keys] if part in COMPONENTS else keys, value)
+    config[part] = _replaced(config[part], ["settings", *keys] if part in KINDS else keys, value)
 
 
 def _replaced(mapping: Mapping[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
@@ -265,10 +252,3 @@ def _replaced(mapping: Mapping[str, Any], keys: list[str], value: Any) -> dict[s
     first, *rest = keys
     old = mapping.get(first)
     return {**mapping, first: _replaced(old if isinstance(old, dict) else {}, rest, value) if rest else value}
-
-
-def validated(model: type[Model], merged: dict[str, Any]) -> Model:
-    try:
-        return model.model_validate(merged)
-    except ValidationError as error:
-        raise SettingsError("; ".join(explain(model, problem) for problem in error.errors())) from None

@@ -20,7 +20,6 @@ def plan(config: RunConfig) -> dict[str, Any]:
     """Return what `execute` would do, without reading k-space: configuration, derivations, weights, memory."""
     run = set_up(config)
     config, reconstruction = run.config, run.reconstruction
-    derivations = registry().match(config.prior.name if config.prior else None, config.solver.name)
     jobs = find_jobs(config)
     results = result_files(config.out, jobs)
     inputs = [
@@ -30,7 +29,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     matrix = config.preparation.cropped(largest["matrix"])
     return {
         "configuration": resolved(run),
-        "derivations": [str(d) for d in derivations],
+        "derivations": [str(d) for d in registry().check(config)],
         "weights": weights_record(run),
         "device": str(reconstruction.device),
         "inputs": inputs,

@@ -87,14 +87,25 @@ class ComponentEntry(StrictModel):
     trained_by: ChoiceField | None = Field(None, description="a prior's trainer, with the settings it needs there")
 
 
-class RecipeEntry(StrictModel):
-    """A named combination of components with their settings."""
+class Combination(StrictModel):
+    """An operator, a prior and a solver, with their settings."""
 
-    summary: str
-    reference: str = ""
     operator: ChoiceField = Choice(name="sense")
     prior: PriorChoiceField | None = None
     solver: ChoiceField
+
+    @property
+    def parts(self) -> dict[Kind, Choice]:
+        """The components by kind; no prior where there is none."""
+        chosen: dict[Kind, Choice | None] = {"operator": self.operator, "prior": self.prior, "solver": self.solver}
+        return {kind: choice for kind, choice in chosen.items() if choice is not None}
+
+
+class RecipeEntry(Combination):
+    """A named combination."""
+
+    summary: str
+    reference: str = ""
 
 
 class Manifest(StrictModel):

@@ -23,7 +23,7 @@ from mriinv.core.capabilities import Derivation, match
 from mriinv.core.component import ComponentSettings
 from mriinv.discovery import Plugin, canonical, catalogue_of, installed_plugins, last_line, own_catalogue
 from mriinv.errors import CompatibilityError, InputError, MriinvError, PluginError, UnknownNameError, require_kind
-from mriinv.manifest import Choice, ComponentEntry, Kind, Manifest, RecipeEntry, load_manifest
+from mriinv.manifest import Choice, Combination, ComponentEntry, Kind, Manifest, RecipeEntry, load_manifest
 
 logger = logging.getLogger("mriinv")
 
@@ -170,6 +170,14 @@ class Registry:
                 logger.warning("%s", _failure(plugin))
         return found
 
+    def check(self, combination: Combination) -> list[Derivation]:
+        """Check prior against solver, as `match` does, and every setting (`SettingsError`); return the derivations."""
+        prior = combination.prior.name if combination.prior else None
+        used = self.match(prior, combination.solver.name)
+        for kind, choice in combination.parts.items():
+            self.settings(kind, choice)
+        return used
+
     def match(self, prior: str | None, solver: str) -> list[Derivation]:
         """Check by the catalogue alone that `solver` can use `prior`; return the derivations that it takes."""
         wanted = self.find("solver", solver).entry
@@ -272,11 +280,10 @@ def _top(dotted: str) -> str:
 def _qualified(recipe: RecipeEntry, manifest: Manifest, distribution: str) -> RecipeEntry:
     """Let a recipe mean the components of its own distribution, whatever others call by the same name."""
     own = {(entry.kind, entry.name) for entry in manifest.components}
-    choices = {kind: getattr(recipe, kind) for kind in ("operator", "prior", "solver")}
-    renamed = {
+    renamed: dict[str, Choice] = {
         kind: choice.model_copy(update={"name": f"{distribution}:{choice.name}"})
-        for kind, choice in choices.items()
-        if choice is not None and (kind, choice.name) in own
+        for kind, choice in recipe.parts.items()
+        if (kind, choice.name) in own
     }
     return recipe.model_copy(update=renamed)
 

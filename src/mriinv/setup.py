@@ -54,10 +54,8 @@ def measures_images(config: RunConfig) -> bool:
 def combine(config: RunConfig) -> Reconstruction:
     """Build prior and solver, refusing what does not fit before anything heavy."""
     chosen = config.prior
-    registry().match(chosen.name if chosen else None, config.solver.name)
+    registry().check(config)
     resolve_device(config.device)
-    for kind, choice in config.parts.items():
-        registry().settings(kind, choice)
     solver = make_solver(config.solver.name, **config.solver.settings)
     torch.manual_seed(config.seed)  # of an untrained prior; everything else draws from explicit generators
     prior = make_prior(chosen.name, weights=chosen.weights, **chosen.settings) if chosen else None

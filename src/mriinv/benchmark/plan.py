@@ -13,8 +13,8 @@ from pydantic import BeforeValidator, Field
 
 from mriinv.benchmark.training import with_steps
 from mriinv.compose import WeightFile, find_weights, make_trainer
-from mriinv.config import RunConfig, TrainConfig, TrainingMeasurements, build_config, build_train_config, validated
-from mriinv.core.component import StrictModel
+from mriinv.config import RunConfig, TrainConfig, TrainingMeasurements, build_config, build_train_config
+from mriinv.core.component import StrictModel, validated
 from mriinv.core.following import TRAINING_NOISE
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.data.masks import MASKS
@@ -159,11 +159,8 @@ class Plan(StrictModel):
         for label, method in self.methods.items():
             with _entry(f"methods.{label}"):
                 config = method.combination()
-                registry().settings("operator", config.operator)
-                registry().settings("solver", config.solver)
+                registry().check(config)
                 if config.prior is not None:
-                    registry().settings("prior", config.prior)
-                    registry().match(config.prior.name, config.solver.name)
                     weight_file(config.prior.name, config.prior.weights)
                 if method.training is not None:
                     trained = self.trainings[method.training].prior.name

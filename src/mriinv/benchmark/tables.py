@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mriinv.benchmark.cells import Record
-from mriinv.files import write_text
+from mriinv.files import write_csv, write_text
 
 COLUMNS = (
     "method", "trained_for", "test_set", "scan", "slice", "mask", "psnr", "ssim", "ssim_legacy", "nmse", "seconds",
@@ -156,25 +155,16 @@ def _grouped(records: Sequence[Record], field: str) -> dict[str, list[Record]]:
 
 def write_tables(out: Path, tables: list[Table], records: Sequence[Record], summary: str) -> list[Path]:
     """Write ``out`` with the endings csv, md and tex; return the paths."""
-    texts = {".csv": csv_text(records), ".md": markdown(tables, summary), ".tex": latex(tables, summary)}
-    paths = []
-    for suffix, text in texts.items():
-        path = out.with_suffix(suffix)
-        write_text(path, text)
-        paths.append(path)
+    paths = [out.with_suffix(suffix) for suffix in (".csv", ".md", ".tex")]
+    write_csv(paths[0], [COLUMNS, *([_plain(record.get(name)) for name in COLUMNS] for record in records)])
+    write_text(paths[1], markdown(tables, summary))
+    write_text(paths[2], latex(tables, summary))
     return paths
 
 
-def csv_text(records: Sequence[Record]) -> str:
-    """Return a row for each evaluation."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        file = record.get("file")
-        row = {**record, "notes": "; ".join(record.get("notes", ())), "file": file.name if file else ""}
-        writer.writerow({name: "" if value is None else value for name, value in row.items()})
-    return stream.getvalue()
+def _plain(value: Any) -> Any:
+    """Return a value of a record as CSV holds it: notes in one, a file by its name."""
+    return "; ".join(value) if isinstance(value, list | tuple) else value.name if isinstance(value, Path) else value
 
 
 def markdown(tables: list[Table], summary: str) -> str:

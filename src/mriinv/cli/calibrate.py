@@ -116,7 +116,7 @@ def calibrate(
 
 
 def _mask(text: str, acs: int | None) -> MaskChoice:
-    from mriinv.config import validated
+    from mriinv.core.component import validated
     from mriinv.data.mask_choice import MaskChoice
 
     own = validated(MaskChoice, {"name": text})

@@ -120,7 +120,8 @@ def _problems(plugin: Plugin) -> str | None:
     extra = sorted((plugin.loaded or {}).keys() - set(plugin.components))
     found = [f"{key}: the hook names it, the catalogue does not" for key in extra]
     found += [problem for key in plugin.components if (problem := _refused(_check_component, plugin, key))]
-    found += [f"recipe {name}: {problem}" for name in _recipes(plugin) if (problem := _refused(_check_recipe, name))]
+    recipes = {name: registry().recipe(name) for name in _recipes(plugin)}
+    found += [f"recipe {n}: {problem}" for n, r in recipes.items() if (problem := _refused(registry().check, r))]
     if problem := _refused(_check_readers, plugin):
         found.append(f"mriinv_readers: {problem}")
     return "; ".join(found) or None
@@ -139,7 +140,7 @@ def _check_readers(plugin: Plugin) -> None:
             raise PluginError(f"found {shown(reader)}; expected classes that implement Scan")
 
 
-def _refused(check: Callable[..., None], *of: Any) -> str | None:
+def _refused(check: Callable[..., Any], *of: Any) -> str | None:
     """Return the error of a check in words; None where it passes."""
     try:
         check(*of)
@@ -171,12 +172,3 @@ def _recipes(plugin: Plugin) -> list[str]:
         return [name for name in recipes if name.rpartition(":")[0] == plugin.distribution]
     solvers = {key.partition(":")[2] for key in plugin.components if key.startswith("solver:")}
     return [name for name, recipe in recipes.items() if ":" not in name and recipe.solver.name in solvers]
-
-
-def _check_recipe(name: str) -> None:
-    """Combine the components of a recipe, with its settings."""
-    recipe = registry().recipe(name)
-    registry().match(recipe.prior.name if recipe.prior else None, recipe.solver.name)
-    for kind in ("operator", "prior", "solver"):
-        if (choice := getattr(recipe, kind)) is not None:
-            registry().settings(kind, choice)

@@ -35,7 +35,7 @@ def simulate(mask: str | None, acceleration: float | None, acs: int | None, repl
 
     The same command again goes on where it was interrupted.
     """
-    from mriinv.config import validated
+    from mriinv.core.component import validated
     from mriinv.errors import SettingsError
     from mriinv.simulation import SimulationConfig, simulate_scans
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mriinv.errors import SettingsError, shown
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class StrictModel(BaseModel):
@@ -46,10 +48,10 @@ def _rising(levels: tuple[float, float]) -> tuple[float, float]:
 NoiseRange = Annotated[tuple[float, float], AfterValidator(_rising)]  # lowest and highest noise level
 
 
-def validate_settings(model: type[ComponentSettings], owner: str, values: dict[str, Any]) -> ComponentSettings:
+def validated(model: type[Model], values: dict[str, Any], owner: str = "") -> Model:
     """Build `model` from `values`, or raise a `SettingsError` that names the nearest field or the allowed values."""
     try:
-        return model(**values)
+        return model.model_validate(values)
     except ValidationError as error:
         raise SettingsError("; ".join(explain(model, problem, owner) for problem in error.errors())) from None
 
@@ -106,4 +108,4 @@ class Component:
     @classmethod
     def parse_settings(cls, values: dict[str, Any]) -> Any:
         """Validate `values` against this component's settings (`SettingsError` when they do not fit)."""
-        return validate_settings(cls.Settings, cls.name, values)
+        return validated(cls.Settings, values, cls.name)

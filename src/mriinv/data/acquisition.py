@@ -67,7 +67,8 @@ class Acquisition:
     def __post_init__(self) -> None:
         for name in TENSORS:
             if (value := getattr(self, name)) is not None:
-                self._require_tensor(name, value)
+                expected = "a torch tensor; Acquisition.from_arrays takes other arrays"
+                require_kind(self.source, name, value, torch.Tensor, expected)
         object.__setattr__(self, "mask", self._as_mask(self.mask))
         shape = tuple(self.kspace.shape)
         if len(shape) != 4 or min(shape) < 1 or self.kspace.dtype not in COMPLEX:
@@ -135,10 +136,6 @@ class Acquisition:
         sampled = f"acceleration {self.acceleration:.2f}, noise_std {self.noise_std}"
         return f"Acquisition({self.source}, kspace {tuple(self.kspace.shape)}, {sampled})"
 
-    def _require_tensor(self, name: str, value: object) -> None:
-        expected = "a torch tensor; Acquisition.from_arrays takes other arrays"
-        require_kind(self.source, name, value, torch.Tensor, expected)
-
     def _as_noise(self, value: Any) -> float | PerImage:
         try:
             found = torch.as_tensor(value, dtype=torch.float64, device="cpu")
@@ -162,7 +159,6 @@ class Acquisition:
 
     def _as_mask(self, mask: torch.Tensor) -> Mask:
         """Return a mask as bool; zeros and ones of another type are one as well."""
-        self._require_tensor("mask", mask)
         if mask.dtype == torch.bool:
             return mask
         if not ((mask == 0) | (mask == 1)).all():

@@ -50,7 +50,7 @@ def compress_coils(acquisition: Acquisition, coils: int, method: Method = "svd")
         raise InputError("coil compression", "coils", str(coils), "at least 1")
     if coils >= physical:
         remark = f"not compressed to {coils} virtual coils: there are {physical}"
-        return acquisition if coils == physical else replace(acquisition, remarks=(*acquisition.remarks, remark))
+        return acquisition if coils == physical else acquisition.remarked(remark)
     if method == "svd":
         axis = -2
         matrices = torch.stack([svd_matrix(one, coils)[None] for one in kspace])
