@@ -76,6 +76,24 @@ def test_a_gradient_is_compared_in_either_precision(dtype: torch.dtype) -> None:
         check_gradient(prior, image)
 
 
+def test_images_of_a_batch_may_not_depend_on_each_other() -> None:
+    class Coupled(Bowl):
+        def energy(self, image, noise_level=None):
+            return super().energy(image - image.mean(0))
+
+    with pytest.raises(AssertionError, match=r"bowl\.energy: the other images of a batch change the first by"):
+        check_capabilities(Coupled(), IMAGE)
+    check_capabilities(Bowl(), IMAGE)
+
+
+@pytest.mark.parametrize("provides", [{"energie"}, "energy"])
+def test_capabilities_have_the_names_that_there_are(provides) -> None:
+    prior = Bowl()
+    prior.provides = provides
+    with pytest.raises(AssertionError, match=r"bowl claims .*; there are denoiser, energy, gradient"):
+        check_capabilities(prior, IMAGE)
+
+
 def test_a_reconstruction_that_is_only_claimed() -> None:
     class Claims(Prior):
         name = "claims"

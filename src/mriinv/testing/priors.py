@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from mriinv.core.capabilities import derive
+from mriinv.core.capabilities import CAPABILITIES, derive
 from mriinv.core.prior import Prior
 from mriinv.core.types import Image
 from mriinv.errors import MriinvError
 from mriinv.numerics.images import inner_product, per_image
 from mriinv.numerics.noise import complex_noise
+
+SAME = 1e-4  # of the largest value, within which two ways to the same agree
 
 
 def check_gradient(
@@ -90,21 +94,24 @@ def _check_optimality(
 def check_capabilities(prior: Prior, image: Image) -> None:
     """Check that what `prior` provides, or what follows from it, answers on `image`, finite and of the right shape.
 
-    A denoiser also takes one level per image, and builds a graph where it is told to, and only there.
+    Where `image` holds several, what comes of the first may not depend on the others. A denoiser also takes one level
+    per image, and builds a graph where it is told to, and only there.
     """
+    if unknown := set(prior.provides) - CAPABILITIES:
+        raise AssertionError(f"{prior.name} claims {sorted(unknown)}; there are {', '.join(sorted(CAPABILITIES))}")
     level = prior.noise_range[0] if prior.noise_range else 0.05
-    calls = {
-        "energy": lambda: prior.energy(image),
-        "gradient": lambda: prior.gradient(image),
-        "denoiser": lambda: prior.denoise(image, level),
-        "score": lambda: prior.score(image, level),
-        "proximal": lambda: prior.proximal(image, 1.0),
+    calls: dict[str, Callable[[Image], Tensor]] = {
+        "energy": prior.energy,
+        "gradient": prior.gradient,
+        "denoiser": lambda x: prior.denoise(x, level),
+        "score": lambda x: prior.score(x, level),
+        "proximal": lambda x: prior.proximal(x, 1.0),
     }
     for capability, call in calls.items():
         if derive(prior.provides, [capability]) is None:
             continue
         try:
-            value = call()
+            value, alone = call(image), call(image[:1])
         except MriinvError as error:
             raise AssertionError(f"{prior.name} claims {capability}, but: {error}") from error
         shape = image.shape[:1] if capability == "energy" else image.shape
@@ -113,6 +120,10 @@ def check_capabilities(prior: Prior, image: Image) -> None:
         if value.shape != shape:
             raise AssertionError(
                 f"{prior.name}.{capability}: shape {tuple(value.shape)}, expected {tuple(shape)}, finite"
+            )
+        if not (apart := _apart(value[:1], alone)) <= SAME:
+            raise AssertionError(
+                f"{prior.name}.{capability}: the other images of a batch change the first by {apart:.1e} of its maximum"
             )
     if "denoiser" in prior.provides:
         _check_denoiser(prior, image, level)
@@ -131,8 +142,12 @@ def _check_denoiser(prior: Prior, image: Image, level: float) -> None:
             f"{prior.name}.denoise: found no graph with create_graph to an image that needs a gradient"
         )
     together = prior.denoise(image, torch.full((len(image),), level, dtype=image.real.dtype, device=image.device))
-    error = float((together - single).abs().max() / single.abs().max().clamp_min(1e-30))
-    if not error <= 1e-4:
+    if not (apart := _apart(together, single)) <= SAME:
         raise AssertionError(
-            f"{prior.name}.denoise: one level per image changes the result by {error:.1e} of its maximum"
+            f"{prior.name}.denoise: one level per image changes the result by {apart:.1e} of its maximum"
         )
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference of two results, relative to the largest value."""
+    return float((one - other).detach().abs().max() / other.detach().abs().max().clamp_min(1e-30))
