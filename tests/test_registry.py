@@ -559,6 +559,14 @@ def test_a_class_that_lacks_a_method_is_refused(site: Site) -> None:
         site.registry().load("solver", "s")
 
 
+def test_settings_of_another_kind_are_refused(site: Site) -> None:
+    source = "import mriinv\nclass S(mriinv.Solver):\n    name = 's'\n    Settings = dict\n    solve = None\n"
+    files = {"odd/__init__.py": hook({"solver:s": "odd.c:S"}), "odd/c.py": source}
+    site.add("odd", {**files, "odd/registry.yaml": solver("s", "odd.c:S")}, "odd")
+    with pytest.raises(PluginError, match=r"odd\.c:S\.Settings is <class 'dict'>; expected a subclass of Component"):
+        site.registry().load("solver", "s")
+
+
 def test_an_object_is_used_whatever_plugins_call_theirs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     prior = "components: [{{kind: prior, name: smooth, target: '{0}:P', summary: s}}]\n"
     for name in ("one", "two"):

@@ -22,7 +22,15 @@ from mriinv import hookspecs
 from mriinv.core.capabilities import Derivation, match
 from mriinv.core.component import ComponentSettings
 from mriinv.discovery import Plugin, canonical, catalogue_of, installed_plugins, last_line, own_catalogue
-from mriinv.errors import CompatibilityError, InputError, MriinvError, PluginError, UnknownNameError, require_kind
+from mriinv.errors import (
+    CompatibilityError,
+    InputError,
+    MriinvError,
+    PluginError,
+    UnknownNameError,
+    require_kind,
+    shown,
+)
 from mriinv.manifest import Choice, Combination, ComponentEntry, Kind, Manifest, RecipeEntry, load_manifest
 
 logger = logging.getLogger("mriinv")
@@ -139,6 +147,9 @@ class Registry:
         if inspect.isabstract(cls):
             raise PluginError(f"{target} does not implement {', '.join(sorted(cls.__abstractmethods__))}")
         _check_claims(cls, entry)
+        settings = getattr(cls, "Settings", None)
+        if not (isinstance(settings, type) and issubclass(settings, ComponentSettings)):
+            raise PluginError(f"{target}.Settings is {shown(settings)}; expected a subclass of ComponentSettings")
         return cls
 
     def activate(self, plugin: Plugin) -> dict[str, str]:

@@ -101,6 +101,19 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, drawn):
     assert [row["step"] for row in rows(tmp_path / "parts")] == ["3", "6", "9", "12"]
 
 
+@pytest.mark.parametrize(
+    ("method", "returned", "message"),
+    [
+        ("parameter_groups", [{"params": []}], "shrink: parameter_groups: found a group without lr; expected a base"),
+        ("loss", torch.zeros(()), "shrink: loss: found Tensor; expected a Loss"),
+    ],
+)
+def test_what_a_trainer_does_wrong_is_named(tmp_path, monkeypatch, method, returned, message):
+    monkeypatch.setattr(ShrinkEnergy, method, lambda *_: returned)
+    with pytest.raises(InputError, match=message):
+        train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path))
+
+
 def test_an_interruption_in_the_middle_of_an_update_waits_for_its_end(tmp_path, monkeypatch):
     whole, options = new_prior(), LoopOptions(tmp_path / "parts", checkpoint_every=4)
     train(whole, ShrinkEnergy(), Images(), LoopOptions(tmp_path / "whole"))

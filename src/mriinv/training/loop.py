@@ -21,8 +21,8 @@ from torch.optim.swa_utils import AveragedModel
 from mriinv import __version__
 from mriinv.core.prior import Prior
 from mriinv.core.solver import Monitor
-from mriinv.core.trainer import ProblemSource, Trainer
-from mriinv.errors import InputError, MriinvError, WeightsError
+from mriinv.core.trainer import Loss, ProblemSource, Trainer
+from mriinv.errors import InputError, MriinvError, WeightsError, require, require_kind
 from mriinv.files import exclusive, make_folder, write_text
 from mriinv.report.training_figure import training_figure
 from mriinv.training.card import model_card
@@ -121,7 +121,10 @@ def _alone(folder: Path, fabric: Fabric) -> Iterator[None]:
 def _state(prior: Prior, trainer: Trainer, source: ProblemSource, options: LoopOptions) -> TrainingState:
     decay = 1 - 1 / min(max(trainer.steps / 100, 1.0), 500.0) if options.averaging is None else options.averaging
     averaged = AveragedModel(prior, multi_avg_fn=_moving_average(decay))
-    optimizer = torch.optim.Adam([{**group, "base": group["lr"]} for group in trainer.parameter_groups(prior)])
+    groups = trainer.parameter_groups(prior)
+    rated = all("lr" in group for group in groups)
+    require(trainer.name, ("parameter_groups", "a group without lr", rated, "a base learning rate lr in each"))
+    optimizer = torch.optim.Adam([{**group, "base": group["lr"]} for group in groups])
     generator = torch.Generator(next(prior.parameters()).device).manual_seed(options.seed)
     return TrainingState(prior, averaged, optimizer, generator, source, trainer)
 
@@ -291,6 +294,7 @@ def _take_gradient(state: TrainingState, step: int, clip: float, fabric: Fabric)
         with fabric.autocast():
             source = InFullPrecision(state.source)
             loss = state.trainer.loss(shared(prior, fabric), source, step, state.generator)
+        require_kind(state.trainer.name, "loss", loss, Loss, "a Loss")
         loss.value.backward()
         average_gradients(prior, fabric)
         norm = torch.nn.utils.clip_grad_norm_(prior.parameters(), clip)
