@@ -6,15 +6,26 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
-from mriinv import Solution, complex_noise, make_problem, make_solver, simulate_acquisition
+from mriinv import (
+    Solution,
+    complex_noise,
+    make_mask,
+    make_problem,
+    make_solver,
+    open_scan,
+    simulate_acquisition,
+)
+from mriinv.check import check_scan
 from mriinv.core.capabilities import CAPABILITIES
 from mriinv.data.heads import ProceduralHeads
 from mriinv.data.training import SimulatedProblems
 from mriinv.manifest import Manifest
+from mriinv.registry import Registry
 from mriinv.testing.analytic import gaussian_problem
 from mriinv.training.loop import LoopOptions, train
 
@@ -93,3 +104,16 @@ def test_the_operator_reconstructs(names: dict[str, Any]) -> None:
     solution = make_solver("cg-sense")(problem)
     assert isinstance(solution, Solution) and torch.isfinite(solution.image.abs()).all()
     assert (problem.operator(solution.image) - full.kspace).norm() < 0.3 * full.kspace.norm()
+
+
+def test_the_reader_reads(names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = simulate_acquisition(shape=(48, 40), coils=4, slices=2)
+    sampled = full.undersampled(make_mask("random-1d", (48, 40), 2.0, 16))
+    np.save(tmp_path / "scan.npy", sampled.kspace.numpy())
+    monkeypatch.setattr(Registry, "readers", lambda _: [names["NpyScan"]])
+    with open_scan(tmp_path / "scan.npy") as scan:
+        read, described = scan.read(1), scan.describe()
+    assert torch.equal(read.kspace, sampled.kspace[1:]) and read.index == 1
+    assert torch.equal(read.mask.expand(1, 48, 40), sampled.mask.expand(1, 48, 40))
+    assert (described["slices"], described["coils"], described["matrix"]) == (2, 4, [48, 40])
+    assert check_scan(tmp_path / "scan.npy").reconstructible
