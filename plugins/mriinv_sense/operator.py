@@ -162,7 +162,7 @@ class SenseOperator(Operator):
     def check_data(self, data: KSpace) -> None:
         self._check(data, "data")
         if torch.where(self.mask[:, None], 0, data).any():
-            raise InputError("SenseOperator", "data", "values outside the mask", "zeros where nothing was sampled")
+            raise InputError("sense operator", "data", "values outside the mask", "zeros where nothing was sampled")
 
     def gram(self, image: Image) -> Image:
         self._check(image, "image")

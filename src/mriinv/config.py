@@ -155,7 +155,7 @@ def _combination(name: Any, named: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     else:
         entry = registry().recipe(DEFAULT_RECIPE)
-    return entry.model_dump(include={*map(str, KINDS)}, exclude_none=True)
+    return entry.model_dump(include=set[str](KINDS), exclude_none=True)
 
 
 def _require_names(merged: Mapping[str, Any], given: Mapping[str, Any]) -> None:
