@@ -134,6 +134,11 @@ class MaximumLikelihood(Trainer):
         self._prepared: dict[int, Sampler] = {}  # the same with what they measure, by the position of the level
         if s.steps <= s.warm_start:
             logger.warning("trainer: all %d steps are warm start (%d): none is of likelihood", s.steps, s.warm_start)
+        if s.chain.get("epsilon") is not None or s.chain.get("temperature", 1.0) != 1.0:
+            logger.warning(
+                "trainer: chain.epsilon and chain.temperature are those of the training alone; samplers draw from the "
+                "energy as it was learned where they are given the same"
+            )
         if self.settings.warm_start or self.settings.dsm_weight:
             self.requires = (frozenset({"energy", "gradient", "denoiser"}),)
 

@@ -364,3 +364,9 @@ def test_the_error_of_fake_images_is_a_root_mean_square():
     loss = learner.loss(QuadraticPrior(theta=2.0), GaussianProblems(), 0, torch.Generator().manual_seed(0))
     chain = learner._chains[0]
     assert loss.log["fake_error"] == pytest.approx((chain.fake - chain.true).abs().square().mean().sqrt().item())
+
+
+@pytest.mark.parametrize("chain", [{}, {"temperature": 2.0}, {"epsilon": 0.01}])
+def test_a_temperature_of_the_training_alone_is_mentioned(chain, caplog):
+    trainer(chain=chain)
+    assert ("those of the training alone" in caplog.text) == bool(chain)
