@@ -48,15 +48,19 @@ class TotalVariation(WeightedPrior):
         field = _project(memory.get("field", planes.new_zeros(2, *planes.shape)), threshold)
         ahead, momentum = field, 1.0
         primal, ascent = torch.empty_like(planes), torch.empty_like(field)
+        settled = torch.zeros(len(image), dtype=torch.bool, device=image.device)
         largest_gap = 0.5 * s.tolerance**2 * planes.square().sum((0, 2, 3))
         for iteration in range(s.max_iterations):
             if iteration % CHECK_EVERY == 0:
                 _differences(_minus_divergence(planes, field, primal), ascent)
                 gap = (threshold * _length(ascent) - (field * ascent).sum((0, 1))).sum((1, 2))  # no term is negative
-                if (gap <= largest_gap).all():
+                settled |= gap <= largest_gap
+                if settled.all():
                     break
             _differences(_minus_divergence(planes, ahead, primal), ascent)
             projected = _project(torch.add(ahead, ascent, alpha=1 / NORM_SQUARED), threshold)
+            if settled.any():  # an image of a batch does not depend on the others
+                projected = torch.where(settled[:, None, None], field, projected)
             momentum, previous = 0.5 * (1 + (1 + 4 * momentum**2) ** 0.5), momentum
             ahead = torch.lerp(field, projected, 1 + (previous - 1) / momentum)
             field = projected

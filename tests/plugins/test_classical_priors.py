@@ -103,6 +103,15 @@ def test_images_of_a_batch_do_not_mix(name, dtype):
     torch.testing.assert_close(prior.energy(x), torch.cat([prior.energy(one[None]) for one in x]))
 
 
+def test_an_image_does_not_go_on_with_its_neighbours():
+    """A flat one is done at once, a noisy one is not."""
+    noisy = image((1, 24, 20))
+    prior, flat = make_prior("tv", weight=0.05), 0.01 * noisy + 1
+    both = prior.proximal(torch.cat([flat, noisy]), 1.0)
+    for index, one in enumerate((flat, noisy)):
+        torch.testing.assert_close(both[index : index + 1], prior.proximal(one, 1.0), rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("name", ["tv", "l1-wavelet"])
 def test_the_weight_follows_the_noise_unless_it_is_set(name):
     noise = torch.tensor([0.002, 0.02])
