@@ -551,19 +551,18 @@ def test_a_catalogue_names_a_component_once(tmp_path: Path) -> None:
         load_manifest(path)
 
 
-def test_a_class_that_lacks_a_method_is_refused(site: Site) -> None:
-    source = "import mriinv\nclass S(mriinv.Solver):\n    name = 's'\n"
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", "odd.c:S does not implement solve"),
+        ("    Settings, solve = dict, None\n", "odd.c:S.Settings is <class 'dict'>; expected a subclass of Component"),
+    ],
+)
+def test_a_class_that_is_no_whole_solver_is_refused(site: Site, body: str, message: str) -> None:
+    source = f"import mriinv\nclass S(mriinv.Solver):\n    name = 's'\n{body}"
     files = {"odd/__init__.py": hook({"solver:s": "odd.c:S"}), "odd/c.py": source}
     site.add("odd", {**files, "odd/registry.yaml": solver("s", "odd.c:S")}, "odd")
-    with pytest.raises(PluginError, match=r"odd\.c:S does not implement solve"):
-        site.registry().load("solver", "s")
-
-
-def test_settings_of_another_kind_are_refused(site: Site) -> None:
-    source = "import mriinv\nclass S(mriinv.Solver):\n    name = 's'\n    Settings = dict\n    solve = None\n"
-    files = {"odd/__init__.py": hook({"solver:s": "odd.c:S"}), "odd/c.py": source}
-    site.add("odd", {**files, "odd/registry.yaml": solver("s", "odd.c:S")}, "odd")
-    with pytest.raises(PluginError, match=r"odd\.c:S\.Settings is <class 'dict'>; expected a subclass of Component"):
+    with pytest.raises(PluginError, match=re.escape(message)):
         site.registry().load("solver", "s")
 
 
