@@ -27,7 +27,10 @@ class View:
         return (self.phase.conjugate() * view).flip(self.axes).roll((-self.shift, -self.shift), (-2, -1))
 
 
-VIEWS = (View(0, (), 1), View(1, (-1,), 1j), View(2, (-2,), -1), View(3, (-2, -1), -1j))
+VIEWS = (
+    *(View(0, (), 1), View(1, (-1,), 1j), View(2, (-2,), -1), View(3, (-2, -1), -1j)),
+    *(View(4, (-2, -1), 1), View(5, (-2,), 1j), View(6, (-1,), -1), View(7, (), -1j)),
+)
 
 
 class DeepenEnergy(NetworkEnergy):
@@ -67,7 +70,7 @@ class DeepenEnergy(NetworkEnergy):
         weight: float = setting(
             1.0, "w, a factor on the energy at reconstruction; 1 is what was learned", gt=0, tune=(0.1, 10.0)
         )
-        views: Literal[1, 2, 4] = setting(1, "shifted, mirrored and rephased images whose energies are averaged")
+        views: Literal[1, 2, 4, 8] = setting(1, "shifted, mirrored and rephased images whose energies are averaged")
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -1,6 +1,7 @@
 """The energy: derivatives, shapes, and what its documentation states."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -61,6 +62,7 @@ ARCHITECTURES = {
     "published, smooth": {"form": "published", "widths": [6], "activation": "softplus"},
     "published, flatten": {"form": "published", "widths": [4], "head": "flatten", "matrix": [23, 18]},
     "views": {"widths": [4, 8], "views": 4},
+    "eight views": {"widths": [4], "blocks": 1, "views": 8},
     "published, views": {"form": "published", "widths": [4], "views": 2},
 }
 
@@ -295,6 +297,14 @@ def test_views_are_shifted_mirrored_and_rephased_images():
     torch.testing.assert_close(two.gradient(x), (one.gradient(x) + back) / 2)
     moved = (x - two.denoise(x, 0.05)) / 0.05**2 * two.factor()
     torch.testing.assert_close(moved.to(x.dtype), two.gradient(x, 0.05))
+
+
+def test_all_views_are_different_and_each_comes_back():
+    x = image()
+    views = [view.of(x) for view in energy("residual", views=8).views]
+    assert all(not torch.equal(one, other) for one, other in itertools.combinations(views, 2))
+    for view, one in zip(energy("residual", views=8).views, views, strict=True):
+        torch.testing.assert_close(view.adjoint(one), x)
 
 
 def test_solvers_bring_the_energy_to_the_noise_of_the_problem():
