@@ -10,8 +10,8 @@ Markov chains robust. Seconds are those per sample, times 100;
 burn-in is in them, so that few samples seem slow. Coverage is the share of pixels of the support within the 90 %
 interval of the magnitude (`mriinv.uncertainty`); calibrated, within the interval of the calibration that ships, for
 the settings that it was fitted for; its scale was fitted on bart_full8 and chiew_sense16 under Poisson 4× and 8× masks
-and lines, so that siat200 and 6× test it. Evaluations are those of the network, each view of an energy by itself. Writes
-posterior.csv and posterior.md to --out, benchmarks/results unless told otherwise; rows that did not run stay.
+and lines, so that siat200 and 6× test it. Evaluations are those of the network, each view of an energy by itself.
+Writes posterior.csv and posterior.md to --out, benchmarks/results unless told otherwise; rows that did not run stay.
 """
 
 from __future__ import annotations
