@@ -440,6 +440,7 @@ def test_what_is_known_of_the_noise_comes_as_arrays_too(monkeypatch: pytest.Monk
     assert torch.equal(found.noise_covariance, torch.eye(2, dtype=torch.float64))
     with pytest.raises(InputError, match=r"noise_std: found shape \(2,\); expected one number, or 1, one"):
         Acquisition.from_arrays(data, noise_std=np.array([0.1, 0.2]))
+    assert Acquisition.from_arrays(data, remarks=["one"]).remarked("two", "one").remarks == ("one", "two")
     assert Acquisition.from_arrays(data, noise_covariance=0.02 * np.eye(2), noise_std=0.1).noise_std == 0.1
     with pytest.raises(InputError, match=r"noise_std: found 0\.5; expected 0\.1, that of noise_covariance"):
         Acquisition.from_arrays(data, noise_covariance=0.02 * np.eye(2), noise_std=0.5)

@@ -78,7 +78,7 @@ class Acquisition:
         if not self.fully_sampled and torch.where(self.mask[:, None].to(self.kspace.device), 0, self.kspace).any():
             expected = "zeros where the mask is false; of a fully sampled acquisition, .undersampled(mask)"
             raise InputError(self.source, "kspace", "values outside the mask", expected)
-        require_kind(self.source, "remarks", self.remarks, tuple, "a tuple of strings")
+        require_kind(self.source, "remarks", self.remarks, tuple | list, "a tuple of strings")
         require_kind(self.source, "header", self.header, dict, "a dict of strings")
         require_kind(self.source, "geometry", self.geometry, Geometry | None, "a Geometry, or None")
         if bad := [name for name in map(str, self.header) if not re.fullmatch(r"[^/\0]+", name) or name == "."]:
