@@ -123,8 +123,10 @@ class SenseOperator(Operator):
         that reconstructions are compared with. `power` is that of all maps of a scan, whose slices stay comparable.
         """
         operator = cls(maps, mask)
-        own = [squares[squares > 0].median() for squares in operator._weight]
-        typical = torch.stack(own) if power is None else torch.full_like(torch.stack(own), power)
+        if power is None:
+            typical = torch.stack([squares[squares > 0].median() for squares in operator._weight])
+        else:
+            typical = operator._weight.new_full((len(maps),), power)
         usual = (typical >= 1 / MOST_UNLIKE_ONE) & (typical <= MOST_UNLIKE_ONE)
         if usual.all():
             return operator

@@ -13,6 +13,7 @@ import torch
 from mriinv.calibration import Calibration, calibration_path, read_calibration
 from mriinv.compose import Reconstruction, make_prior, make_solver, resolve_device
 from mriinv.config import SIMULATION_MASK, RunConfig
+from mriinv.core.solver import unused_prior
 from mriinv.data.mask_choice import MaskChoice
 from mriinv.errors import SettingsError
 from mriinv.provenance import code_of
@@ -32,7 +33,7 @@ def settle(config: RunConfig) -> RunConfig:
     """
     changes: dict[str, Any] = {}
     if config.prior is not None and not registry().find("solver", config.solver.name).entry.requires:
-        logger.warning("solver '%s' takes no prior: '%s' is not used", config.solver.name, config.prior.name)
+        logger.warning("%s", unused_prior(config.solver.name, config.prior.name))
         changes["prior"] = None
     if config.mask is not None and measures_images(config):
         if config.input or config.mask != MaskChoice(**SIMULATION_MASK):

@@ -10,7 +10,7 @@ from jaxtyping import Complex
 from torch import Tensor
 
 from mriinv.core.operator import Operator
-from mriinv.core.types import Image, PerImage
+from mriinv.core.types import COMPLEX, Image, PerImage
 from mriinv.errors import InputError, require_kind
 from mriinv.numerics.diagnostics import Diagnosis
 from mriinv.numerics.images import per_image
@@ -78,7 +78,7 @@ class InverseProblem:
     ) -> None:
         require_kind("InverseProblem", "data", data, Tensor, "a tensor")
         require_kind("InverseProblem", "operator", operator, Operator, "an Operator")
-        if data.dtype not in (torch.complex64, torch.complex128):
+        if data.dtype not in COMPLEX:
             raise InputError("InverseProblem", "data", str(data.dtype), "complex values, complex64 or complex128")
         if data.numel() == 0:
             raise InputError("InverseProblem", "data", f"shape {tuple(data.shape)}", "at least one image")

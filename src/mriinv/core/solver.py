@@ -81,8 +81,7 @@ class Solver(Component, ABC):
             self._check_solution(solution, normalised)
         solution = _noted(solution, prior, normalised)
         if prior is not None and not any(self.requires):
-            unused = f"solver '{self.name}' takes no prior: '{prior.name}' is not used"
-            solution = replace(solution, notes=(unused, *solution.notes))
+            solution = replace(solution, notes=(unused_prior(self.name, prior.name), *solution.notes))
         finite = solution.image.isfinite().flatten(1).all(1)
         if not finite.all():
             notes = (*solution.notes, f"{self.name}: the image holds NaN or infinity")
@@ -147,6 +146,11 @@ def _noted(solution: Solution, prior: Prior | None, problem: InverseProblem) -> 
         notes.append(f"stopped after {count} iterations without meeting the stopping rule")
     remark = None if prior is None or problem.noise_std is None else prior.noise_remark(problem.noise_std)
     return replace(solution, notes=tuple(filter(None, (remark, *notes))))
+
+
+def unused_prior(solver: str, prior: str) -> str:
+    """Return the remark on a prior that is named beside a solver that takes none."""
+    return f"solver '{solver}' takes no prior: '{prior}' is not used"
 
 
 def mismatch(attempt: str, requires: tuple[frozenset[str], ...], provided: frozenset[str]) -> CompatibilityError:

@@ -6,8 +6,11 @@ k-space is centred and orthonormal; a line mask has ``y == 1`` and selects colum
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
+
+COMPLEX = (torch.complex64, torch.complex128)  # what images and k-space are stored in
 
 Image = Complex[Tensor, "batch y x"]
 KSpace = Complex[Tensor, "batch coil y x"]

@@ -10,14 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mriinv.core.types import CoilCovariance, CoilMaps, CoilMetric, Image, KSpace, Mask, PerImage
+from mriinv.core.types import COMPLEX, CoilCovariance, CoilMaps, CoilMetric, Image, KSpace, Mask, PerImage
 from mriinv.data.geometry import Geometry
 from mriinv.errors import InputError, require_kind
 from mriinv.files import reason
 
 Array = np.ndarray | torch.Tensor
 Sampling = Literal["full", "2D", "lines"]
-COMPLEX = (torch.complex64, torch.complex128)
 NOISE_AGREES = 0.1  # by which two ways to state the noise level may differ, relative
 TENSORS = ("kspace", "mask", "coil_maps", "reference", "noise_covariance", "coil_metric", "map_covariance")
 

@@ -124,7 +124,8 @@ class FileScan(Scan):
         self.covariance: np.ndarray | None = None
         self.mask: np.ndarray | None = None
         self.fields: list[str] = []
-        self._map_covariance: torch.Tensor | None = None  # of the middle slice, once maps are read
+        self._map_covariance: torch.Tensor | None = None  # of the middle slice, which is read for it once
+        self._maps_known = False
         try:
             self._open()
         except BaseException:
@@ -157,9 +158,10 @@ class FileScan(Scan):
                 for name in ("coil_maps", "reference")
                 if (value := getattr(content, name)) is not None
             }
-        if "coil_maps" in arrays and self._map_covariance is None:
+        if "coil_maps" in arrays and not self._maps_known:
             middle = content if len(self) == 1 else self._content(len(self) // 2)
             self._map_covariance = None if middle.coil_maps is None else map_covariance(middle.coil_maps)
+            self._maps_known = True
         mask, origin, remarks = self._sampled(kspace, index)
         noise = self.covariance
         return Acquisition(
