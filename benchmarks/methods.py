@@ -280,7 +280,7 @@ def main() -> None:
         "zero-filled": zero_filled,
         "DEEPEN": deepen(),
         "DEEPEN, squares": deepen(robust=False),
-        "DEEPEN, MM-CG as published": deepen(robust=False, memory=0),
+        "DEEPEN, MM-CG as published": deepen(robust=False, memory=0, curvature_decay=1.0),
     }
     for name, _, file in (energy.partition("=") for energy in options.energy):
         untuned[f"DEEPEN, {name}"] = deepen(file)

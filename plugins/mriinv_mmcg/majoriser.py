@@ -10,16 +10,17 @@ from torch import Tensor
 from mriinv import CGResult, inner_product, relative_norm
 from mriinv_mmcg.state import State, StepTaken, relative
 
-GROWTH, DECAY = 1.6, 0.9  # of L after a refused and after an accepted step
+GROWTH = 1.6  # of L after a refused step
 MAX_REFUSALS = 40  # L grows 1e8-fold: the step is then below rounding
 
 Solve = Callable[[Tensor, Tensor], CGResult]  # (right-hand side, L) -> (AᴴA + LI)⁻¹ of it
 
 
-def majorise(state: State, solve: Solve, tolerance: float) -> StepTaken:
+def majorise(state: State, solve: Solve, tolerance: float, *, decay: float) -> StepTaken:
     """Take one step for every image that still moves, raising L until its majoriser holds.
 
-    A step is accepted where E(x + d) ≤ E(x) + Re⟨∇E(x), d⟩ + ½L‖d‖² and the cost does not rise; L may then shrink.
+    A step is accepted where E(x + d) ≤ E(x) + Re⟨∇E(x), d⟩ + ½L‖d‖² and the cost does not rise; then L falls, by the
+    factor `decay`.
     """
     pending = state.iterations.moving
     before, cost_before, used = state.image, state.cost, state.curvature
@@ -35,7 +36,7 @@ def majorise(state: State, solve: Solve, tolerance: float) -> StepTaken:
         used = torch.where(pending, state.curvature, used)
         state.accept(accepted, candidate, cost, energy, gradient)
         pending &= ~accepted
-        state.curvature = state.curvature * torch.where(pending, GROWTH, torch.where(accepted, DECAY, 1.0))
+        state.curvature = state.curvature * torch.where(pending, GROWTH, torch.where(accepted, decay, 1.0))
         if not pending.any():
             break
     assert promise is not None

@@ -14,6 +14,7 @@ from mriinv_mmcg.state import TINY, State, StepTaken, relative
 SUFFICIENT = 1e-4  # share of the decrease promised by the slope that a step must reach (Armijo)
 SHORTEST, LONGEST = 0.1, 0.5  # factors by which a refused step may shrink
 MAX_TRIALS = 20
+CAUTION = 1.5  # 1 and 2 need as many gradients, or a few more
 LARGEST_CHANGE = 5.0  # of L from one step to the next
 SMALLEST_CURVATURE = 1e-4
 
@@ -30,8 +31,9 @@ class Pair:
 class QuasiNewton:
     r"""Limited-memory BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.4) on C(x) = ½‖Ax − b‖² + E(x).
 
-    The inverse Hessian that the pairs correct is the (AᴴA + LI)⁻¹ of MM-CG, exact for the data term; L is twice the
-    curvature of E along the last step. A step is accepted where the cost falls by `SUFFICIENT` of what its slope
+    The inverse Hessian that the pairs correct is the (AᴴA + LI)⁻¹ of MM-CG, exact for the data term; L is `CAUTION`
+    times ‖y‖/‖s‖, y the change of ∇E along the last step s, which is at least the curvature along s and weighs the
+    directions that curve most. A step is accepted where the cost falls by `SUFFICIENT` of what its slope
     promises and shortened otherwise, so that the cost never increases. Images of a batch are independent.
     """
 
@@ -95,6 +97,6 @@ class QuasiNewton:
         squared, product = inner_product(step, step), inner_product(step, change)
         weight = torch.where(product > 1e-8 * squared, 1 / product, 0.0)
         self._pairs = [*self._pairs, Pair(step, change, weight)][-self.memory :]
-        measured = 2 * inner_product(step, energy_change) / squared.clamp_min(TINY)
+        measured = CAUTION * (inner_product(energy_change, energy_change) / squared.clamp_min(TINY)).sqrt()
         followed = measured.maximum(state.curvature / LARGEST_CHANGE).minimum(state.curvature * LARGEST_CHANGE)
         state.curvature = torch.where(squared > 0, followed.clamp_min(SMALLEST_CURVATURE), state.curvature)

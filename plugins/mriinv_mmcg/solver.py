@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,12 +33,13 @@ Step = Callable[[State, Solve, float], StepTaken]
 class MMCG(Solver):
     r"""Majorise-minimise with conjugate gradients.
 
-    As published (``memory=0, robust=False, levels=1``), each step minimises the majoriser of eq. 14,
+    As published (``memory=0, curvature_decay=1, robust=False, levels=1``), each step minimises the majoriser of eq. 14,
 
     .. math:: x_{n+1} = (A^HA + L I)^{-1} (A^Hb + L x_n − ∇E(x_n)),
 
     by conjugate gradients on the step d = x_{n+1} − x_n, (AᴴA + LI) d = −∇C(x_n), whose tolerance is thus relative to
-    the gradient that is left. L begins at an estimate of the curvature of E and is raised until the majoriser holds.
+    the gradient that is left. L begins at an estimate of the curvature of E and is raised until the majoriser holds;
+    after each step it may fall by `curvature_decay`.
 
     By default the steps are accelerated: the changes of ∇C along the last `memory` steps correct the inverse Hessian
     (AᴴA + LI)⁻¹ (limited-memory BFGS), and a step that does not lower the cost enough is shortened. Either way a step
@@ -68,6 +70,9 @@ class MMCG(Solver):
         cg_iterations: int = setting(15, "largest number of conjugate-gradient iterations in a step", ge=1)
         cg_tolerance: float = setting(1e-3, "residual at which they stop, relative to the right-hand side", gt=0)
         initial_curvature: float | None = setting(None, "first L; none: 0.5 of the measured curvature of E", gt=0)
+        curvature_decay: float = setting(
+            0.9, "factor of L after each step that is not accelerated; 1: L never falls, as published", gt=0, le=1
+        )
         levels: int = setting(
             5, "noise levels of the continuation, the last one included; 1: none; more are safer for line masks", ge=1
         )
@@ -101,7 +106,7 @@ class MMCG(Solver):
         state = State(self.posed(problem), prior, start, iterations, noise.double())
         quasi_newton = QuasiNewton(s.memory) if s.memory else None
         # power iterations for L at the first level and at later ones; quasi-Newton steps correct a rough L on the way
-        first, later = (3 if count == 1 else 1, 0) if quasi_newton else (3, 1)
+        first, later = (1, 0) if quasi_newton else (3, 1)
         for number in range(1, count + 1):
             last = number == count
             level = self._level(state, 1.0 if last else (number - 1) / (count - 1))
@@ -110,7 +115,7 @@ class MMCG(Solver):
                 quasi_newton.forget()
             end = s.max_iterations if last else len(iterations) + self._steps_per_level
             while iterations and len(iterations) < end:
-                self._step(state, quasi_newton or majorise, last)
+                self._step(state, quasi_newton or partial(majorise, decay=s.curvature_decay), last)
         return iterations.solution(state.image)
 
     def _start_noise(self, problem: InverseProblem, prior: Prior, generator: torch.Generator) -> Tensor:

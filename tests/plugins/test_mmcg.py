@@ -325,6 +325,16 @@ def test_a_curvature_that_is_too_low_grows_by_a_fixed_factor():
     assert solver(problem, QuadraticPrior(theta=1.0)).history["curvature"].item() == pytest.approx(0.6 * 1.6**2)
 
 
+@pytest.mark.parametrize(
+    ("settings", "factor"), [({}, 0.9), ({"curvature_decay": 0.5}, 0.5), ({"curvature_decay": 1}, 1)]
+)
+def test_the_curvature_falls_by_the_decay_after_a_step(settings, factor):
+    problem, _, _ = gaussian_problem()
+    solver = make_solver("mm-cg", memory=0, initial_curvature=8.0, max_iterations=3, tolerance=1e-12, **settings)
+    found = solver(problem, QuadraticPrior(theta=1.0)).history["curvature"][:, 0]
+    assert found.tolist() == pytest.approx([8.0, 8.0 * factor, 8.0 * factor**2])
+
+
 def test_levels_go_on_from_one_another():
     """Going on from the image of the first level is the same as starting there."""
     problem, prior, _ = gaussian_problem()
@@ -345,6 +355,20 @@ def test_steps_at_each_level(memory, steps):
     solver = make_solver("mm-cg", memory=memory, lowest_level=0.01, tolerance=1e-12)
     levels = solver(problem, Conditional(prior.matrix)).history["noise_level"][:, 0]
     assert (levels == levels[0]).sum() == steps
+
+
+def test_accelerated_steps_take_the_curvature_from_the_change_of_the_gradient():
+    """L = 1.5‖Qs‖/‖s‖ after the step s, at most five times the L before."""
+    problem, prior, _ = gaussian_problem()
+    start = random(1, 3, 4)
+    one, two, low = (
+        make_solver("mm-cg", max_iterations=count, initial_curvature=first)(problem, prior, initial=start)
+        for count, first in ((1, 1.0), (2, 1.0), (2, 0.01))
+    )
+    step = (one.image - start).flatten()
+    expected = 1.5 * (prior.matrix @ step).norm() / step.norm()
+    assert two.history["curvature"][1].item() == pytest.approx(expected.item())
+    assert low.history["curvature"][1].item() == pytest.approx(0.05)
 
 
 def test_the_curvature_falls_no_further_than_its_floor():
