@@ -13,6 +13,7 @@ from mriinv.calibration import UNRELATED, Calibration, calibration_path, write_c
 from mriinv.compose import find_weights
 from mriinv.config import build_config
 from mriinv.data.results import read_result
+from mriinv.errors import SettingsError
 from mriinv.files import sha256
 from mriinv.setup import set_up, settle
 from mriinv.uncertainty import quantile
@@ -142,6 +143,45 @@ def test_a_calibration_for_something_else_is_not_used(folder: Path, changes, set
     found = set_up(config)
     assert found.remark == (f"copy.calibration.json is not used: {said}" if said else "")
     assert found.calibration is None and found.config == settle(config)
+
+
+def test_a_calibration_that_is_named_is_used(folder: Path) -> None:
+    write_calibration(Path("own.json"), calibration(scale={"2D": {0.9: 3.0}}, temperature=1.5))
+    write_calibration(calibration_path(folder / "copy.safetensors"), calibration())
+    assert "calibrated by own.json" in run("--calibration", "own.json")
+    result = read_result(folder / "out" / "scan.h5")
+    assert result.settings["solver"]["settings"]["temperature"] == 1.5
+    expected = 3.0 * (1 + 1 / 4) ** 0.5 * result.arrays["magnitude_std"]
+    torch.testing.assert_close(result.arrays["half_width_90"], expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "assignment", "said"),
+    [
+        ({"weights_sha256": "0" * 64}, "solver.thinning=3", "calibration own.json: it was fitted for other weights"),
+        ({}, "solver.thinning=6", "calibration own.json: thinning: found 6; it was fitted for 3"),
+        ({}, "solver.temperature=1.5", "calibration own.json: it sets the temperature, which is set: leave one of"),
+        (
+            {"solver": "mala"},
+            "solver.thinning=3",
+            f"calibration own.json: solver: found {SOLVER}; it was fitted for mala",
+        ),
+    ],
+)
+def test_a_calibration_that_is_named_and_does_not_fit_is_refused(folder: Path, changes, assignment, said) -> None:
+    write_calibration(Path("own.json"), calibration(**changes))
+    result = invoke(*command("--calibration", "own.json", "--set", assignment))
+    assert result.exit_code == 1 and said in result.stderr
+    assert not (folder / "out").exists()
+
+
+def test_a_calibration_that_is_named_must_be_there_and_needs_weights(folder: Path) -> None:
+    missing = invoke(*command("--calibration", "none.json"))
+    assert missing.exit_code == 1 and "none.json: found no file; expected a calibration" in missing.stderr
+    write_calibration(Path("own.json"), calibration())
+    untrained = {"prior": {"name": "deepen", "weights": "none"}, "solver": {"name": SOLVER}, "calibration": "own.json"}
+    with pytest.raises(SettingsError, match="it was fitted for weights; found none"):
+        set_up(build_config(None, None, untrained, ()))
 
 
 def test_the_calibration_that_ships_is_for_the_sampler_as_it_is() -> None:

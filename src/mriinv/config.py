@@ -107,6 +107,7 @@ class RunConfig(Combination):
     preparation: Preparation = Preparation()
     mask: MaskChoice | None = None
     slices: Annotated[str | None, BeforeValidator(_slices)] = Field(None, description=SLICES)
+    calibration: Path | None = Field(None, description="of samples; none: that beside the weights, where it fits")
     device: str = "auto"
     seed: int = Field(0, ge=0, lt=SEED_LIMIT)
 

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,22 +79,29 @@ class Run:
 
 
 def set_up(config: RunConfig) -> Run:
-    """Settle a configuration, build prior and solver, and take the temperature of a calibration beside the weights.
+    """Settle a configuration, build prior and solver, and take the temperature of a calibration.
 
-    One for another solver says nothing here, nor does any where the temperature is set. One for other weights or other
-    settings is not used, and the remark says why.
+    That is the one the configuration names, or else the one beside the weights. The latter says nothing here where it
+    is for another solver or the temperature is set; where it is for other weights or other settings, it is not used,
+    and the remark says why.
+
+    Raises
+    ------
+    InputError : the calibration cannot be read
+    SettingsError : that which is named is for something else, or the temperature is set beside it
     """
     config = settle(config)
     run = Run(config, combine(config), {kind: code_of(kind, choice.name) for kind, choice in config.parts.items()})
-    prior, solver = run.reconstruction.prior, config.solver
-    weights = None if prior is None else prior.loaded_weights
-    if prior is None or weights is None or not os.path.exists(path := calibration_path(weights.path)):
+    path = config.calibration or _beside_weights(run)
+    if path is None:
         return run
     found = read_calibration(path)
-    if found.solver != solver.name or "temperature" in solver.settings:
+    different = _difference(found, run)
+    if different and config.calibration is not None:
+        raise SettingsError(f"calibration {path}: {different}")
+    if found.solver != config.solver.name or "temperature" in config.solver.settings:
         return run
-    settings = [part.settings.model_dump(mode="json") for part in (prior, run.reconstruction.solver)]
-    if different := found.mismatch(weights.sha256, config.operator.name, *settings):
+    if different:
         return replace(run, remark=f"{path.name} is not used: {different}")
     masks = ", ".join(one.mask for one in found.coverage if one.fitted)
     count = "1 slice" if found.slices == 1 else f"{found.slices} slices"
@@ -105,9 +113,31 @@ def set_up(config: RunConfig) -> Run:
     return replace(run, reconstruction=tempered, calibration=found, remark=remark)
 
 
+def _beside_weights(run: Run) -> Path | None:
+    """Return the calibration that is stored beside the weights, if there is one."""
+    prior = run.reconstruction.prior
+    if prior is None or prior.loaded_weights is None:
+        return None
+    path = calibration_path(prior.loaded_weights.path)
+    return path if os.path.exists(path) else None
+
+
+def _difference(calibration: Calibration, run: Run) -> str:
+    """Say why a calibration is not for a run; or ""."""
+    prior, solver = run.reconstruction.prior, run.reconstruction.solver
+    if calibration.solver != solver.name:
+        return f"solver: found {solver.name}; it was fitted for {calibration.solver}"
+    if "temperature" in run.config.solver.settings:
+        return "it sets the temperature, which is set: leave one of them out"
+    if prior is None or prior.loaded_weights is None:
+        return "it was fitted for weights; found none"
+    settings = [part.settings.model_dump(mode="json") for part in (prior, solver)]
+    return calibration.mismatch(prior.loaded_weights.sha256, run.config.operator.name, *settings)
+
+
 def resolved(run: Run) -> dict[str, Any]:
     """Return what determines a result: the configuration with every setting of every component."""
-    content = run.config.model_dump(mode="json", exclude={"input", "out"})
+    content = run.config.model_dump(mode="json", exclude={"input", "out", "calibration"})
     operator, parts = run.config.operator, run.reconstruction
     settings = {
         "operator": registry().settings("operator", operator),

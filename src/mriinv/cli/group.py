@@ -100,7 +100,9 @@ combination_options = together(
 
 def combination(inputs: tuple[Path, ...], given: dict[str, Any]) -> dict[str, Any]:
     """Turn the options of `combination_options` into fields of a `RunConfig`."""
-    fields = {name: given.get(name) for name in ("solver", "operator", "slices", "out", "device", "seed")}
+    fields = {
+        name: given.get(name) for name in ("solver", "operator", "slices", "calibration", "out", "device", "seed")
+    }
     mask = {"name": given["mask"], "acceleration": given["acceleration"], "acs": given["acs"]}
     preparation = {name: given.get(name) for name in ("maps", "crop", "coils")}
     for name, values in (("mask", mask), ("preparation", preparation)):

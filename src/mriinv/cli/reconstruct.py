@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 @click.argument("inputs", nargs=-1, type=file_type)
 @combination_options
 @click.option("--samples", type=click.IntRange(min=1), help="Posterior samples, for solvers that draw them.")
+@click.option(
+    "--calibration", type=file_type, help="What mriinv calibrate wrote, instead of what there is beside the weights."
+)
 @click.option("--out", type=file_type, help="Folder of result files and figures  [default: result]")
 @click.option("--format", "formats", multiple=True, metavar="NAME", help="Also write cfl, nii, nii.gz or png.")
 @click.option("--restart", is_flag=True, help="Forget the slices that an earlier run finished.")
