@@ -27,6 +27,9 @@ from mriinv_mmcg.quasi_newton import QuasiNewton
 from mriinv_mmcg.state import State, StepTaken
 
 STEPS_PER_LEVEL, PUBLISHED_STEPS_PER_LEVEL = 1, 3
+# power iterations for the first L, at the first level and at later ones, and the share of what they find that L begins
+# at: quasi-Newton steps correct a rough L on the way, and majorisers hold for less than the largest curvature
+FIRST_L, PUBLISHED_FIRST_L = (1, 0, 1.0), (3, 1, 0.5)
 Step = Callable[[State, Solve, float], StepTaken]
 
 
@@ -69,7 +72,9 @@ class MMCG(Solver):
         memory: int = setting(10, "earlier steps that accelerate; 0: none, as published", ge=0)
         cg_iterations: int = setting(15, "largest number of conjugate-gradient iterations in a step", ge=1)
         cg_tolerance: float = setting(1e-3, "residual at which they stop, relative to the right-hand side", gt=0)
-        initial_curvature: float | None = setting(None, "first L; none: 0.5 of the measured curvature of E", gt=0)
+        initial_curvature: float | None = setting(
+            None, "first L; none: the measured curvature of E, half of it without acceleration", gt=0
+        )
         curvature_decay: float = setting(
             0.9, "factor of L after each step that is not accelerated; 1: L never falls, as published", gt=0, le=1
         )
@@ -105,12 +110,11 @@ class MMCG(Solver):
         noise = self._start_noise(problem, prior, generator) if initial is None else torch.zeros_like(problem.scale)
         state = State(self.posed(problem), prior, start, iterations, noise.double())
         quasi_newton = QuasiNewton(s.memory) if s.memory else None
-        # power iterations for L at the first level and at later ones; quasi-Newton steps correct a rough L on the way
-        first, later = (1, 0) if quasi_newton else (3, 1)
+        first, later, share = FIRST_L if quasi_newton else PUBLISHED_FIRST_L
         for number in range(1, count + 1):
             last = number == count
             level = self._level(state, 1.0 if last else (number - 1) / (count - 1))
-            self._enter(state, level, generator, first if number == 1 else later)
+            self._enter(state, level, generator, first if number == 1 else later, share)
             if quasi_newton is not None:
                 quasi_newton.forget()
             end = s.max_iterations if last else len(iterations) + self._steps_per_level
@@ -147,8 +151,10 @@ class MMCG(Solver):
         s = self.settings
         return s.steps_per_level or (STEPS_PER_LEVEL if s.memory else PUBLISHED_STEPS_PER_LEVEL)
 
-    def _enter(self, state: State, level: Tensor | None, generator: torch.Generator, iterations: int) -> None:
-        """Set the noise level; measure the curvature of the energy there by so many power iterations."""
+    def _enter(
+        self, state: State, level: Tensor | None, generator: torch.Generator, iterations: int, share: float
+    ) -> None:
+        """Set the noise level; L is a share of the curvature of the energy there, by so many power iterations."""
         state.enter(level)
         if not torch.isfinite(state.cost).all():
             raise MriinvError(
@@ -166,7 +172,7 @@ class MMCG(Solver):
                 base=state.gradient,
             )
             state.gradients += iterations
-            state.curvature = 0.5 * curvature.double().clamp_min(1e-4)
+            state.curvature = share * curvature.double().clamp_min(1e-4)
 
     def _step(self, state: State, step: Step, last: bool) -> None:
         """Take one step; at the last level, stop the images that meet the rule.
