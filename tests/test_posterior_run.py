@@ -160,7 +160,7 @@ def test_a_calibration_that_is_named_is_used(folder: Path) -> None:
     [
         ({"weights_sha256": "0" * 64}, "solver.thinning=3", "calibration own.json: it was fitted for other weights"),
         ({}, "solver.thinning=6", "calibration own.json: thinning: found 6; it was fitted for 3"),
-        ({}, "solver.temperature=1.5", "calibration own.json: it sets the temperature, which is set: leave one of"),
+        ({}, "solver.temperature=1.5", "calibration own.json: it sets solver.temperature, which is set already"),
         (
             {"solver": "mala"},
             "solver.thinning=3",

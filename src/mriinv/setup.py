@@ -128,7 +128,7 @@ def _difference(calibration: Calibration, run: Run) -> str:
     if calibration.solver != solver.name:
         return f"solver: found {solver.name}; it was fitted for {calibration.solver}"
     if "temperature" in run.config.solver.settings:
-        return "it sets the temperature, which is set: leave one of them out"
+        return "it sets solver.temperature, which is set already: leave one of them out"
     if prior is None or prior.loaded_weights is None:
         return "it was fitted for weights; found none"
     settings = [part.settings.model_dump(mode="json") for part in (prior, solver)]
