@@ -16,12 +16,8 @@ from support import succeed, write_hdf5
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)\n```", README, flags=re.S) for kind in ("sh", "python", "yaml")}
-TOGETHER = (
-    "mriinv tune ",
-    "mriinv simulate ",
-    "mriinv train ",
-    "mriinv calibrate ",
-)  # what these write is for the lines after them
+# what these write is for the lines after them
+TOGETHER = ("mriinv tune ", "mriinv simulate ", "mriinv train ", "mriinv calibrate ")
 COMMANDS = [
     part for block in BLOCKS["sh"][2:] for part in ([block] if block.startswith(TOGETHER) else block.splitlines())
 ]

@@ -110,6 +110,7 @@ class MMCG(Solver):
         noise = self._start_noise(problem, prior, generator) if initial is None else torch.zeros_like(problem.scale)
         state = State(self.posed(problem), prior, start, iterations, noise.double())
         quasi_newton = QuasiNewton(s.memory) if s.memory else None
+        step: Step = quasi_newton or partial(majorise, decay=s.curvature_decay)
         first, later, share = FIRST_L if quasi_newton else PUBLISHED_FIRST_L
         for number in range(1, count + 1):
             last = number == count
@@ -119,7 +120,7 @@ class MMCG(Solver):
                 quasi_newton.forget()
             end = s.max_iterations if last else len(iterations) + self._steps_per_level
             while iterations and len(iterations) < end:
-                self._step(state, quasi_newton or partial(majorise, decay=s.curvature_decay), last)
+                self._step(state, step, last)
         return iterations.solution(state.image)
 
     def _start_noise(self, problem: InverseProblem, prior: Prior, generator: torch.Generator) -> Tensor:
