@@ -130,7 +130,7 @@ def test_info_shows_weights_line_by_line() -> None:
 def test_info_shows_what_the_weights_set() -> None:
     settings, text = make_prior("deepen").settings, succeed("info", "deepen")
     lines = text.splitlines()
-    for name in ("views", "noise_range", "widths"):
+    for name in ("views", "initial_scale", "widths"):
         at = next(number for number, line in enumerate(lines) if line.startswith(f"  {name} = "))
         assert lines[at + 2] == f"      with the default weights: {getattr(settings, name)}"
     assert text.count("with the default weights") < len(settings.model_dump())

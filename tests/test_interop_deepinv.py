@@ -120,7 +120,7 @@ def test_deepinv_finds_the_minimum_of_our_energy_that_mm_cg_finds() -> None:
 
 def test_deepinv_descends_along_the_gradient_of_the_deepen_energy() -> None:
     problem, _, _ = gaussian_problem((8, 6), 30)
-    prior, level = make_prior("deepen", weights="none", widths=(4,), blocks=1, weight=20.0).double(), 0.05
+    prior, level = make_prior("deepen", weights="none", widths=(4,), blocks=1, views=1, weight=8.0).double(), 0.05
     model = deepinv.optim.GD(
         data_fidelity=deepinv.optim.L2(),
         prior=to_deepinv_prior(prior, level),

@@ -63,6 +63,9 @@ def test_a_watched_prior_has_the_noise_and_temperature_of_the_prior_itself() -> 
     assert torch.equal(watched.energy(image), prior.at_noise(noise).energy(image)) and seen == [image]
     expected = prior.at_noise(noise).temperature(noise)
     assert torch.equal(watched.temperature(noise), expected) and expected != noise.square()
+    single = Watched(prior, seen.append).one_view()
+    assert torch.equal(single.energy(image), prior.one_view().energy(image)) and seen.pop() is image
+    assert not torch.equal(single.energy(image), prior.energy(image)) and seen.pop() is image
     drawn = Watched(prior, seen.append).in_posterior(noise)
     assert torch.equal(drawn.energy(image), prior.in_posterior(noise).energy(image)) and len(seen) == 2
 

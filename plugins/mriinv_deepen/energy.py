@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from mriinv import EnergySettings, NetworkEnergy, NoiseRange, energy_network, setting
@@ -31,6 +33,7 @@ VIEWS = (
     *(View(0, (), 1), View(1, (-1,), 1j), View(2, (-2,), -1), View(3, (-2, -1), -1j)),
     *(View(4, (-2, -1), 1), View(5, (-2,), 1j), View(6, (-1,), -1), View(7, (), -1j)),
 )
+UNKNOWN_SCALE = 0.3
 
 
 class DeepenEnergy(NetworkEnergy):
@@ -42,13 +45,14 @@ class DeepenEnergy(NetworkEnergy):
 
     is, up to the factor in front and (σ/σ₀)², a potential whose gradient step denoises: denoising score matching trains
     x − ∇(½‖σF(x/σ)‖²) to be the clean image. s is learned and carries the η² that the paper absorbs into the energy,
-    for the noise η₀ of the training; the factor γ follows the noise of the data (`at_noise`). Smooth, any matrix size.
-    With ``conditional`` the energy is meant for every level σ in `noise_range`; the posterior is the one at
-    σ₀ = ``noise_range[0]``, and higher levels serve to approach it (`mm-cg`). Without it σ = σ₀ = 0.1 is a fixed scale
-    of the input.
+    for the noise η₀ of the training: e^s = (η₀/σ₀)² where denoising is exact, and where training starts. The factor γ
+    follows the noise of the data (`at_noise`). Smooth, any matrix size. With ``conditional`` the energy is meant for
+    every level σ in `noise_range`; the posterior is the one at σ₀ = ``noise_range[0]``, and higher levels serve to
+    approach it (`mm-cg`). Without it σ = σ₀ = 0.1 is a fixed scale of the input.
 
     A network learns only roughly that an image is as likely when it is shifted, mirrored or of another phase. With
-    `views` the energy is the mean over that many such images, for as many times the cost.
+    `views` the energy is the mean over that many such images, for as many times the cost of a gradient; `mm-cg` needs
+    fewer of them.
 
     ``form="published"`` is section III-B: five convolutions, ReLU, linear, |·|. Its gradient is piecewise constant,
     so no Lipschitz constant of it exists; solvers rely on backtracking. It has no noise level.
@@ -63,30 +67,46 @@ class DeepenEnergy(NetworkEnergy):
     class Settings(EnergySettings):
         conditional: bool = setting(True, "whether the energy depends on a noise level")
         noise_range: NoiseRange = setting(
-            (0.008, 0.15), "trained noise levels, lowest first", unit="std per real component, image scale 1"
+            (0.005, 0.2), "trained noise levels, lowest first", unit="std per real component, image scale 1"
+        )
+        initial_scale: PositiveFloat | None = setting(
+            None, "e^s before training; none: (η₀/σ₀)², that of exact denoising, 0.3 without a noise level or η₀"
         )
         head: Literal["sum", "flatten"] = setting("sum", "published form: linear layer shared by all pixels, or not")
         matrix: tuple[int, int] = setting((320, 320), "published form with head=flatten: matrix size", unit="pixels")
         weight: float = setting(
             1.0, "w, a factor on the energy at reconstruction; 1 is what was learned", gt=0, tune=(0.1, 10.0)
         )
-        views: Literal[1, 2, 4, 8] = setting(1, "shifted, mirrored and rephased images whose energies are averaged")
+        views: Literal[1, 2, 4, 8] | None = setting(
+            None, "shifted, mirrored and rephased images whose energies are averaged; none: 4, published form 1"
+        )
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         s = self.settings
         self.residual = s.form == "residual"
         self.network = energy_network(s, conditional=s.conditional, head=s.head, matrix=s.matrix)
-        if self.residual:
-            self.log_scale = nn.Parameter(torch.tensor(math.log(s.initial_scale)))
-        else:
-            self.provides = self.provides - {"denoiser"}
         self.noise_range = s.noise_range if s.conditional and self.residual else None
         if self.noise_range is None:
             self.provides = self.provides - {"noise-conditional"}
         else:
             self.reference_level = self.noise_range[0]
-        self.views = VIEWS[: s.views]
+        if self.residual:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(s.initial_scale or self._exact_scale())))
+        else:
+            self.provides = self.provides - {"denoiser"}
+        self.views = VIEWS[: s.views or (4 if self.residual else 1)]
+
+    def _exact_scale(self) -> float:
+        """Return (η₀/σ₀)², with which the energy of an exact denoiser is that of the images; a guess without one."""
+        if self.noise_range is None or self.trained_noise is None:
+            return UNKNOWN_SCALE
+        return (self.trained_noise / self.reference_level) ** 2
+
+    def one_view(self) -> DeepenEnergy:
+        other = copy.copy(self)
+        other.views = VIEWS[:1]
+        return other
 
     def scale(self) -> Tensor:
         weight = torch.tensor(self.settings.weight, dtype=torch.float64)

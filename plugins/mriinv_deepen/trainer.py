@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from mriinv import (
     ComponentSettings,
@@ -38,6 +39,7 @@ logger = logging.getLogger("mriinv")
 SINGLE_ENERGY_LEVELS = (0.002, 0.06)  # denoised by an energy that does not know the level
 PREPARE_EVERY = 8  # visits to a noise level between two measurements of its curvature
 UNKNOWN_EPSILON = 0.01
+SCALE = "log_scale"  # name of the parameter s of an energy
 
 
 class MaximumLikelihood(Trainer):
@@ -48,7 +50,8 @@ class MaximumLikelihood(Trainer):
     The data term carries no θ and no graph runs through the chain, so memory does not depend on its length. Fake
     images come from a registered `sampler`; T is its temperature. The default, ``preconditioned-langevin``, has the
     exact law of a Gaussian posterior; ``langevin`` is that of the paper (eq. 11 or 16), too wide where its step meets a
-    high curvature, so that the energy is learned too stiff there. Samplers that adapt their step do so in every visit.
+    high curvature, so that the energy is learned too stiff there. Samplers that adapt their step do so in every visit;
+    momentum starts anew in each, so that fewer than some eight `chain_steps` do not follow its law.
 
     True images are training images with white noise of `true_noise_std`, added before they are measured: the energy is
     then that of images at this noise level, and measurements and true images agree as the likelihood assumes. With
@@ -68,8 +71,11 @@ class MaximumLikelihood(Trainer):
     The log has the energy gap d_t, the energy of true images, the rms of ∇C along the chain (``chain_gradient``), the
     largest ``curvature`` at fake images, and the rms distance of fake images from the truth (``fake_error``).
 
-    The first `warm_start` updates are denoising score matching over the whole noise range; afterwards its loss goes
-    on with weight `dsm_weight`, so that higher noise levels stay right while the lowest is trained by likelihood.
+    The first `warm_start` updates are denoising score matching over the whole noise range, of one view where the energy
+    is the mean over several. It leaves open e^s, the factor on the energy, which is what likelihood is for by default:
+    of whole networks, shaped by denoising, it has made images no better (docs/weights/deepen-heads.md). With
+    ``likelihood_of=network`` the loss of denoising goes on with weight `dsm_weight`, so that higher noise levels stay
+    right while the lowest is trained by likelihood.
     """
 
     name = "maximum-likelihood"
@@ -77,12 +83,17 @@ class MaximumLikelihood(Trainer):
 
     class Settings(ComponentSettings):
         steps: int = setting(6000, "updates in all, warm start included", ge=1)
-        warm_start: int = setting(4000, "updates of denoising score matching first", ge=0)
-        dsm_weight: float = setting(1.0, "weight of the denoising loss beside the likelihood", ge=0)
+        warm_start: int = setting(5900, "updates of denoising score matching first", ge=0)
+        likelihood_of: Literal["scale", "network"] | None = setting(
+            None, "what likelihood trains: e^s alone or all; none: e^s where the energy has one"
+        )
+        dsm_weight: float = setting(
+            1.0, "weight of the denoising loss beside a likelihood that trains the network", ge=0
+        )
         batch: int = setting(4, "images per update", ge=1)
         learning_rate: float = setting(2e-3, "Adam's, in the warm start", gt=0)
         likelihood_learning_rate: float = setting(3e-4, "Adam's, in the likelihood stage", gt=0)
-        scale_learning_rate_factor: float = setting(10.0, "factor on it for the learned scale e^s", ge=0)
+        scale_learning_rate_factor: float = setting(30.0, "factor on it for the learned scale e^s", ge=0)
         pool: int = setting(8, "groups of persistent chains, of `batch` images each", ge=1)
         refresh: float = setting(0.04, "probability that a visited group starts anew", ge=0, le=1)
         chain_steps: int = setting(20, "Langevin steps between two updates (paper: 100, from noise)", ge=1)
@@ -143,13 +154,16 @@ class MaximumLikelihood(Trainer):
             self.requires = (frozenset({"energy", "gradient", "denoiser"}),)
 
     def parameter_groups(self, prior: Prior) -> list[dict[str, Any]]:
+        scale, rest = _scale_and_rest(prior)
+        if self.settings.likelihood_of == "scale" and not scale:
+            raise SettingsError(
+                f"trainer.likelihood_of: found scale; prior '{prior.name}' has no learned scale: expected network"
+            )
         low, high = prior.noise_range or (math.inf, math.inf)
         for level in self.settings.levels or ():
             if not low <= level <= high:
                 levels = f"from {low:g} to {high:g}" if prior.noise_range else "none, since it has no noise level"
                 raise SettingsError(f"trainer.levels: found {level:g}; the levels of prior '{prior.name}' are {levels}")
-        scale = [p for name, p in prior.named_parameters() if name.endswith("log_scale")]
-        rest = [p for name, p in prior.named_parameters() if not name.endswith("log_scale")]
         rate = self.settings.learning_rate
         groups: list[dict[str, Any]] = [{"params": rest, "lr": rate}]
         if scale:
@@ -167,6 +181,10 @@ class MaximumLikelihood(Trainer):
     def loss(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> Loss:
         if step < self.settings.warm_start:
             return self._score_matching(prior, source, generator)
+        scale, rest = _scale_and_rest(prior)
+        if scale and self.settings.likelihood_of != "network":
+            with _constant(rest):
+                return self.likelihood(prior, source, step, generator)
         likelihood = self.likelihood(prior, source, step, generator)
         if not self.settings.dsm_weight:
             return likelihood
@@ -286,6 +304,26 @@ class MaximumLikelihood(Trainer):
         if not isinstance(sampler, Sampler):
             raise SettingsError(f"trainer.sampler: found '{name}'; expected a sampler with Markov chains")
         return sampler.changed(**more)
+
+
+def _scale_and_rest(prior: Prior) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the factor e^s on the energy, where there is one, and the parameters of the network."""
+    named = list(prior.named_parameters())
+    scale = [parameter for name, parameter in named if name.endswith(SCALE)]
+    return scale, [parameter for name, parameter in named if not name.endswith(SCALE)]
+
+
+@contextmanager
+def _constant(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Keep parameters out of the graphs that are built meanwhile."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def has_bfloat16(device: torch.device) -> bool:

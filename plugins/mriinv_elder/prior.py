@@ -51,6 +51,7 @@ class ELDER(NetworkEnergy):
     adjustable = frozenset({"iterations", "gradient", "tolerance", "data_noise_std"})
 
     class Settings(EnergySettings):
+        initial_scale: float = setting(0.3, "e^s before training", gt=0)
         initial_step: float = setting(1.0, "step α before training", gt=0)
         iterations: int = setting(30, "gradient steps K; with gradient=implicit their largest number", ge=1)
         gradient: Literal["unrolled", "implicit"] = setting("unrolled", "how the error reaches the parameters")

@@ -228,7 +228,6 @@ class EnergySettings(NoiseSettings):
     activation: Literal["silu", "softplus", "relu"] | None = setting(
         None, "nonlinearity between convolutions; none: silu, published form relu"
     )
-    initial_scale: float = setting(0.3, "e^s before training", gt=0)
 
 
 def energy_network(

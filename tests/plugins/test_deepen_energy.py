@@ -290,13 +290,28 @@ def test_at_the_temperature_the_energy_is_that_of_the_training():
 
 
 def test_views_are_shifted_mirrored_and_rephased_images():
-    x, one, two = image(), energy("residual"), energy("residual", views=2)
+    x, one, two = image(), energy("residual", views=1), energy("residual", views=2)
     other = 1j * x.roll((1, 1), (-2, -1)).flip(-1)
     torch.testing.assert_close(two.energy(x), (one.energy(x) + one.energy(other)) / 2)
     back = (-1j * one.gradient(other)).flip(-1).roll((-1, -1), (-2, -1))
     torch.testing.assert_close(two.gradient(x), (one.gradient(x) + back) / 2)
     moved = (x - two.denoise(x, 0.05)) / 0.05**2 * two.factor()
     torch.testing.assert_close(moved.to(x.dtype), two.gradient(x, 0.05))
+
+
+def test_an_energy_is_the_mean_over_four_views_unless_it_is_the_published_one():
+    assert [len(energy(name).views) for name in ("residual", "one-level", "published")] == [4, 4, 1]
+    x, mean, one = image(), energy("residual"), energy("residual", views=1)
+    torch.testing.assert_close(mean.one_view().energy(x), one.energy(x))
+    assert len(mean.views) == 4 and mean.one_view().log_scale is mean.log_scale
+
+
+def test_the_scale_begins_at_that_of_exact_denoising():
+    """E/η₀² is then the negative log-density of the images with noise σ₀, whose score is (D − x)/σ₀²."""
+    prior, x = energy("residual", data_noise_std=0.01, noise_range=(0.02, 0.3)), image()
+    torch.testing.assert_close(-prior.gradient(x) / 0.01**2, prior.score(x, 0.02))
+    for settings in ({"data_noise_std": None}, {"conditional": False}, {"initial_scale": 0.3}):
+        assert energy("residual", **settings).log_scale.exp().item() == pytest.approx(0.3)
 
 
 def test_all_views_are_different_and_each_comes_back():
@@ -341,6 +356,6 @@ def test_levels_beyond_the_trained_ones_count_as_the_nearest():
         complex_noise((2, 9, 12), 0.5, torch.Generator().manual_seed(0)),
     )
     for create_graph in (False, True):
-        for beyond, nearest in ((1.0, 0.15), (1e-3, 0.008)):
+        for beyond, nearest in ((1.0, 0.2), (1e-3, 0.005)):
             found, expected = (prior.denoise(x, level, create_graph=create_graph) for level in (beyond, nearest))
             assert torch.equal(found, expected)

@@ -23,7 +23,14 @@ class GaussianProblems(ProblemSource):
 
 def trainer(**settings):
     chain = {"form": "eq11", "epsilon": 0.25}
-    defaults = {"warm_start": 0, "dsm_weight": 0, "pool": 4, "batch": 64, "true_noise_std": 0.0}
+    defaults = {
+        "warm_start": 0,
+        "likelihood_of": "network",
+        "dsm_weight": 0,
+        "pool": 4,
+        "batch": 64,
+        "true_noise_std": 0.0,
+    }
     chains = {"sampler": "langevin", "chain": chain, "chain_precision": "float32"}
     return make_trainer("maximum-likelihood", **(defaults | chains | settings))
 
@@ -65,6 +72,71 @@ def test_learns_the_precision_of_a_gaussian_prior(start, sampler, chain, steps, 
     expected = fixed_point(1 / PRECISION + true_noise_std**2, alpha)
     assert sum(path[-100:]) / 100 == pytest.approx(expected, rel=0.035)
     assert abs(expected - 1 / (1 / PRECISION + true_noise_std**2)) < 0.1 * expected  # the step is a correction
+
+
+class Scaled(QuadraticPrior):
+    """½e^sθ‖x‖², whose denoiser leaves images as they are."""
+
+    provides = frozenset({"energy", "gradient", "denoiser"})
+
+    def __init__(self, scale, theta):
+        super().__init__(theta=theta)
+        self.log_scale = torch.nn.Parameter(torch.tensor(scale, dtype=torch.float64).log())
+
+    def energy(self, image, noise_level=None):
+        return self.log_scale.exp() * super().energy(image)
+
+    def denoise(self, image, noise_level, *, create_graph=False):
+        return image * self.theta / self.theta.detach()
+
+
+@pytest.mark.parametrize("asked", [None, "scale"])
+def test_likelihood_learns_the_scale_alone(asked):
+    prior, source, generator = Scaled(2.5, theta=2.0), GaussianProblems(), torch.Generator().manual_seed(0)
+    learner = trainer(
+        likelihood_of=asked,
+        dsm_weight=1.0,
+        sampler="preconditioned-langevin",
+        chain={"persistence": 0.0},
+        chain_steps=3,
+    )
+    optimizer, path = torch.optim.Adam(prior.parameters(), lr=0.03), []
+    for step in range(160):
+        optimizer.zero_grad()
+        loss = learner.loss(prior, source, step, generator)
+        loss.value.backward()
+        optimizer.step()
+        path.append(prior.log_scale.exp().item())
+    assert prior.theta.item() == 2.0 and prior.theta.grad is None and prior.theta.requires_grad
+    assert "dsm" not in loss.log
+    assert sum(path[-60:]) / 60 == pytest.approx(PRECISION / 2.0, rel=0.05)
+
+
+def test_likelihood_of_the_network_trains_all_of_it():
+    prior = Scaled(2.5, theta=2.0)
+    loss = trainer(likelihood_of="network").loss(prior, GaussianProblems(), 0, torch.Generator().manual_seed(0))
+    loss.value.backward()
+    assert prior.theta.grad is not None and prior.log_scale.grad is not None
+
+
+def test_a_scale_that_is_not_learned_is_refused():
+    with pytest.raises(SettingsError, match=r"likelihood_of: found scale; prior 'quadratic' has no learned scale"):
+        trainer(likelihood_of="scale").parameter_groups(QuadraticPrior())
+
+
+def test_denoising_trains_one_view():
+    losses = []
+    for views in (1, 4):
+        torch.manual_seed(0)
+        prior = make_prior("deepen", weights="none", widths=[4], blocks=1, views=views).requires_grad_(True)
+        learner = trainer(warm_start=1, batch=2)
+
+        class Source(GaussianProblems):
+            def images(self, count, generator):
+                return complex_noise((count, 8, 8), 0.3, generator)
+
+        losses.append(learner.loss(prior, Source(), 0, torch.Generator().manual_seed(0)).value.item())
+    assert losses[0] == losses[1]
 
 
 def test_the_scale_of_the_energy_has_a_learning_rate_of_its_own():

@@ -87,6 +87,9 @@ class Watched(Delegate):
     def in_posterior(self, noise_std: PerImage) -> Prior:
         return Watched(self.prior.in_posterior(noise_std), self._note)
 
+    def one_view(self) -> Watched:
+        return Watched(self.prior.one_view(), self._note)
+
     def evaluate(self, method: Callable[..., Any], image: Image, noise_level: Any, **options: Any) -> Any:
         self._note(image)
         return method(image, noise_level, **options)

@@ -139,6 +139,13 @@ class Prior(Component, nn.Module, ABC):
         """
         raise self.missing("denoiser")
 
+    def one_view(self) -> Prior:
+        """Return what denoising trains: of a prior that is the mean over views of an image, that of one; else itself.
+
+        The parameters are shared.
+        """
+        return self
+
     def score(self, image: Image, noise_level: float | Tensor | None) -> Image:
         """Return ∇ log p_σ(x) = (D_σ(x) − x)/σ² (Tweedie), at one noise level or one per image, without a graph."""
         if noise_level is None:

@@ -91,6 +91,9 @@ class _SharedPrior(Delegate):
         super().__init__(prior)
         self._fabric = fabric
 
+    def one_view(self) -> _SharedPrior:
+        return _SharedPrior(self.prior.one_view(), self._fabric)
+
     def evaluate(self, method: Callable[..., Any], image: Image, noise_level: Any, **options: Any) -> Any:
         count = self._fabric.world_size
         size, left = divmod(len(image), count)
