@@ -22,9 +22,10 @@ for part in $parts; do
              | tee "$out/posterior.log" ;;
     train) mriinv train --prior deepen --out "$out/train" --device cuda --max-time "${MINUTES:-8}" \
              ${LABELS:+--heads "$LABELS"} --workers 12 --set data.fresh=2 --set trainer.batch=16 --set 'data.shape=[128,128]' \
-             --set 'prior.widths=[64,128,256]' --set trainer.steps=40000 --set trainer.warm_start=39800 \
-             --set 'trainer.levels=[0.01,0.014]' --plot 2>&1 | tee "$out/train.log"
-           tail -n 5 "$out/train/log.csv" ;;
+             --set 'prior.widths=[64,128,256]' --set trainer.steps=40000 --plot 2>&1 | tee "$out/train.log"
+           mriinv train --prior deepen --weights "$out/train/weights.safetensors" --out "$out/likelihood" --device cuda \
+             ${LABELS:+--heads "$LABELS"} --set 'data.shape=[128,128]' --set trainer.steps=60 --set trainer.warm_start=0
+           tail -n 5 "$out/train/log.csv" "$out/likelihood/log.csv" ;;
     table) mriinv benchmark table1 --out "$out/table" --device cuda --minutes "${MINUTES:-1}" \
              ${LABELS:+--train "$LABELS"} ${TEST:+--test "$TEST"} 2>&1 | tee "$out/table.log" || true  # 1: some failed
            cat "$out/table/table1.md" ;;

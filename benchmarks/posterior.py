@@ -111,7 +111,7 @@ def measure(case: EvaluationCase, method: str) -> Row:
     how = METHODS[method]
     prior = make_prior(how.prior, weights=how.weights).to(case.case.problem.data.device)
     solver = make_solver(how.solver, **how.settings)
-    evaluations, views = 0, len(getattr(prior, "views", (None,)))
+    evaluations, views = 0, getattr(prior.settings, "views", 1)
 
     def count(images: Tensor) -> None:
         nonlocal evaluations

@@ -43,11 +43,11 @@ def main() -> None:
         cells: dict[str, list[str]] = {}
         for device in devices:
             operator, x = SenseOperator(maps.to(device), mask.to(device)), image.to(device)
-            prior = make_prior("deepen", weights="none").to(device)
+            prior = make_prior("deepen", weights="none", views=1).to(device)
             work: dict[str, Callable[[], object]] = {
                 "AᴴA": partial(operator.gram, x),
                 "CG-SENSE, 30 iterations": partial(operator.solve_normal, x, 0.01, tolerance=0.0, max_iterations=30),
-                "∇E": partial(prior.gradient, x),
+                "∇E, one view": partial(prior.gradient, x),
             }
             for name, call in work.items():
                 cells.setdefault(name, []).append(f"{median_ms(call, device):.2f}")

@@ -80,10 +80,11 @@ class OneScan(ProblemSource):
 
 def deepen(size: int, length: int) -> Callable[[], object]:
     torch.manual_seed(0)
-    prior, source = make_prior("deepen", weights="none").train().requires_grad_(True), OneScan(size)
+    prior, source = make_prior("deepen", weights="none", views=1).train().requires_grad_(True), OneScan(size)
     trainer = make_trainer(
         "maximum-likelihood",
         warm_start=0,
+        likelihood_of="network",
         dsm_weight=0,
         batch=1,
         chain_steps=length,

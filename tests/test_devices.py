@@ -113,8 +113,8 @@ def test_preparation_calibration_and_numbers_are_those_of_the_cpu():
         assert numbers(device) == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize("step", [0, 1])
-def test_an_update_of_a_training(step, monkeypatch):
+@pytest.mark.parametrize(("step", "likelihood_of"), [(0, None), (1, "scale"), (1, "network")])
+def test_an_update_of_a_training(step, likelihood_of, monkeypatch):
     """The first is of denoising, the second of likelihood, with a chain; both as on the CPU."""
     sense = registry().load("operator", "sense")
 
@@ -123,7 +123,7 @@ def test_an_update_of_a_training(step, monkeypatch):
         prior = mriinv.make_prior("deepen", weights="none", **SMALL["deepen"]).to(where).requires_grad_(True)
         source = SimulatedProblems(ProceduralHeads(), shape=SHAPE, coils=3, pool=2, make_operator=sense)
         settings = {"steps": 2, "warm_start": 1, "batch": 1, "chain_steps": 2, "pool": 2, "chain_precision": "float32"}
-        trainer = mriinv.make_trainer("maximum-likelihood", **settings)
+        trainer = mriinv.make_trainer("maximum-likelihood", likelihood_of=likelihood_of, **settings)
         trainer.loss(prior, source, step, torch.Generator(where).manual_seed(0)).value.backward()
         return [parameter.grad for parameter in prior.parameters() if parameter.grad is not None]
 

@@ -112,32 +112,35 @@ class Discs(HeadSource):
         return HeadSlices(disc.expand(count, *shape), 1.0, 5.0, "axial", "none")
 
 
-def train_tiny(out: str, monitor: Monitor | None = None) -> Progress:
+def train_tiny(out: str, likelihood_of: str, monitor: Monitor | None = None) -> Progress:
     """Denoising for 5 updates, then maximum likelihood; a checkpoint after every 8."""
     torch.manual_seed(0)
     prior = make_prior("deepen", weights="none", widths=[4], blocks=1).requires_grad_(True)
     settings = {"steps": 40, "warm_start": 5, "batch": 1, "pool": 3, "chain_steps": 2, "refresh": 0.1}
+    settings["likelihood_of"] = likelihood_of
     operator = registry().load("operator", "sense")
     source = SimulatedProblems(Discs(), shape=(16, 16), coils=2, pool=4, make_operator=operator)
     options = LoopOptions(Path(out), checkpoint_every=8)
     return train(prior, make_trainer("maximum-likelihood", **settings), source, options, monitor=monitor)
 
 
-def train_until_killed() -> None:
-    train_tiny("killed", lambda step, _: os.kill(os.getpid(), signal.SIGKILL) if step == 20 else None)
+def train_until_killed(likelihood_of: str) -> None:
+    train_tiny("killed", likelihood_of, lambda step, _: os.kill(os.getpid(), signal.SIGKILL) if step == 20 else None)
 
 
-def test_a_killed_training_goes_on_bit_for_bit_with_its_chains(working_folder, one_thread):
+@pytest.mark.parametrize("likelihood_of", ["scale", "network"])
+def test_a_killed_training_goes_on_bit_for_bit_with_its_chains(likelihood_of, working_folder, one_thread):
     """Killed between two checkpoints of the likelihood stage, whose chains persist."""
-    script = f"import runpy, torch; torch.set_num_threads(1); runpy.run_path({__file__!r})['train_until_killed']()"
+    call = f"runpy.run_path({__file__!r})['train_until_killed']({likelihood_of!r})"
+    script = f"import runpy, torch; torch.set_num_threads(1); {call}"
     path = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}  # of `support`
     killed = subprocess.run([sys.executable, "-c", script], env=path, capture_output=True, text=True, timeout=PATIENCE)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     checkpoint = Path("killed/checkpoint.safetensors")
     assert "trainer/fake.2" in load_file(checkpoint)
-    train_tiny("whole")
+    train_tiny("whole", likelihood_of)
     resumed: list[int] = []
-    train_tiny("killed", lambda step, _: resumed.append(step))
+    train_tiny("killed", likelihood_of, lambda step, _: resumed.append(step))
     assert (resumed[0], resumed[-1]) == (17, 40)
     for name in ("weights.safetensors", "checkpoint.safetensors"):
         one, other = (load_file(Path(out, name)) for out in ("whole", "killed"))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from mriinv import EnergySettings, NetworkEnergy, NoiseRange, energy_network, setting
@@ -69,8 +68,8 @@ class DeepenEnergy(NetworkEnergy):
         noise_range: NoiseRange = setting(
             (0.005, 0.2), "trained noise levels, lowest first", unit="std per real component, image scale 1"
         )
-        initial_scale: PositiveFloat | None = setting(
-            None, "e^s before training; none: (η₀/σ₀)², that of exact denoising, 0.3 without a noise level or η₀"
+        initial_scale: float | None = setting(
+            None, "e^s before training; none: (η₀/σ₀)², that of exact denoising, 0.3 without a noise level or η₀", gt=0
         )
         head: Literal["sum", "flatten"] = setting("sum", "published form: linear layer shared by all pixels, or not")
         matrix: tuple[int, int] = setting((320, 320), "published form with head=flatten: matrix size", unit="pixels")
@@ -91,11 +90,16 @@ class DeepenEnergy(NetworkEnergy):
             self.provides = self.provides - {"noise-conditional"}
         else:
             self.reference_level = self.noise_range[0]
+        chosen = {
+            "initial_scale": s.initial_scale or self._exact_scale(),
+            "views": s.views or (4 if self.residual else 1),
+        }
+        self.settings = s = s.model_copy(update=chosen)  # weights that are written say what they are of
         if self.residual:
-            self.log_scale = nn.Parameter(torch.tensor(math.log(s.initial_scale or self._exact_scale())))
+            self.log_scale = nn.Parameter(torch.tensor(math.log(s.initial_scale)))
         else:
             self.provides = self.provides - {"denoiser"}
-        self.views = VIEWS[: s.views or (4 if self.residual else 1)]
+        self.views = VIEWS[: s.views]
 
     def _exact_scale(self) -> float:
         """Return (η₀/σ₀)², with which the energy of an exact denoiser is that of the images; a guess without one."""

@@ -66,14 +66,16 @@ class MaximumLikelihood(Trainer):
 
     `curvature_weight` keeps the curvature of the energy, and with it L of `mm-cg` and the step of the chain, below
     `curvature_limit`: the square of what the largest curvature at a fake image exceeds it by is added to the loss, the
-    curvature being that of `largest_curvature`, d·(∇E(x + d) − ∇E(x))/‖d‖² along the direction d that it finds.
+    curvature being that of `largest_curvature`, d·(∇E(x + d) − ∇E(x))/‖d‖² along the direction d that it finds. It is
+    for ``likelihood_of=network``.
 
     The log has the energy gap d_t, the energy of true images, the rms of ∇C along the chain (``chain_gradient``), the
     largest ``curvature`` at fake images, and the rms distance of fake images from the truth (``fake_error``).
 
     The first `warm_start` updates are denoising score matching over the whole noise range, of one view where the energy
-    is the mean over several. It leaves open e^s, the factor on the energy, which is what likelihood is for by default:
-    of whole networks, shaped by denoising, it has made images no better (docs/weights/deepen-heads.md). With
+    is the mean over several. It leaves open e^s, the factor on the energy (a parameter `log_scale`), which is what
+    likelihood is for by default: of whole networks, shaped by denoising, it made lines better by up to 0.2 dB and 2D
+    worse by as much, with the chains of `langevin` much worse (docs/weights/deepen-heads.md). With
     ``likelihood_of=network`` the loss of denoising goes on with weight `dsm_weight`, so that higher noise levels stay
     right while the lowest is trained by likelihood.
     """
@@ -83,7 +85,9 @@ class MaximumLikelihood(Trainer):
 
     class Settings(ComponentSettings):
         steps: int = setting(6000, "updates in all, warm start included", ge=1)
-        warm_start: int = setting(5900, "updates of denoising score matching first", ge=0)
+        warm_start: int | None = setting(
+            None, "updates of denoising score matching first; none: all but one in thirty", ge=0
+        )
         likelihood_of: Literal["scale", "network"] | None = setting(
             None, "what likelihood trains: e^s alone or all; none: e^s where the energy has one"
         )
@@ -93,7 +97,7 @@ class MaximumLikelihood(Trainer):
         batch: int = setting(4, "images per update", ge=1)
         learning_rate: float = setting(2e-3, "Adam's, in the warm start", gt=0)
         likelihood_learning_rate: float = setting(3e-4, "Adam's, in the likelihood stage", gt=0)
-        scale_learning_rate_factor: float = setting(30.0, "factor on it for the learned scale e^s", ge=0)
+        scale_learning_rate_factor: float = setting(100.0, "factor on it for the learned scale e^s", ge=0)
         pool: int = setting(8, "groups of persistent chains, of `batch` images each", ge=1)
         refresh: float = setting(0.04, "probability that a visited group starts anew", ge=0, le=1)
         chain_steps: int = setting(20, "Langevin steps between two updates (paper: 100, from noise)", ge=1)
@@ -130,6 +134,8 @@ class MaximumLikelihood(Trainer):
                 raise ValueError("chain.noise_level: set the levels of the trainer instead")
             if "robust" in self.chain:
                 raise ValueError("chain.robust: training data have noise alone, and squares")
+            if self.likelihood_of == "scale" and "dsm_weight" in self.model_fields_set and self.dsm_weight:
+                raise ValueError("dsm_weight: with likelihood_of=scale nothing is left for denoising to train")
             if self.levels is not None and self.true_noise_std is not None:
                 raise ValueError("true_noise_std: with levels, true images have the noise of their level")
             if self.pool % len(self.levels or (None,)):
@@ -139,18 +145,20 @@ class MaximumLikelihood(Trainer):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         s = self.settings
+        self._warm_start = s.steps - s.steps // 30 if s.warm_start is None else s.warm_start
         self._chains: dict[int, ChainGroup] = {}
         self._levels: tuple[float | None, ...] = s.levels or (None,)
         self._samplers = [self._sampler(noise_level=level) for level in self._levels]
         self._prepared: dict[int, Sampler] = {}  # the same with what they measure, by the position of the level
-        if s.steps <= s.warm_start:
-            logger.warning("trainer: all %d steps are warm start (%d): none is of likelihood", s.steps, s.warm_start)
+        if s.steps <= self._warm_start:
+            warm_start = self._warm_start
+            logger.warning("trainer: all %d steps are warm start (%d): none is of likelihood", s.steps, warm_start)
         if s.chain.get("epsilon") is not None or s.chain.get("temperature", 1.0) != 1.0:
             logger.warning(
                 "trainer: chain.epsilon and chain.temperature are those of the training alone; samplers draw from the "
                 "energy as it was learned where they are given the same"
             )
-        if self.settings.warm_start or self.settings.dsm_weight:
+        if self._warm_start or (s.dsm_weight and s.likelihood_of != "scale"):
             self.requires = (frozenset({"energy", "gradient", "denoiser"}),)
 
     def parameter_groups(self, prior: Prior) -> list[dict[str, Any]]:
@@ -158,6 +166,10 @@ class MaximumLikelihood(Trainer):
         if self.settings.likelihood_of == "scale" and not scale:
             raise SettingsError(
                 f"trainer.likelihood_of: found scale; prior '{prior.name}' has no learned scale: expected network"
+            )
+        if self.settings.curvature_weight and scale and self.settings.likelihood_of != "network":
+            raise SettingsError(
+                "trainer.curvature_weight: needs likelihood_of=network, since e^s follows from the data"
             )
         low, high = prior.noise_range or (math.inf, math.inf)
         for level in self.settings.levels or ():
@@ -172,14 +184,14 @@ class MaximumLikelihood(Trainer):
 
     def learning_rate_factor(self, step: int) -> float:
         """Linear warm-up, then one cosine per stage."""
-        s = self.settings
-        if step < s.warm_start:
-            return warm_cosine(step, s.warm_start, warm_up=100, floor=0.05)
+        s, warm_start = self.settings, self._warm_start
+        if step < warm_start:
+            return warm_cosine(step, warm_start, warm_up=100, floor=0.05)
         ratio = s.likelihood_learning_rate / s.learning_rate
-        return ratio * warm_cosine(step - s.warm_start, s.steps - s.warm_start, warm_up=0, floor=0.05)
+        return ratio * warm_cosine(step - warm_start, s.steps - warm_start, warm_up=0, floor=0.05)
 
     def loss(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> Loss:
-        if step < self.settings.warm_start:
+        if step < self._warm_start:
             return self._score_matching(prior, source, generator)
         scale, rest = _scale_and_rest(prior)
         if scale and self.settings.likelihood_of != "network":
@@ -308,9 +320,11 @@ class MaximumLikelihood(Trainer):
 
 def _scale_and_rest(prior: Prior) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return the factor e^s on the energy, where there is one, and the parameters of the network."""
-    named = list(prior.named_parameters())
-    scale = [parameter for name, parameter in named if name.endswith(SCALE)]
-    return scale, [parameter for name, parameter in named if not name.endswith(SCALE)]
+    scale, rest = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in prior.named_parameters():
+        alone = name.rpartition(".")[2] == SCALE and parameter.ndim == 0
+        (scale if alone else rest).append(parameter)
+    return scale, rest
 
 
 @contextmanager

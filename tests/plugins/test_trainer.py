@@ -95,7 +95,7 @@ def test_likelihood_learns_the_scale_alone(asked):
     prior, source, generator = Scaled(2.5, theta=2.0), GaussianProblems(), torch.Generator().manual_seed(0)
     learner = trainer(
         likelihood_of=asked,
-        dsm_weight=1.0,
+        dsm_weight=0.0 if asked else 1.0,
         sampler="preconditioned-langevin",
         chain={"persistence": 0.0},
         chain_steps=3,
@@ -119,9 +119,28 @@ def test_likelihood_of_the_network_trains_all_of_it():
     assert prior.theta.grad is not None and prior.log_scale.grad is not None
 
 
-def test_a_scale_that_is_not_learned_is_refused():
+def test_the_default_updates_and_rates_find_a_scale_that_was_a_guess():
+    prior, source, generator = Scaled(0.3, theta=2.0), GaussianProblems(), torch.Generator().manual_seed(0)
+    settings = {"warm_start": None, "sampler": "preconditioned-langevin", "chain": {"persistence": 0.0}}
+    learner = trainer(likelihood_of="scale", chain_steps=3, **settings)
+    optimizer = torch.optim.Adam(learner.parameter_groups(prior)[1]["params"])
+    rate = learner.parameter_groups(prior)[1]["lr"]
+    for step in range(5800, learner.steps):
+        optimizer.param_groups[0]["lr"] = rate * learner.learning_rate_factor(step)
+        optimizer.zero_grad()
+        learner.loss(prior, source, step, generator).value.backward()
+        optimizer.step()
+    assert learner.steps == 6000 and prior.log_scale.exp().item() == pytest.approx(PRECISION / 2.0, rel=0.05)
+
+
+def test_what_leaves_nothing_to_train_or_biases_the_scale_is_refused():
     with pytest.raises(SettingsError, match=r"likelihood_of: found scale; prior 'quadratic' has no learned scale"):
         trainer(likelihood_of="scale").parameter_groups(QuadraticPrior())
+    with pytest.raises(SettingsError, match="dsm_weight: with likelihood_of=scale nothing is left"):
+        trainer(likelihood_of="scale", dsm_weight=1.0)
+    for asked in (None, "scale"):
+        with pytest.raises(SettingsError, match="curvature_weight: needs likelihood_of=network"):
+            trainer(likelihood_of=asked, curvature_weight=1.0).parameter_groups(Scaled(1.0, theta=2.0))
 
 
 def test_denoising_trains_one_view():
@@ -421,7 +440,9 @@ def test_levels_above_those_of_the_prior_are_refused():
 
 
 def test_a_denoiser_is_asked_for_only_where_denoising_is_trained():
-    for settings, needs in (({"warm_start": 1}, True), ({"dsm_weight": 1.0}, True), ({}, False)):
+    scale = {"likelihood_of": "scale"}
+    asked = (({"warm_start": 1}, True), ({"dsm_weight": 1.0}, True), ({}, False), (scale, False))
+    for settings, needs in asked:
         (required,) = trainer(**settings).requires
         assert ("denoiser" in required) == needs
 

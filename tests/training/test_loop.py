@@ -156,6 +156,16 @@ def test_another_configuration_is_not_resumed(tmp_path):
     assert train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path, configuration=longer)).step == 12
 
 
+def test_a_training_of_other_defaults_is_not_resumed(tmp_path):
+    """The configuration, which states what is not a default, is the same."""
+    train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path, max_time=0.0))
+    other = new_prior()
+    other.settings = other.settings.model_copy(update={"noise_range": (0.01, 0.3)})
+    found = r"checkpoint.safetensors: the training there has prior.settings.noise_range = .*, this one \[0.01, 0.3\]"
+    with pytest.raises(SettingsError, match=found):
+        train(other, ShrinkEnergy(), Images(), LoopOptions(tmp_path))
+
+
 def test_weights_of_somebody_else_are_not_overwritten(tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"mine")
     with pytest.raises(InputError, match="weights without a checkpoint"):
@@ -229,6 +239,9 @@ def test_divergence_is_reported(tmp_path):
 def test_checkpoint_of_another_architecture_or_a_damaged_one_is_refused(tmp_path):
     train(new_prior(), ShrinkEnergy(), Images(), LoopOptions(tmp_path))
     other = make_prior("deepen", weights="none", widths=[6], blocks=1).requires_grad_(True)
+    with pytest.raises(SettingsError, match=r"the training there has prior.settings.widths = \[4\], this one \[6\]"):
+        train(other, ShrinkEnergy(), Images(), LoopOptions(tmp_path))
+    other.settings = new_prior().settings  # as of a version that built other networks
     with pytest.raises(WeightsError, match="another architecture"):
         train(other, ShrinkEnergy(), Images(), LoopOptions(tmp_path))
     (tmp_path / "checkpoint.safetensors").write_bytes(b"garbage")

@@ -85,8 +85,16 @@ class TrainingState:
             "format": FORMAT,
             "progress": json.dumps(vars(progress)),
             "configuration": json.dumps(configuration, default=str),
+            "settings": json.dumps(self._settings()),
         }
         write_tensors(path, tensors, metadata)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return all settings of prior and trainer: those that a configuration leaves to defaults, which may change."""
+        return {
+            part: {"settings": component.settings.model_dump(mode="json")}
+            for part, component in (("prior", self.prior), ("trainer", self.trainer))
+        }
 
     def load(self, path: Path, configuration: Mapping[str, Any]) -> Progress:
         """Restore what `save` wrote.
@@ -94,7 +102,7 @@ class TrainingState:
         Raises
         ------
         WeightsError : damaged, or made for another architecture
-        SettingsError : made with another configuration; the message names the first difference
+        SettingsError : made with another configuration or other defaults; the message names the first difference
         """
         parts: dict[str, dict[str, Tensor]] = {}
         try:
@@ -104,6 +112,7 @@ class TrainingState:
                     raise WeightsError(f"{path}: found format {metadata.get('format')!r}; expected '{FORMAT}'")
                 progress = Progress(**json.loads(metadata["progress"]))
                 stored = json.loads(metadata["configuration"])
+                settings = json.loads(metadata["settings"])
                 for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
                     part, _, name = key.partition("/")
                     parts.setdefault(part, {})[name] = file.get_tensor(key)
@@ -111,6 +120,7 @@ class TrainingState:
         except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise WeightsError(f"{path}: not a checkpoint that can be resumed ({error!r})") from None
         difference = _difference(stored, json.loads(json.dumps(configuration, default=str)))
+        difference = difference or _difference(settings, self._settings())
         if difference:
             raise SettingsError(f"{path}: the training there has {difference}; use another --out for another training")
         try:
