@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, nargs="+", default=[10, 30], help="of the unrolled energy")
     given = parser.parse_args()
     print("| one update | steps | peak MiB |\n|---|---|---|")
-    rows = [("DEEPEN, maximum likelihood", partial(deepen, given.size), given.chains)]
+    rows = [("DEEPEN, likelihood of the network, one view", partial(deepen, given.size), given.chains)]
     for checkpoint in (False, True):
         kind = "each step recomputed, as it ships" if checkpoint else "whole graph"
         rows.append((f"ELDER, unrolled, {kind}", partial(elder, given.size, checkpoint=checkpoint), given.iterations))
