@@ -72,12 +72,13 @@ class MaximumLikelihood(Trainer):
     The log has the energy gap d_t, the energy of true images, the rms of ∇C along the chain (``chain_gradient``), the
     largest ``curvature`` at fake images, and the rms distance of fake images from the truth (``fake_error``).
 
-    The first `warm_start` updates are denoising score matching over the whole noise range, of one view where the energy
-    is the mean over several. It leaves open e^s, the factor on the energy (a parameter `log_scale`), which is what
-    likelihood is for by default: of whole networks, shaped by denoising, it made lines better by up to 0.2 dB and 2D
-    worse by as much, with the chains of `langevin` much worse (docs/weights/deepen-heads.md). With
-    ``likelihood_of=network`` the loss of denoising goes on with weight `dsm_weight`, so that higher noise levels stay
-    right while the lowest is trained by likelihood.
+    The first `warm_start` updates are denoising score matching over the whole noise range. Of an energy that is the
+    mean over several views it trains one, since training images come in all of them; with ``one_view=false`` the mean,
+    which gains at lines once the network is trained (docs/weights/deepen-heads.md). Denoising leaves open e^s, the
+    factor on the energy (a parameter `log_scale`), which is what likelihood is for by default: of whole networks,
+    shaped by denoising, it made lines better by up to 0.2 dB and 2D worse by as much, with the chains of `langevin`
+    much worse. With ``likelihood_of=network`` the loss of denoising goes on with weight `dsm_weight`, so that higher
+    noise levels stay right while the lowest is trained by likelihood.
     """
 
     name = "maximum-likelihood"
@@ -93,6 +94,9 @@ class MaximumLikelihood(Trainer):
         )
         dsm_weight: float = setting(
             1.0, "weight of the denoising loss beside a likelihood that trains the network", ge=0
+        )
+        one_view: bool = setting(
+            True, "whether denoising trains one view of the energy, and not their mean, at as many times the cost"
         )
         batch: int = setting(4, "images per update", ge=1)
         learning_rate: float = setting(2e-3, "Adam's, in the warm start", gt=0)
@@ -206,7 +210,8 @@ class MaximumLikelihood(Trainer):
     def _score_matching(self, prior: Prior, source: ProblemSource, generator: torch.Generator) -> Loss:
         images = source.images(self.settings.batch, generator)
         levels = log_uniform(len(images), *(prior.noise_range or SINGLE_ENERGY_LEVELS), generator)
-        value = denoising_score_matching(prior, images, levels, generator)
+        trained = prior.one_view() if self.settings.one_view else prior
+        value = denoising_score_matching(trained, images, levels, generator)
         return Loss(value, {"dsm": float(value.detach())})
 
     def likelihood(self, prior: Prior, source: ProblemSource, step: int, generator: torch.Generator) -> Loss:

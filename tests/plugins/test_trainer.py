@@ -143,19 +143,19 @@ def test_what_leaves_nothing_to_train_or_biases_the_scale_is_refused():
             trainer(likelihood_of=asked, curvature_weight=1.0).parameter_groups(Scaled(1.0, theta=2.0))
 
 
-def test_denoising_trains_one_view():
+def test_denoising_trains_one_view_unless_asked_for_their_mean():
     losses = []
-    for views in (1, 4):
+    for views, one_view in ((1, True), (4, True), (4, False)):
         torch.manual_seed(0)
         prior = make_prior("deepen", weights="none", widths=[4], blocks=1, views=views).requires_grad_(True)
-        learner = trainer(warm_start=1, batch=2)
+        learner = trainer(warm_start=1, batch=2, one_view=one_view)
 
         class Source(GaussianProblems):
             def images(self, count, generator):
                 return complex_noise((count, 8, 8), 0.3, generator)
 
         losses.append(learner.loss(prior, Source(), 0, torch.Generator().manual_seed(0)).value.item())
-    assert losses[0] == losses[1]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_the_scale_of_the_energy_has_a_learning_rate_of_its_own():

@@ -140,7 +140,7 @@ class Prior(Component, nn.Module, ABC):
         raise self.missing("denoiser")
 
     def one_view(self) -> Prior:
-        """Return what denoising trains: of a prior that is the mean over views of an image, that of one; else itself.
+        """Return, of a prior that is the mean over views of an image, that of one, which denoising trains; else itself.
 
         The parameters are shared.
         """

@@ -31,8 +31,6 @@ def denoising_score_matching(
 ) -> Tensor:
     """Return the mean of |D_σ(x + σz) − x|²/(2σ²) per pixel (Vincent 2011): 1 for a denoiser that does nothing.
 
-    Of a prior that averages over views of an image, D is that of one view: training images come in all of them.
-
     Parameters
     ----------
     levels : σ per image, standard deviation per real component
@@ -42,7 +40,7 @@ def denoising_score_matching(
     """
     sigma = per_image(levels, images)
     noisy = images + sigma * complex_noise(images.shape, 1.0, generator, images.dtype)
-    residual = prior.one_view().denoise(noisy, levels, create_graph=True) - images
+    residual = prior.denoise(noisy, levels, create_graph=True) - images
     floor = 0.0 if data_std is None else data_std**-2
     weights = 0.5 * (sigma**-2 + floor) if relative else torch.tensor(0.5)
     return (weights * residual.abs().square()).mean()
