@@ -71,8 +71,10 @@ def rows(folder: str) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_two_processes_come_to_the_same_as_one(command: list[str]) -> None:
+@pytest.mark.parametrize(("likelihood_of", "sampler"), [("scale", "langevin"), ("network", "preconditioned-langevin")])
+def test_two_processes_come_to_the_same_as_one(likelihood_of: str, sampler: str, command: list[str]) -> None:
     """Under gloo, through both stages; only the first process writes and speaks, and all end."""
+    command += [f"--set=trainer.likelihood_of={likelihood_of}", f"--set=trainer.sampler={sampler}"]
     two = in_two_processes(*command)
     assert two.returncode == 0 and two.stderr == ""
     assert two.stdout.count("updates in") == 1
@@ -221,7 +223,7 @@ def test_a_training_without_likelihood_says_so(command: list[str], caplog: pytes
 
 def test_clipping_and_averaging_are_those_of_the_command(command):
     """Gradients that are clipped to nothing move no weight; by default so short a training is not averaged."""
-    succeed(*command, "--out", "still", "--set=loop.clip=1e-12")
+    succeed(*command, "--out", "still", "--set=loop.clip=1e-13")
     succeed(*command, "--out", "last", "--set=loop.averaging=0.9")
     torch.manual_seed(0)
     start = make_prior("deepen", weights="none", widths=[4], blocks=1).state_dict()
