@@ -21,6 +21,13 @@ class GaussianProblems(ProblemSource):
         return InverseProblem(Identity(), data, 1.0, torch.ones(len(images)))
 
 
+class Images(GaussianProblems):
+    """In single precision, and large enough for a network."""
+
+    def images(self, count, generator):
+        return complex_noise((count, 8, 8), 0.3, generator)
+
+
 def trainer(**settings):
     chain = {"form": "eq11", "epsilon": 0.25}
     defaults = {
@@ -123,10 +130,10 @@ def test_the_default_updates_and_rates_find_a_scale_that_was_a_guess():
     prior, source, generator = Scaled(0.3, theta=2.0), GaussianProblems(), torch.Generator().manual_seed(0)
     settings = {"warm_start": None, "sampler": "preconditioned-langevin", "chain": {"persistence": 0.0}}
     learner = trainer(likelihood_of="scale", chain_steps=3, **settings)
-    optimizer = torch.optim.Adam(learner.parameter_groups(prior)[1]["params"])
-    rate = learner.parameter_groups(prior)[1]["lr"]
+    _, scale = learner.parameter_groups(prior)
+    optimizer = torch.optim.Adam(scale["params"])
     for step in range(5800, learner.steps):
-        optimizer.param_groups[0]["lr"] = rate * learner.learning_rate_factor(step)
+        optimizer.param_groups[0]["lr"] = scale["lr"] * learner.learning_rate_factor(step)
         optimizer.zero_grad()
         learner.loss(prior, source, step, generator).value.backward()
         optimizer.step()
@@ -150,11 +157,7 @@ def test_denoising_trains_one_view_unless_asked_for_their_mean():
         prior = make_prior("deepen", weights="none", widths=[4], blocks=1, views=views).requires_grad_(True)
         learner = trainer(warm_start=1, batch=2, one_view=one_view)
 
-        class Source(GaussianProblems):
-            def images(self, count, generator):
-                return complex_noise((count, 8, 8), 0.3, generator)
-
-        losses.append(learner.loss(prior, Source(), 0, torch.Generator().manual_seed(0)).value.item())
+        losses.append(learner.loss(prior, Images(), 0, torch.Generator().manual_seed(0)).value.item())
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -197,11 +200,7 @@ def test_memory_does_not_grow_with_the_chain(form):
         prior = make_prior("deepen", weights="none", form=form, widths=[4]).requires_grad_(True)
         learner = trainer(chain_steps=steps, batch=2, chain={"epsilon": 0.01, "step_size": 0.5})
 
-        class Source(GaussianProblems):
-            def images(self, count, generator):
-                return complex_noise((count, 8, 8), 0.3, generator)
-
-        loss = learner.loss(prior, Source(), 0, torch.Generator().manual_seed(0)).value
+        loss = learner.loss(prior, Images(), 0, torch.Generator().manual_seed(0)).value
         assert loss.requires_grad and not learner.state_dict()["fake.0"].requires_grad
         kept[steps] = graph_size(loss.grad_fn)
     assert kept[1] == kept[12] > 0
@@ -211,12 +210,8 @@ def test_warm_start_then_likelihood_with_score_matching_beside_it():
     prior = make_prior("deepen", weights="none", widths=[4], blocks=1).requires_grad_(True)
     learner = trainer(warm_start=1, dsm_weight=0.5, batch=2, chain={"epsilon": 0.01})
 
-    class Source(GaussianProblems):
-        def images(self, count, generator):
-            return complex_noise((count, 8, 8), 0.3, generator)
-
     generator = torch.Generator().manual_seed(0)
-    first, second = (learner.loss(prior, Source(), step, generator) for step in range(2))
+    first, second = (learner.loss(prior, Images(), step, generator) for step in range(2))
     assert set(first.log) == {"dsm"}
     assert set(second.log) == {"gap", "energy", "fake_error", "chain_gradient", "curvature", "dsm"}
     assert second.value.item() == pytest.approx(second.log["gap"] + 0.5 * second.log["dsm"], rel=1e-5)
@@ -369,16 +364,12 @@ def test_settings_that_contradict_each_other(settings, message):
 
 
 def test_the_penalty_reaches_the_weights_of_a_network():
-    class Source(GaussianProblems):
-        def images(self, count, generator):
-            return complex_noise((count, 8, 8), 0.3, generator)
-
     gradients = []
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
         prior = make_prior("deepen", weights="none", widths=[4], blocks=1).requires_grad_(True)
         settings = {"curvature_weight": weight, "curvature_limit": 1e-6, "batch": 2, "chain": {"epsilon": 0.01}}
-        trainer(**settings).loss(prior, Source(), 0, torch.Generator().manual_seed(0)).value.backward()
+        trainer(**settings).loss(prior, Images(), 0, torch.Generator().manual_seed(0)).value.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in prior.parameters()]))
     assert gradients[1].isfinite().all() and ((gradients[1] - gradients[0]).abs() > 0).double().mean() > 0.9
 
