@@ -137,6 +137,22 @@ def test_masks_in_2d_and_of_lines_have_a_scale_each():
     assert [row.conformal is None for row in alone.coverage()] == [False, True, False]
 
 
+def test_few_slices_widen_intervals_and_do_not_narrow_them():
+    """Draws twice too wide: 90 % needs 9 slices before its interval is narrower than that of exact draws."""
+    wide, narrow = problems(0.25, 9), problems(4.0, 2, seed=1)
+    few = calibrate({"a": wide[:8]}, {}, using(sampler(40)), conformal=True, keep_temperature=True)
+    exact = {level: quantile(level, 40) for level in LEVELS}
+    assert few.scale["2D"][0.9] == exact[0.9] and few.scale["2D"][0.95] == exact[0.95]
+    assert few.scale["2D"][0.68] == pytest.approx(0.5 * exact[0.68], rel=0.1)
+    assert "narrower 0.9 intervals, 2D, need 9 slices, here are 8" in few.remarks
+    assert few.coverage()[0].conformal[0.9] == few.coverage()[0].after[0.9]
+    enough = calibrate({"a": wide}, {}, using(sampler(40)), conformal=True, keep_temperature=True)
+    assert enough.scale["2D"][0.9] == pytest.approx(0.5 * exact[0.9], rel=0.1)
+    wider = calibrate({"a": narrow}, {}, using(sampler(40)), conformal=True, keep_temperature=True)
+    assert wider.scale["2D"][0.9] == pytest.approx(2 * exact[0.9], rel=0.15)
+    assert not any("narrower" in remark for remark in wider.remarks)
+
+
 def test_the_bound_on_the_psnr_is_conformal():
     cases = problems(1.0, 250)
     exact = sampler(10)

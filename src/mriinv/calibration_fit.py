@@ -98,7 +98,8 @@ def calibrate(
     The standard deviation goes with the root of the temperature: T ← T·(k/k₀)², with the pooled 90 % quantile k of
     |z| and the one k₀ of Gaussian magnitudes, until the pooled coverage is 0.900 ± 0.005, at most four times; the best
     T that was sampled is kept. At this temperature κ is the quantile of |z| for each level, one for masks in 2D and
-    one for masks of lines. Slices and masks weigh the same. The margin on the PSNR is the ⌈(n + 1)p⌉-th smallest of n,
+    one for masks of lines; of fewer than p/(1 − p) slices never below k₀ of that level, which would narrow the
+    intervals. Slices and masks weigh the same. The margin on the PSNR is the ⌈(n + 1)p⌉-th smallest of n,
     one value for each slice: the largest predicted − true PSNR over the masks of the fit. `docs/calibration.md` says
     what follows.
 
@@ -192,23 +193,25 @@ def _distance(found: Mapping[str, list[_Slice]]) -> float:
 
 
 def _with_intervals(fit: Fit, found: Mapping[str, list[_Slice]]) -> Fit:
-    """Add the scale and the margin, and a remark on levels of the margin for which there are too few slices."""
-    scale = {}
+    """Add the scale and the margin, and remarks on levels for which there are too few slices."""
+    worst = sorted(max(one.shortfall for one in slices) for slices in zip(*found.values(), strict=True))
+    few = {level: need for level in LEVELS if (need := math.ceil(level / (1 - level) - 1e-9)) > len(worst)}
+    scale, wide = {}, []
     for sampling in dict.fromkeys(fit.sampling[mask] for mask in found):
         pooled = _pooled({mask: slices for mask, slices in found.items() if fit.sampling[mask] == sampling})
         scale[sampling] = {level: pooled_quantile(pooled, level) for level in LEVELS}
-    worst = sorted(max(one.shortfall for one in slices) for slices in zip(*found.values(), strict=True))
-    ranks = {level: math.ceil((len(worst) + 1) * level - 1e-9) for level in LEVELS}
-    margin = {level: worst[rank - 1] for level, rank in ranks.items() if rank <= len(worst)}
+        for level, need in few.items():
+            if scale[sampling][level] < (exact := quantile(level, pooled[0].draws)):
+                scale[sampling][level] = exact
+                wide.append(f"narrower {level:g} intervals, {sampling}, need {need} slices, here are {len(worst)}")
+    margin = {level: worst[math.ceil((len(worst) + 1) * level - 1e-9) - 1] for level in LEVELS if level not in few}
     if not all(map(math.isfinite, (*(kappa for one in scale.values() for kappa in one.values()), *margin.values()))):
         raise MriinvError("the draws agree where they are wrong: no interval can be fitted")
     missing = [
-        f"a bound on the PSNR with probability {level:g} needs {math.ceil(level / (1 - level) - 1e-9)} slices, "
-        f"here are {len(worst)}"
-        for level in LEVELS
-        if level not in margin
+        f"a bound on the PSNR with probability {level:g} needs {need} slices, here are {len(worst)}"
+        for level, need in few.items()
     ]
-    return replace(fit, scale=scale, psnr_margin=margin, remarks=(*fit.remarks, *missing))
+    return replace(fit, scale=scale, psnr_margin=margin, remarks=(*fit.remarks, *wide, *missing))
 
 
 def calibrate_weights(
