@@ -99,9 +99,8 @@ def calibrate(
     |z| and the one k₀ of Gaussian magnitudes, until the pooled coverage is 0.900 ± 0.005, at most four times; the best
     T that was sampled is kept. At this temperature κ is the quantile of |z| for each level, one for masks in 2D and
     one for masks of lines; of fewer than p/(1 − p) slices never below k₀ of that level, which would narrow the
-    intervals. Slices and masks weigh the same. The margin on the PSNR is the ⌈(n + 1)p⌉-th smallest of n,
-    one value for each slice: the largest predicted − true PSNR over the masks of the fit. `docs/calibration.md` says
-    what follows.
+    intervals. Slices and masks weigh the same. The margin on the PSNR is the ⌈(n + 1)p⌉-th smallest of n, one value for
+    each slice: the largest predicted − true PSNR over the masks of the fit. `docs/calibration.md` says what follows.
 
     Parameters
     ----------
